@@ -1,0 +1,2 @@
+//! Tells the binary its commit.
+fn main() {}

@@ -1,0 +1,438 @@
+//! What a configuration means: addresses, durations and references that are known to be good.
+//!
+//! A [`Config`] exists only if every check passed, so nothing that is built from it needs a branch
+//! for a malformed setting. Nothing here is read through serde.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use ipnet::IpNet;
+
+use super::pattern::{HostPattern, PathPattern, Template};
+
+/// A checked configuration file.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The process itself.
+    pub server: Server,
+    /// Where traffic is accepted; never empty.
+    pub listeners: Vec<Listener>,
+    /// The operators' listener; `None` when switched off.
+    pub admin: Option<Admin>,
+    /// Peers whose forwarding headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// What a client may send, and how slowly.
+    pub limits: Limits,
+    /// How the process ends.
+    pub shutdown: Shutdown,
+    /// The process log.
+    pub log: Log,
+    /// The access log; `None` when switched off.
+    pub access_log: Option<AccessLog>,
+    /// How metrics are named.
+    pub metrics: Metrics,
+    /// Named groups of backends, in order of name; routes refer to them by index.
+    pub upstreams: Vec<Upstream>,
+    /// The routes, in the order of the file (which decides nothing).
+    pub routes: Vec<Route>,
+    /// A 64-bit hash of the source text, for `gateway_config_info`.
+    pub source_hash: u64,
+}
+
+/// Settings of the process that only a restart or an upgrade can change.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Server {
+    /// Worker threads; default: as many as there are cores.
+    pub threads: NonZeroUsize,
+}
+
+/// One address that takes traffic.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// Label in metrics and logs; default: the address.
+    pub name: Arc<str>,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Whether `/health`, `/ready`, `/_health/live` and `/_health/ready` are answered here.
+    pub health: bool,
+    /// Clients that may read `/metrics` here; empty means the path is an ordinary one.
+    pub metrics_allow: Vec<IpNet>,
+}
+
+/// The operators' listener.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admin {
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+/// Bounds on what a client sends.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// From the first byte of a request header to its last.
+    pub request_header_timeout: Duration,
+    /// Bytes of request line and header fields together.
+    pub request_header_bytes: usize,
+    /// Number of header fields.
+    pub request_header_fields: usize,
+    /// Bytes of the request target.
+    pub uri_bytes: usize,
+    /// Between two reads of a request body.
+    pub request_body_timeout: Duration,
+    /// Between two writes of a response that the client does not read.
+    pub response_write_timeout: Duration,
+    /// An idle connection between two requests.
+    pub keepalive_timeout: Duration,
+    /// Open client connections in all.
+    pub max_connections: usize,
+}
+
+/// How the process ends after SIGTERM.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shutdown {
+    /// From readiness turning false to the listeners closing.
+    pub delay: Duration,
+    /// What requests in flight are given after that.
+    pub drain_timeout: Duration,
+}
+
+/// The process log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// Least important level that is written.
+    pub level: log::LevelFilter,
+    /// Text for people or JSON for machines.
+    pub format: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// One readable line.
+    Text,
+}
+
+/// The access log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AccessLog {
+    /// How lines are written.
+    pub format: LogFormat,
+    /// Where they go.
+    pub output: LogOutput,
+    /// Bytes that may wait for the writer before further lines are dropped and counted.
+    pub buffer_bytes: usize,
+}
+
+/// Where access log lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogOutput {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// A file, appended to.
+    File(PathBuf),
+}
+
+/// How metrics are named.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metrics {
+    /// The prefix of every metric of the gateway's own.
+    pub namespace: String,
+}
+
+/// A named group of backends.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Upstream {
+    /// Its name, the `backend_service` of metrics and logs.
+    pub name: Arc<str>,
+    /// Its members; never empty.
+    pub backends: Vec<Backend>,
+    /// How a member is chosen.
+    pub balance: Balance,
+    /// What an attempt may take.
+    pub timeouts: Timeouts,
+    /// How connections are kept.
+    pub pool: Pool,
+    /// When a request is tried again.
+    pub retries: Retries,
+    /// Active probing, when configured.
+    pub health_check: Option<HealthCheck>,
+    /// Passive ejection of failing members.
+    pub outlier: Outlier,
+}
+
+/// One member of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// As written: `host:port`. Host names are resolved once, when the configuration is loaded.
+    pub name: Arc<str>,
+    /// Where it is dialled.
+    pub address: SocketAddr,
+    /// Its share of the traffic; 0 takes it out.
+    pub weight: u32,
+}
+
+/// How a member is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// Smooth weighted round robin.
+    RoundRobin,
+}
+
+/// What an attempt may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Establishing a connection.
+    pub connect: Duration,
+    /// From the request sent to the first byte of the response.
+    pub first_byte: Duration,
+    /// Between two reads of the response body.
+    pub read: Duration,
+    /// Between two writes of the request.
+    pub write: Duration,
+    /// How long an upgraded connection (WebSocket) may be silent.
+    pub upgraded_idle: Duration,
+}
+
+/// How connections to backends are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// How long an unused connection is kept; below the backends' own keep-alive.
+    pub idle_timeout: Duration,
+}
+
+/// When a request is tried again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Retries {
+    /// Attempts after the first; 0 turns retrying off.
+    pub attempts: usize,
+    /// The share of requests that may be retries, 0.0 to 1.0.
+    pub budget: f64,
+    /// Retries a second that the budget always allows.
+    pub min_per_second: u32,
+}
+
+/// Active probing of the members.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HealthCheck {
+    /// The path asked for by HTTP; `None` means a TCP connection is enough.
+    pub path: Option<String>,
+    /// The `Host` sent; default: the backend's name.
+    pub host: Option<String>,
+    /// Between two probes of one backend.
+    pub interval: Duration,
+    /// What a probe may take.
+    pub timeout: Duration,
+    /// Failed probes in a row after which a backend is out.
+    pub unhealthy_after: u32,
+    /// Good probes in a row after which it is back.
+    pub healthy_after: u32,
+    /// Statuses that count as good, as inclusive ranges.
+    pub expected_statuses: Vec<(u16, u16)>,
+}
+
+/// Passive ejection: a backend that fails real requests is left out for a while.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outlier {
+    /// Failed attempts in a row (connect errors, resets, timeouts) that eject; 0 turns it off.
+    pub consecutive_failures: u32,
+    /// The first ejection; each further one in a row doubles it.
+    pub base_ejection: Duration,
+    /// The longest ejection.
+    pub max_ejection: Duration,
+    /// The share of an upstream that may be ejected at once, 0.0 to 1.0.
+    pub max_ejected: f64,
+}
+
+/// One route.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Its name, the `route` of metrics and logs; unique.
+    pub name: Arc<str>,
+    /// Which requests are its own.
+    pub matcher: Match,
+    /// What is done with them.
+    pub action: Action,
+    /// How the path is changed for the backend.
+    pub rewrite: Option<Rewrite>,
+    /// Changes to the header of the request that goes to the backend.
+    pub request_headers: HeaderRules,
+    /// Changes to the header of the response that goes to the client.
+    pub response_headers: HeaderRules,
+    /// Largest request body, in bytes; `None` is unlimited.
+    pub max_body_bytes: Option<u64>,
+    /// Overrides of the upstream's timeouts.
+    pub timeouts: TimeoutOverrides,
+    /// Overrides the upstream's number of retries.
+    pub retry_attempts: Option<usize>,
+}
+
+/// A route's own timeouts; `None` leaves the upstream's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TimeoutOverrides {
+    /// See [`Timeouts::first_byte`].
+    pub first_byte: Option<Duration>,
+    /// See [`Timeouts::read`].
+    pub read: Option<Duration>,
+}
+
+/// Which requests are a route's own. A request must meet every condition.
+#[derive(Clone, Debug)]
+pub struct Match {
+    /// Any of these hosts; empty matches every host.
+    pub hosts: Vec<HostPattern>,
+    /// Any of these paths; never empty (`/*` matches all).
+    pub paths: Vec<PathPattern>,
+    /// Any of these methods; empty matches every method.
+    pub methods: Vec<Method>,
+    /// Every one of these header conditions.
+    pub headers: Vec<HeaderCondition>,
+    /// Every one of these query conditions.
+    pub query: Vec<QueryCondition>,
+}
+
+/// A condition on a request header.
+#[derive(Clone, Debug)]
+pub struct HeaderCondition {
+    /// The header's name.
+    pub name: HeaderName,
+    /// What its value must be.
+    pub value: ValueMatch,
+}
+
+/// A condition on a query parameter (compared after percent-decoding).
+#[derive(Clone, Debug)]
+pub struct QueryCondition {
+    /// The parameter's name.
+    pub name: String,
+    /// What its value must be.
+    pub value: ValueMatch,
+}
+
+/// What a value must be.
+#[derive(Clone, Debug)]
+pub enum ValueMatch {
+    /// There, with whatever value.
+    Present,
+    /// Not there.
+    Absent,
+    /// Exactly this.
+    Exact(String),
+    /// Matching this expression somewhere (anchor it to match all).
+    Regex(regex::Regex),
+}
+
+/// What is done with a request.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Sent to one of these upstreams, by weight; never empty, weights not all zero.
+    Proxy(Vec<WeightedUpstream>),
+    /// Answered with a redirect.
+    Redirect(Redirect),
+    /// Answered with a fixed response.
+    Respond(FixedResponse),
+}
+
+/// One branch of a weighted split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WeightedUpstream {
+    /// Index into [`Config::upstreams`].
+    pub upstream: usize,
+    /// Its share.
+    pub weight: u32,
+}
+
+/// A redirect. What is `None` is taken from the request.
+#[derive(Clone, Debug)]
+pub struct Redirect {
+    /// 301, 302, 307 or 308.
+    pub status: StatusCode,
+    /// The scheme, `https` above all.
+    pub scheme: Option<String>,
+    /// The host.
+    pub host: Option<String>,
+    /// The port; `None` leaves it out when scheme or host are changed.
+    pub port: Option<u16>,
+    /// The path (and query, if it has one), with variables; `None` keeps path and query.
+    pub path: Option<Template>,
+}
+
+/// A fixed response.
+#[derive(Clone, Debug)]
+pub struct FixedResponse {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its content type.
+    pub content_type: HeaderValue,
+    /// Its body.
+    pub body: bytes::Bytes,
+}
+
+/// How the path is changed for the backend; the query stays.
+#[derive(Clone, Debug)]
+pub enum Rewrite {
+    /// Takes this prefix (whole segments) away; what remains begins with `/`.
+    StripPrefix(String),
+    /// Puts another prefix in the place of this one.
+    ReplacePrefix {
+        /// The prefix as it is in the request.
+        from: String,
+        /// What the backend gets instead.
+        to: String,
+    },
+    /// Replaces the first match of the expression in the path; `$1` and `${name}` refer to groups.
+    Regex {
+        /// What is searched.
+        pattern: regex::Regex,
+        /// What is put in its place.
+        replacement: String,
+    },
+}
+
+/// Changes to a header: removals first, then sets, then adds.
+#[derive(Clone, Debug, Default)]
+pub struct HeaderRules {
+    /// Taken away.
+    pub remove: Vec<HeaderName>,
+    /// Put in the place of whatever is there.
+    pub set: Vec<(HeaderName, Template)>,
+    /// Put beside whatever is there.
+    pub add: Vec<(HeaderName, Template)>,
+}
+
+impl HeaderRules {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+    }
+}
+
+/// A value that must not be shown. It prints as `***`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a value.
+    pub fn new(value: String) -> Self {
+        Self(value)
+    }
+
+    /// The value itself, for the one place that needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}

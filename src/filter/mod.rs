@@ -1,0 +1,3 @@
+//! What is decided about a request between its route and its backend.
+
+pub mod headers;

@@ -1,0 +1,1 @@
+//! Every behaviour of the binary, on real sockets.
