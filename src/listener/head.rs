@@ -7,6 +7,7 @@
 use memchr::memmem;
 
 use super::framing::{Chunk, Framing, is_field_byte, is_token};
+use super::normalize::{self, Target};
 use crate::reply::Rejection;
 
 /// Empty lines tolerated before a request line (RFC 9112 section 2.2 asks for at least one).
@@ -24,12 +25,14 @@ pub struct Bounds {
 }
 
 /// What the gate learned from a good header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     /// Where the body ends.
     pub framing: Framing,
     /// Whether the client waits for `100 Continue` before it sends the body.
     pub expects_continue: bool,
+    /// The target everyone behind sees.
+    pub target: Target,
 }
 
 /// Finds the end of a header (behind its empty line), looking from `searched` on.
@@ -67,7 +70,7 @@ pub fn hopeless(bytes: &[u8], searched: usize) -> bool {
 pub fn judge(head: &[u8], bounds: &Bounds) -> Result<Head, Rejection> {
     let mut lines = Lines { rest: head };
     let line = lines.next_line()?;
-    let version = request_line(line, bounds)?;
+    let (target, version) = request_line(line, bounds)?;
     let mut fields = Fields::default();
     loop {
         let line = lines.next_line()?;
@@ -80,7 +83,7 @@ pub fn judge(head: &[u8], bounds: &Bounds) -> Result<Head, Rejection> {
         }
         fields.read(line)?;
     }
-    fields.conclude(version)
+    fields.conclude(target, version)
 }
 
 /// The lines of a header, each ended by CRLF.
@@ -100,6 +103,10 @@ impl<'a> Lines<'a> {
     }
 }
 
+/// The `Allow` of a method that is never forwarded.
+const FORWARDED_METHODS: http::HeaderValue =
+    http::HeaderValue::from_static("DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT");
+
 /// The two versions that are spoken.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Version {
@@ -107,39 +114,46 @@ enum Version {
     Http11,
 }
 
-fn request_line(line: &[u8], bounds: &Bounds) -> Result<Version, Rejection> {
+fn request_line(line: &[u8], bounds: &Bounds) -> Result<(Target, Version), Rejection> {
     let method_end = memchr::memchr(b' ', line).ok_or(Rejection::BadRequest("request line"))?;
     let (method, rest) = (&line[..method_end], &line[method_end + 1..]);
     if method.is_empty() || method.len() > 32 || !method.iter().all(|byte| is_token(*byte)) {
         return Err(Rejection::BadRequest("method"));
+    }
+    // Neither is forwarded by anyone who means well (RFC 9110 sections 9.3.6 and 9.3.8).
+    if method == b"CONNECT" || method == b"TRACE" {
+        return Err(Rejection::MethodNotAllowed(FORWARDED_METHODS));
     }
     let target_end = memchr::memrchr(b' ', rest).ok_or(Rejection::BadRequest("request line"))?;
     let (target, version) = (&rest[..target_end], &rest[target_end + 1..]);
     if target.len() > bounds.target_bytes {
         return Err(Rejection::UriTooLong);
     }
-    // RFC 3986 leaves no byte outside visible ASCII in a target, and a fragment is the client's
-    // own business (RFC 9112 section 3.2).
-    if target.is_empty() || !target.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'#') {
-        return Err(Rejection::BadRequest("request target"));
-    }
-    match version {
-        b"HTTP/1.1" => Ok(Version::Http11),
-        b"HTTP/1.0" => Ok(Version::Http10),
+    let version = match version {
+        b"HTTP/1.1" => Version::Http11,
+        b"HTTP/1.0" => Version::Http10,
         [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
             if major.is_ascii_digit() && minor.is_ascii_digit() =>
         {
-            Err(Rejection::VersionNotSupported)
+            return Err(Rejection::VersionNotSupported);
         }
-        _ => Err(Rejection::BadRequest("version")),
+        _ => return Err(Rejection::BadRequest("version")),
+    };
+    // RFC 3986 leaves no byte outside visible ASCII in a target, and a fragment is the client's
+    // own business (RFC 9112 section 3.2).
+    let visible = |byte: &u8| byte.is_ascii_graphic() && *byte != b'#';
+    let text = std::str::from_utf8(target).unwrap_or_default();
+    if text.is_empty() || !target.iter().all(visible) {
+        return Err(Rejection::BadRequest("request target"));
     }
+    Ok((normalize::normalize(text, method == b"OPTIONS")?, version))
 }
 
 /// What the fields say about host and framing.
 #[derive(Default)]
-struct Fields {
+struct Fields<'a> {
     count: usize,
-    hosts: usize,
+    host: Option<&'a [u8]>,
     length: Option<u64>,
     chunked: bool,
     upgrade: bool,
@@ -147,8 +161,8 @@ struct Fields {
     expects_continue: bool,
 }
 
-impl Fields {
-    fn read(&mut self, line: &[u8]) -> Result<(), Rejection> {
+impl<'a> Fields<'a> {
+    fn read(&mut self, line: &'a [u8]) -> Result<(), Rejection> {
         let colon = memchr::memchr(b':', line).ok_or(Rejection::BadRequest("header field"))?;
         let (name, value) = (&line[..colon], &line[colon + 1..]);
         if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
@@ -161,7 +175,7 @@ impl Fields {
     }
 
     /// Looks at the fields that decide on framing; the length of the name is a cheap first test.
-    fn interpret(&mut self, name: &[u8], value: &[u8]) -> Result<(), Rejection> {
+    fn interpret(&mut self, name: &[u8], value: &'a [u8]) -> Result<(), Rejection> {
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => self.host(value),
             6 if name.eq_ignore_ascii_case(b"expect") => self.expect(value),
@@ -181,9 +195,8 @@ impl Fields {
         }
     }
 
-    fn host(&mut self, value: &[u8]) -> Result<(), Rejection> {
-        self.hosts += 1;
-        if self.hosts > 1 || !is_authority(value) {
+    fn host(&mut self, value: &'a [u8]) -> Result<(), Rejection> {
+        if self.host.replace(value).is_some() || !is_authority(value) {
             return Err(Rejection::BadRequest("host"));
         }
         Ok(())
@@ -223,8 +236,14 @@ impl Fields {
         Ok(())
     }
 
-    fn conclude(self, version: Version) -> Result<Head, Rejection> {
-        if self.hosts == 0 && version == Version::Http11 {
+    fn conclude(self, target: Target, version: Version) -> Result<Head, Rejection> {
+        if self.host.is_none() && version == Version::Http11 {
+            return Err(Rejection::BadRequest("host"));
+        }
+        // RFC 9112 section 3.2.2 lets the target win; a client that says two things is refused.
+        if let (Some(authority), Some(host)) = (&target.authority, self.host)
+            && !authority.as_bytes().eq_ignore_ascii_case(host)
+        {
             return Err(Rejection::BadRequest("host"));
         }
         if self.chunked && (self.length.is_some() || version == Version::Http10) {
@@ -240,6 +259,7 @@ impl Fields {
         Ok(Head {
             framing,
             expects_continue: self.expects_continue && version == Version::Http11,
+            target,
         })
     }
 }
@@ -348,6 +368,10 @@ mod tests {
             "GET / HTTP/1.1\nHost: a\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n",
+            "GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET a HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET * HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /%00 HTTP/1.1\r\nHost: a\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\n: empty\r\n\r\n",
             "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -380,6 +404,10 @@ mod tests {
             framing("GET / HTTP/1.1\r\nHost: a\r\nExpect: tea\r\n\r\n"),
             Err(Rejection::ExpectationFailed)
         );
+        for method in ["TRACE / ", "CONNECT a:443 "] {
+            let head = format!("{method}HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert!(matches!(framing(&head), Err(Rejection::MethodNotAllowed(_))));
+        }
         let long = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(9000));
         assert_eq!(framing(&long), Err(Rejection::UriTooLong));
         let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(100));

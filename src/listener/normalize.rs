@@ -9,58 +9,70 @@ use std::borrow::Cow;
 
 use crate::reply::Rejection;
 
-/// A target taken apart.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Target<'a> {
-    /// The path in normal form; `*` for the asterisk form.
-    pub path: Cow<'a, str>,
-    /// The query without its question mark, as it was.
-    pub query: Option<&'a str>,
-    /// The authority of an absolute form, which then replaces the `Host` header.
-    pub authority: Option<&'a str>,
+/// A request target in normal form.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    /// Path and query as everyone behind sees them.
+    text: String,
+    /// Where the path ends in it.
+    path_end: usize,
+    /// Whether this is not what was received.
+    pub changed: bool,
+    /// The authority of an absolute form, which then stands for the `Host` header.
+    pub authority: Option<String>,
 }
 
-impl Target<'_> {
-    /// The target as it is sent to a backend, when it differs from what was received.
-    pub fn to_origin_form(&self) -> String {
-        match self.query {
-            Some(query) => format!("{}?{query}", self.path),
-            None => self.path.clone().into_owned(),
-        }
+impl Target {
+    /// The path in normal form; `*` for the asterisk form.
+    pub fn path(&self) -> &str {
+        &self.text[..self.path_end]
+    }
+
+    /// The query as it was, without its question mark; empty when there is none.
+    pub fn query(&self) -> &str {
+        self.text.get(self.path_end + 1..).unwrap_or_default()
+    }
+
+    /// Path and query.
+    pub fn as_str(&self) -> &str {
+        &self.text
     }
 }
 
 /// Takes a request target apart (RFC 9112 section 3.2) and normalises its path.
-pub fn normalize(target: &str, is_options: bool) -> Result<Target<'_>, Rejection> {
+pub fn normalize(target: &str, is_options: bool) -> Result<Target, Rejection> {
     const REFUSED: Rejection = Rejection::BadRequest("request target");
     if target == "*" && is_options {
         return Ok(Target {
-            path: Cow::Borrowed("*"),
-            query: None,
-            authority: None,
+            text: target.to_owned(),
+            path_end: 1,
+            ..Target::default()
         });
     }
     let (authority, rest) = if target.starts_with('/') {
         (None, target)
     } else {
-        let after = strip_scheme(target).ok_or(REFUSED)?;
-        let end = after.find(['/', '?']).unwrap_or(after.len());
-        let authority = &after[..end];
-        if !super::head::is_authority(authority.as_bytes()) {
-            return Err(REFUSED);
-        }
-        (Some(authority), &after[end..])
+        let (authority, rest) = split_authority(target).ok_or(REFUSED)?;
+        (Some(authority.to_owned()), rest)
     };
-    let (path, query) = match rest.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
-        None => (rest, None),
-    };
-    let path = if path.is_empty() { "/" } else { path };
+    let (path, query) = rest.split_at(rest.find('?').unwrap_or(rest.len()));
+    let path = normalize_path(if path.is_empty() { "/" } else { path }).ok_or(REFUSED)?;
+    let mut text = String::with_capacity(path.len() + query.len());
+    text.push_str(&path);
+    text.push_str(query);
     Ok(Target {
-        path: normalize_path(path).ok_or(REFUSED)?,
-        query,
+        changed: text != target,
+        path_end: path.len(),
+        text,
         authority,
     })
+}
+
+/// Takes the authority of an absolute form and what follows it.
+fn split_authority(target: &str) -> Option<(&str, &str)> {
+    let after = strip_scheme(target)?;
+    let (authority, rest) = after.split_at(after.find(['/', '?']).unwrap_or(after.len()));
+    super::head::is_authority(authority.as_bytes()).then_some((authority, rest))
 }
 
 fn strip_scheme(target: &str) -> Option<&str> {
@@ -167,19 +179,17 @@ mod tests {
 
     fn path(target: &str) -> String {
         match normalize(target, false) {
-            Ok(target) => target.path.into_owned(),
+            Ok(target) => target.path().to_owned(),
             Err(rejection) => format!("{rejection:?}"),
         }
     }
 
     #[test]
-    fn normal_paths_are_borrowed() {
-        for target in ["/", "/a/b", "/a/b/", "/a.b/c..d", "/a?b=../c"] {
-            let target = normalize(target, false);
-            assert!(
-                matches!(&target, Ok(target) if matches!(target.path, Cow::Borrowed(_))),
-                "{target:?}"
-            );
+    fn normal_targets_are_left_alone() {
+        for target in ["/", "/a/b", "/a/b/", "/a.b/c..d", "/a?b=../c", "/?"] {
+            let normal = normalize(target, false).unwrap_or_default();
+            assert!(!normal.changed, "{target}");
+            assert_eq!(normal.as_str(), target);
         }
     }
 
@@ -218,15 +228,11 @@ mod tests {
 
     #[test]
     fn the_absolute_form_is_taken_apart() {
-        let target = normalize("http://Example.com:8080/a/../b?c", false);
-        assert_eq!(
-            target,
-            Ok(Target {
-                path: Cow::Borrowed("/b"),
-                query: Some("c"),
-                authority: Some("Example.com:8080"),
-            })
-        );
+        let target = normalize("http://Example.com:8080/a/../b?c", false).unwrap_or_default();
+        assert_eq!(target.as_str(), "/b?c");
+        assert_eq!((target.path(), target.query()), ("/b", "c"));
+        assert_eq!(target.authority.as_deref(), Some("Example.com:8080"));
+        assert!(target.changed);
         assert_eq!(path("http://example.com"), "/");
         assert_eq!(path("https://example.com?x"), "/");
         assert!(normalize("http:///a", false).is_err());
@@ -236,17 +242,17 @@ mod tests {
 
     #[test]
     fn the_asterisk_is_for_options() {
-        assert!(normalize("*", true).is_ok_and(|target| target.path == "*"));
+        assert!(normalize("*", true).is_ok_and(|target| target.path() == "*"));
     }
 
     proptest::proptest! {
         #[test]
         fn normal_form_is_stable(target in "/[a-z./%0-9A-F\\\\]{0,24}") {
             if let Ok(once) = normalize(&target, false) {
-                let again = normalize(&once.path, false).map(|target| target.path.into_owned());
-                proptest::prop_assert_eq!(again.ok(), Some(once.path.clone().into_owned()));
-                proptest::prop_assert!(!once.path.contains("//"));
-                proptest::prop_assert!(!once.path.split('/').any(|s| s == "." || s == ".."));
+                let path = once.path();
+                proptest::prop_assert!(normalize(path, false).is_ok_and(|again| !again.changed));
+                proptest::prop_assert!(!path.contains("//"));
+                proptest::prop_assert!(!path.split('/').any(|s| s == "." || s == ".."));
             }
         }
     }
