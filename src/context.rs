@@ -1,13 +1,13 @@
 //! What one request has learned so far.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::{HeaderMap, Method};
 
 use crate::filter::headers::Facts;
-use crate::metrics::{PooledConnection, RetryReason};
+use crate::metrics::PooledConnection;
 use crate::reply::Rejection;
 use crate::request_id::RequestId;
 use crate::route::{Params, Route};
@@ -38,12 +38,12 @@ pub struct RequestContext<O> {
     pub tried: Tried,
     /// Attempts after the first.
     pub retries: u32,
-    /// Body bytes received.
-    pub body_bytes: u64,
     /// What it is refused for.
     pub rejection: Option<Rejection>,
-    /// The status of a response that the client did not stay for.
-    pub client_left: bool,
+    /// Why it failed, where that says more than the rejection.
+    pub error: Option<&'static str>,
+    /// It is neither logged nor measured.
+    pub silent: bool,
 }
 
 /// One attempt to have a backend answer.
@@ -54,12 +54,8 @@ pub struct Attempt {
     pub started: Instant,
     /// Counts the connection as in use.
     pub connection: Option<PooledConnection>,
-    /// Whether the backend has answered.
+    /// The status it answered with, once it has.
     pub answered: Option<u16>,
-    /// What it took in all, once it is over.
-    pub duration: Option<Duration>,
-    /// What makes a further attempt necessary.
-    pub retry: Option<RetryReason>,
 }
 
 impl<O> RequestContext<O> {
@@ -77,9 +73,9 @@ impl<O> RequestContext<O> {
             attempt: None,
             tried: Tried::default(),
             retries: 0,
-            body_bytes: 0,
             rejection: None,
-            client_left: false,
+            error: None,
+            silent: false,
         }
     }
 }
@@ -95,8 +91,6 @@ pub struct Request<'a> {
     pub path: &'a str,
     /// The query, without its question mark.
     pub query: &'a str,
-    /// The peer.
-    pub peer: SocketAddr,
 }
 
 impl Request<'_> {
@@ -118,7 +112,7 @@ impl<O> RequestContext<O> {
             request_id: self.request_id.as_str(),
             route: self.route.as_ref().map_or("", |route| &*route.name),
             method: request.method,
-            host: crate::route::host_of(request.host()),
+            host: crate::route::host::split(request.host()).0,
             path: request.path,
             query: request.query,
             scheme: SCHEME,

@@ -2,5 +2,7 @@
 
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod forwarding;
 pub mod headers;
+pub mod hop_by_hop;
 pub mod template;

@@ -12,8 +12,6 @@ use std::time::Duration;
 
 use pingora_core::server::ShutdownWatch;
 use pingora_proxy::ProxyHttp;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle, Runtime};
 
@@ -111,7 +109,7 @@ async fn accept<SV>(
     SV: ProxyHttp + Send + Sync + 'static,
     SV::CTX: Send + Sync,
 {
-    let socket = match AsyncFd::with_interest(socket, Interest::READABLE) {
+    let socket = match tokio::net::TcpListener::from_std(socket) {
         Ok(socket) => socket,
         Err(error) => {
             log::error!("listener={} cannot be polled: {error}", listener.name);
@@ -119,10 +117,7 @@ async fn accept<SV>(
         }
     };
     loop {
-        match socket
-            .async_io(Interest::READABLE, |socket| socket.accept())
-            .await
-        {
+        match socket.accept().await {
             Ok((stream, _)) => assign(index, &listener, stream, workers),
             Err(error) if is_client_fault(&error) => {}
             Err(error) => {
@@ -147,7 +142,7 @@ fn is_client_fault(error: &io::Error) -> bool {
 fn assign<SV>(
     index: usize,
     listener: &Arc<ListenerState>,
-    stream: std::net::TcpStream,
+    stream: TcpStream,
     workers: &Arc<[Worker<SV>]>,
 ) where
     SV: ProxyHttp + Send + Sync + 'static,
@@ -162,22 +157,25 @@ fn assign<SV>(
     }
     let idlest = workers.iter().min_by_key(|worker| open(worker));
     // Among equals the one that accepted: its thread is awake.
-    let chosen = match idlest {
-        Some(worker) if open(worker) < open(own) => worker,
-        _ => own,
+    let Some(other) = idlest.filter(|worker| open(worker) < open(own)) else {
+        let counted = Counted::new(&own.open);
+        let serving = connection::serve(stream, Arc::clone(listener), Arc::clone(&own.edge));
+        tokio::spawn(counted.during(serving));
+        return;
     };
-    let counted = Counted::new(&chosen.open);
-    let (listener, edge) = (Arc::clone(listener), Arc::clone(&chosen.edge));
-    chosen.handle.spawn(async move {
-        let _counted = counted;
-        let stream = stream
-            .set_nonblocking(true)
-            .and_then(|()| TcpStream::from_std(stream));
-        match stream {
+    // It leaves this worker's reactor here and enters the other's there.
+    let moved = match stream.into_std() {
+        Ok(stream) => stream,
+        Err(error) => return log::error!("listener={} connection error: {error}", listener.name),
+    };
+    let counted = Counted::new(&other.open);
+    let (listener, edge) = (Arc::clone(listener), Arc::clone(&other.edge));
+    other.handle.spawn(counted.during(async move {
+        match TcpStream::from_std(moved) {
             Ok(stream) => connection::serve(stream, listener, edge).await,
             Err(error) => log::error!("listener={} connection error: {error}", listener.name),
         }
-    });
+    }));
 }
 
 /// Counts a connection of a worker until it is dropped.
@@ -187,6 +185,11 @@ impl Counted {
     fn new(open: &Arc<AtomicUsize>) -> Self {
         open.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(open))
+    }
+
+    /// Counts for as long as `serving` runs.
+    async fn during(self, serving: impl Future<Output = ()>) {
+        serving.await;
     }
 }
 
