@@ -4,7 +4,10 @@
 //! others. `ARCHITECTURE.md` draws the map.
 
 pub mod access_log;
+pub mod admin;
 pub mod config;
 pub mod filter;
+pub mod lifecycle;
 pub mod metrics;
 pub mod route;
+pub mod telemetry;
