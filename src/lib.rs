@@ -3,6 +3,7 @@
 //! The library target exists for the binary, the fuzz targets and the benches; it is not an API for
 //! others. `ARCHITECTURE.md` draws the map.
 
+pub mod server;
 
 pub mod lifecycle;
 
@@ -24,6 +25,8 @@ pub mod reply;
 pub mod access_log;
 pub mod metrics;
 
+pub mod admin;
 pub mod background;
 pub mod config;
 pub mod snapshot;
+pub mod telemetry;

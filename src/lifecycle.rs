@@ -1,135 +1,209 @@
-//! Whether the process is starting, ready or draining, and what is in flight.
+//! Starting, ready, draining: what the process says about itself, and when it is idle.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::SeqCst};
 
-use bytes::Bytes;
-use http::StatusCode;
 use tokio::sync::Notify;
 
-/// The state of the process.
+/// What must be true before the process is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// A configuration is loaded and compiled.
+    Config,
+    /// Every listener is bound.
+    Listeners,
+}
+
+impl Condition {
+    const ALL: [Self; 2] = [Self::Config, Self::Listeners];
+
+    fn bit(self) -> u8 {
+        1 << self as u8
+    }
+
+    /// The condition as the answer of `/ready` names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Listeners => "listeners",
+        }
+    }
+}
+
+/// Apart from the bits of all conditions.
+const DRAINING: u8 = 1 << 7;
+
+/// Where in its life the process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Some condition is not met yet.
+    Starting,
+    /// Requests are welcome.
+    Ready,
+    /// The process is ending; there is no way back.
+    Draining,
+}
+
+impl State {
+    /// The state as status and logs name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// The life of the process, shared by `Arc`.
 #[derive(Debug, Default)]
 pub struct Lifecycle {
-    serving: AtomicBool,
-    draining: AtomicBool,
+    flags: AtomicU8,
     in_flight: AtomicUsize,
+    waiting: AtomicUsize,
     idle: Notify,
 }
 
-/// A request in flight; it is over when this is dropped.
-#[derive(Debug)]
-pub struct InFlight(Arc<Lifecycle>);
-
 impl Lifecycle {
-    /// Configuration is loaded and every listener accepts.
-    pub fn set_serving(&self) {
-        self.serving.store(true, Ordering::Release);
+    /// States that a condition is met.
+    pub fn met(&self, condition: Condition) {
+        self.flags.fetch_or(condition.bit(), SeqCst);
     }
 
-    /// The end has been announced: readiness fails from now on.
-    pub fn begin_drain(&self) {
-        self.draining.store(true, Ordering::Release);
+    /// Ends readiness for good. Says whether this was the call that did.
+    pub fn begin_drain(&self) -> bool {
+        self.flags.fetch_or(DRAINING, SeqCst) & DRAINING == 0
     }
 
-    /// Whether the end has been announced.
+    /// Where in its life the process is.
+    pub fn state(&self) -> State {
+        let flags = self.flags.load(SeqCst);
+        if flags & DRAINING != 0 {
+            State::Draining
+        } else if Condition::ALL.iter().all(|c| flags & c.bit() != 0) {
+            State::Ready
+        } else {
+            State::Starting
+        }
+    }
+
+    /// Whether requests are welcome.
+    pub fn is_ready(&self) -> bool {
+        self.state() == State::Ready
+    }
+
+    /// Whether the process is ending.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.flags.load(SeqCst) & DRAINING != 0
     }
 
-    /// What the process is not ready for requests for; empty when it is.
-    pub fn not_ready(&self) -> Vec<&'static str> {
-        let mut reasons = Vec::new();
-        if !self.serving.load(Ordering::Acquire) {
-            reasons.push("starting");
-        }
-        if self.is_draining() {
-            reasons.push("draining");
-        }
-        reasons
+    /// What is not ready; empty when everything is.
+    pub fn not_ready_reasons(&self) -> Vec<&'static str> {
+        let flags = self.flags.load(SeqCst);
+        let unmet = Condition::ALL.iter().filter(|c| flags & c.bit() == 0);
+        let draining = (flags & DRAINING != 0).then_some("draining");
+        unmet.map(|c| c.as_str()).chain(draining).collect()
     }
 
-    /// Counts a request until the guard is dropped.
-    pub fn request(self: &Arc<Self>) -> InFlight {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    /// Counts a request as in flight until the guard is dropped.
+    pub fn begin(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, SeqCst);
         InFlight(Arc::clone(self))
     }
 
     /// Requests in flight.
     pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Acquire)
+        self.in_flight.load(SeqCst)
     }
 
-    /// Waits until nothing is in flight, for so long at most; says whether that came.
-    pub async fn idle(&self, at_most: Duration) -> bool {
-        let nothing_left = async {
-            loop {
-                let notified = self.idle.notified();
-                if self.in_flight() == 0 {
-                    return;
-                }
-                notified.await;
+    /// Waits until nothing is in flight. The caller sets the deadline.
+    pub async fn idle(&self) {
+        let _waiting = Waiting::on(self);
+        loop {
+            let notified = self.idle.notified();
+            if self.in_flight() == 0 {
+                return;
             }
-        };
-        tokio::time::timeout(at_most, nothing_left).await.is_ok()
-    }
-
-    /// The answer to a liveness probe: the process lives, or nobody would answer.
-    pub fn health(&self) -> (StatusCode, &'static str, Bytes) {
-        let body = Bytes::from_static(b"{\"status\":\"ok\"}\n");
-        (StatusCode::OK, "application/json", body)
-    }
-
-    /// The answer to a readiness probe, with what is not ready.
-    pub fn readiness(&self) -> (StatusCode, &'static str, Bytes) {
-        let reasons = self.not_ready();
-        if reasons.is_empty() {
-            let body = Bytes::from_static(b"{\"status\":\"ready\",\"not_ready\":[]}\n");
-            return (StatusCode::OK, "application/json", body);
+            notified.await;
         }
-        let quoted: Vec<String> = reasons.iter().map(|reason| format!("\"{reason}\"")).collect();
-        let body = format!("{{\"status\":\"not_ready\",\"not_ready\":[{}]}}\n", quoted.join(","));
-        (StatusCode::SERVICE_UNAVAILABLE, "application/json", Bytes::from(body))
     }
 }
 
+/// A request while it is in flight.
+#[derive(Debug)]
+pub struct InFlight(Arc<Lifecycle>);
+
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if self.0.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 && self.0.is_draining() {
+        let last = self.0.in_flight.fetch_sub(1, SeqCst) == 1;
+        if last && self.0.waiting.load(SeqCst) > 0 {
             self.0.idle.notify_waiters();
         }
     }
 }
 
+/// Somebody who waits, so that requests need not look for them in ordinary times.
+struct Waiting<'a>(&'a Lifecycle);
+
+impl<'a> Waiting<'a> {
+    fn on(lifecycle: &'a Lifecycle) -> Self {
+        lifecycle.waiting.fetch_add(1, SeqCst);
+        Self(lifecycle)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, SeqCst);
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[test]
-    fn readiness_follows_the_life_of_the_process() {
-        let lifecycle = Lifecycle::default();
-        assert_eq!(lifecycle.readiness().0, StatusCode::SERVICE_UNAVAILABLE);
-        lifecycle.set_serving();
-        assert_eq!(lifecycle.readiness().0, StatusCode::OK);
-        lifecycle.begin_drain();
-        let (status, _, body) = lifecycle.readiness();
-        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(body, "{\"status\":\"not_ready\",\"not_ready\":[\"draining\"]}\n");
-        assert_eq!(lifecycle.health().0, StatusCode::OK);
+    fn is_ready_when_every_condition_is_met_and_never_after_the_drain_began() {
+        let life = Lifecycle::default();
+        assert_eq!(life.state(), State::Starting);
+        assert_eq!(life.not_ready_reasons(), ["config", "listeners"]);
+        life.met(Condition::Listeners);
+        assert!(!life.is_ready());
+        life.met(Condition::Config);
+        assert!(life.is_ready() && life.not_ready_reasons().is_empty());
+        assert!(life.begin_drain(), "the first call begins it");
+        assert!(!life.begin_drain());
+        life.met(Condition::Config);
+        assert_eq!(life.state(), State::Draining);
+        assert_eq!(life.not_ready_reasons(), ["draining"]);
     }
 
-    #[tokio::test]
-    async fn a_drain_waits_for_what_is_in_flight() {
-        let lifecycle = Arc::new(Lifecycle::default());
-        let request = lifecycle.request();
-        lifecycle.begin_drain();
-        assert!(!lifecycle.idle(Duration::from_millis(1)).await);
-        let waiting = tokio::spawn({
-            let lifecycle = Arc::clone(&lifecycle);
-            async move { lifecycle.idle(Duration::from_secs(5)).await }
-        });
-        tokio::task::yield_now().await;
-        drop(request);
-        assert!(waiting.await.unwrap_or(false));
+    #[test]
+    fn is_idle_when_the_last_request_ends() {
+        let life = Arc::new(Lifecycle::default());
+        assert_eq!(life.idle().now_or_never(), Some(()));
+        let (first, second) = (life.begin(), life.begin());
+        let mut idle = Box::pin(life.idle());
+        assert_eq!((&mut idle).now_or_never(), None);
+        drop(first);
+        assert_eq!((&mut idle).now_or_never(), None);
+        drop(second);
+        assert_eq!((&mut idle).now_or_never(), Some(()));
+        assert_eq!(life.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_request_that_began_meanwhile_is_waited_for() {
+        let life = Arc::new(Lifecycle::default());
+        let first = life.begin();
+        let mut idle = Box::pin(life.idle());
+        assert_eq!((&mut idle).now_or_never(), None);
+        drop(first);
+        let second = life.begin();
+        assert_eq!((&mut idle).now_or_never(), None);
+        drop(second);
+        assert_eq!((&mut idle).now_or_never(), Some(()));
     }
 }

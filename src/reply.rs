@@ -8,6 +8,8 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
+use crate::lifecycle::Lifecycle;
+
 /// Why a request was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rejection {
@@ -197,6 +199,23 @@ impl Rejection {
         }
         Ok(header)
     }
+}
+
+/// The answer to a liveness probe: the process lives, or nobody would answer.
+pub fn health() -> (StatusCode, Bytes) {
+    (StatusCode::OK, Bytes::from_static(b"{\"status\":\"ok\"}\n"))
+}
+
+/// The answer to a readiness probe, with what is not ready.
+pub fn readiness(lifecycle: &Lifecycle) -> (StatusCode, Bytes) {
+    let reasons = lifecycle.not_ready_reasons();
+    let (status, word) = if reasons.is_empty() {
+        (StatusCode::OK, "ready")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not_ready")
+    };
+    let body = serde_json::json!({ "status": word, "not_ready": reasons });
+    (status, Bytes::from(format!("{body}\n")))
 }
 
 /// Whether the client asks for RFC 9457.

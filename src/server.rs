@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
-use pingora_core::services::Service;
 use pingora_core::services::background::background_service;
 use pingora_proxy::http_proxy;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,11 +16,12 @@ use tokio::sync::watch;
 
 use crate::access_log::AccessLog;
 use crate::admin::AdminService;
+use crate::admin::status::Status;
 use crate::background::probe::Probes;
 use crate::config::Config;
 use crate::config::model::Shutdown;
 use crate::gateway::Gateway;
-use crate::lifecycle::Lifecycle;
+use crate::lifecycle::{Condition, Lifecycle};
 use crate::listener::accept::{self, Socket};
 use crate::listener::connection::Edge;
 use crate::listener::{self, ListenerState};
@@ -74,10 +74,11 @@ pub fn run(config: &Config, metrics: Arc<Metrics>, build: Build) -> Result<(), S
         access_log: access_log.clone(),
         metrics,
     };
+    gateway.lifecycle.met(Condition::Config);
     let (close, closing) = watch::channel(false);
-    let server = build_server(config, &gateway, admin, build);
+    let server = build_server(&gateway, admin, build);
     start_workers(config, &gateway, sockets, &closing)?;
-    gateway.lifecycle.set_serving();
+    gateway.lifecycle.met(Condition::Listeners);
     server.run(RunArgs {
         shutdown_signal: Box::new(Drain {
             lifecycle: Arc::clone(&gateway.lifecycle),
@@ -154,12 +155,7 @@ fn start_workers(
 }
 
 /// The Pingora server with what runs beside the workers.
-fn build_server(
-    config: &Config,
-    gateway: &Gateway,
-    admin: Option<TcpListener>,
-    build: Build,
-) -> Server {
+fn build_server(gateway: &Gateway, admin: Option<TcpListener>, build: Build) -> Server {
     let conf = ServerConf {
         threads: 1,
         graceful_shutdown_timeout_seconds: Some(0),
@@ -168,7 +164,10 @@ fn build_server(
     };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     if let Some(socket) = admin {
-        server.add_service(AdminService::new(socket, gateway.clone(), config, build));
+        let (metrics, lifecycle) = (&gateway.metrics, &gateway.lifecycle);
+        let status = Arc::new(Status::new(build, gateway));
+        let (metrics, lifecycle) = (Arc::clone(metrics), Arc::clone(lifecycle));
+        server.add_service(AdminService::new(socket, metrics, lifecycle, status));
     }
     let probes = Probes::new(Arc::clone(&gateway.live));
     server.add_service(background_service("health checks", probes));
@@ -194,7 +193,9 @@ impl ShutdownSignalWatch for Drain {
         let drained = async {
             tokio::time::sleep(self.shutdown.delay).await;
             self.close.send_replace(true);
-            self.lifecycle.idle(self.shutdown.drain_timeout).await
+            tokio::time::timeout(self.shutdown.drain_timeout, self.lifecycle.idle())
+                .await
+                .is_ok()
         };
         tokio::select! {
             all_finished = drained => {

@@ -2,7 +2,7 @@
 
 /// Appends bytes as the inside of a JSON string. What is not UTF-8 becomes U+FFFD.
 pub(super) fn json(out: &mut Vec<u8>, bytes: &[u8]) {
-    if bytes.iter().all(|&byte| is_plain(byte)) {
+    if none_is(NOT_JSON, bytes) {
         out.extend_from_slice(bytes);
         return;
     }
@@ -16,9 +16,35 @@ pub(super) fn json(out: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
-/// Whether a byte stands for itself in JSON and moves no terminal.
-fn is_plain(byte: u8) -> bool {
-    matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
+/// Set in [`CLASSES`] for a byte that does not stand for itself in JSON, or moves a terminal.
+const NOT_JSON: u8 = 1;
+
+/// Set for a byte that cannot be part of a word.
+const NOT_WORD: u8 = 2;
+
+/// What each byte cannot be part of.
+static CLASSES: [u8; 256] = {
+    let mut classes = [NOT_JSON | NOT_WORD; 256];
+    let mut byte = b' ';
+    while byte <= b'~' {
+        classes[byte as usize] = match byte {
+            b'"' | b'\\' => NOT_JSON | NOT_WORD,
+            b' ' => NOT_WORD,
+            _ => 0,
+        };
+        byte += 1;
+    }
+    classes
+};
+
+/// Whether no byte is of this class. Hardly any text has such a byte, so looking at all of them
+/// without a way out is the fastest.
+#[inline]
+fn none_is(class: u8, bytes: &[u8]) -> bool {
+    let found = bytes
+        .iter()
+        .fold(0, |found, &byte| found | CLASSES[usize::from(byte)]);
+    found & class == 0
 }
 
 fn json_char(out: &mut Vec<u8>, c: char) {
@@ -40,17 +66,16 @@ fn json_char(out: &mut Vec<u8>, c: char) {
 /// Appends bytes as one printable ASCII word: everything else is percent-encoded, and so are quotes
 /// and backslashes. A word can neither end early nor carry a terminal's escape sequence.
 pub(super) fn word(out: &mut Vec<u8>, bytes: &[u8]) {
-    let fits = |byte: &u8| is_plain(*byte) && *byte != b' ';
-    if bytes.iter().all(fits) {
+    if none_is(NOT_WORD, bytes) {
         out.extend_from_slice(bytes);
         return;
     }
-    for byte in bytes {
-        if fits(byte) {
-            out.push(*byte);
+    for &byte in bytes {
+        if CLASSES[usize::from(byte)] & NOT_WORD == 0 {
+            out.push(byte);
         } else {
             out.push(b'%');
-            out.extend_from_slice(&hex(*byte).map(|digit| digit.to_ascii_uppercase()));
+            out.extend_from_slice(&hex(byte).map(|digit| digit.to_ascii_uppercase()));
         }
     }
 }

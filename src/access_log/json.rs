@@ -15,41 +15,46 @@ const NAME_BYTES: usize = 256;
 /// The path is whole in its own key; the message is for reading.
 const MESSAGE_PATH_BYTES: usize = 1024;
 
+/// What a line takes besides what the client chose. Room for all of it is made at once.
+const FIXED_BYTES: usize = 640;
+
 /// Appends a line.
+///
+/// Each literal closes the value before it and opens the next, which halves the number of copies.
 pub(super) fn write(out: &mut Vec<u8>, record: &Record<'_>, time: &str) {
+    out.reserve(FIXED_BYTES + 2 * record.path_and_query.len());
     let (path, query) = split(record.path_and_query);
-    out.extend_from_slice(b"{\"timestamp\":\"");
+    put(out, b"{\"timestamp\":\"");
     out.extend_from_slice(time.as_bytes());
-    out.extend_from_slice(b"\",\"level\":\"");
-    out.extend_from_slice(level(record.status_code));
-    out.extend_from_slice(b"\",\"message\":\"");
-    message(out, record, path);
-    out.push(b'"');
-    text(out, b"request_id", record.request_id.as_bytes());
-    text(out, b"route", record.route.as_bytes());
-    text(out, b"method", record.method.as_bytes());
-    text(out, b"host", cut(record.host, NAME_BYTES));
-    text(out, b"path", path);
-    if let Some(query) = query {
-        key(out, b"query");
-        out.push(b'"');
-        redact::pieces(query, |piece| escape::json(out, piece));
-        out.push(b'"');
+    match record.status_code {
+        500.. => put(out, b"\",\"level\":\"ERROR\",\"message\":\""),
+        _ => put(out, b"\",\"level\":\"INFO\",\"message\":\""),
     }
-    text(out, b"protocol", record.protocol.as_bytes());
-    number(out, b"status_code", record.status_code.into());
-    key(out, b"duration_ms");
-    millis(out, record.duration);
+    let duration = Millis::of(record.duration);
+    message(out, record, path, &duration);
+    put(out, b"\",\"request_id\":\"");
+    escape::json(out, record.request_id.as_bytes());
+    put(out, b"\",\"route\":\"");
+    escape::json(out, record.route.as_bytes());
+    put(out, b"\",\"method\":\"");
+    escape::json(out, record.method.as_bytes());
+    put(out, b"\",\"host\":\"");
+    escape::json(out, cut(record.host, NAME_BYTES));
+    put(out, b"\",\"path\":\"");
+    escape::json(out, path);
+    if let Some(query) = query {
+        put(out, b"\",\"query\":\"");
+        redact::pieces(query, |piece| escape::json(out, piece));
+    }
+    put(out, b"\",\"protocol\":\"");
+    escape::json(out, record.protocol.as_bytes());
+    put(out, b"\",\"status_code\":");
+    number(out, record.status_code.into());
+    put(out, b",\"duration_ms\":");
+    out.extend_from_slice(duration.as_bytes());
     backend(out, record);
     client(out, record);
-    number(out, b"bytes_in", record.bytes_in);
-    number(out, b"bytes_out", record.bytes_out);
-    number(out, b"retries", record.retries.into());
-    text(out, b"auth_status", record.auth_status.as_str().as_bytes());
-    if let Some(error_type) = record.error_type {
-        text(out, b"error_type", error_type.as_bytes());
-    }
-    out.extend_from_slice(b"}\n");
+    outcome(out, record);
 }
 
 /// The path, and the query without its question mark.
@@ -60,94 +65,116 @@ pub(super) fn split(path_and_query: &[u8]) -> (&[u8], Option<&[u8]>) {
     }
 }
 
-fn level(status_code: u16) -> &'static [u8] {
-    if status_code >= 500 {
-        b"ERROR"
-    } else {
-        b"INFO"
-    }
-}
-
-fn message(out: &mut Vec<u8>, record: &Record<'_>, path: &[u8]) {
+fn message(out: &mut Vec<u8>, record: &Record<'_>, path: &[u8], duration: &Millis) {
     escape::word(out, record.method.as_bytes());
     out.push(b' ');
     escape::word(out, cut(path, MESSAGE_PATH_BYTES));
-    out.extend_from_slice(b" status_code=");
-    out.extend_from_slice(itoa::Buffer::new().format(record.status_code).as_bytes());
-    out.extend_from_slice(b" auth_status=");
+    put(out, b" status_code=");
+    number(out, record.status_code.into());
+    put(out, b" auth_status=");
     out.extend_from_slice(record.auth_status.as_str().as_bytes());
-    out.extend_from_slice(b" duration_ms=");
-    millis(out, record.duration);
+    put(out, b" duration_ms=");
+    out.extend_from_slice(duration.as_bytes());
     if let Some(error_type) = record.error_type {
-        out.extend_from_slice(b" error_type=");
+        put(out, b" error_type=");
         escape::word(out, error_type.as_bytes());
     }
 }
 
 fn backend(out: &mut Vec<u8>, record: &Record<'_>) {
-    optional(
-        out,
-        b"backend_service",
-        record.backend_service.map(str::as_bytes),
-    );
-    optional(out, b"backend", record.backend.map(str::as_bytes));
-    key(out, b"backend_duration_ms");
+    put(out, b",\"backend_service\":");
+    text_or_null(out, record.backend_service.map(str::as_bytes));
+    put(out, b",\"backend\":");
+    text_or_null(out, record.backend.map(str::as_bytes));
+    put(out, b",\"backend_duration_ms\":");
     match record.backend_duration {
-        Some(duration) => millis(out, duration),
-        None => out.extend_from_slice(b"null"),
+        Some(duration) => out.extend_from_slice(Millis::of(duration).as_bytes()),
+        None => put(out, b"null"),
     }
 }
 
 fn client(out: &mut Vec<u8>, record: &Record<'_>) {
-    key(out, b"client_ip");
     match record.client_ip {
         Some(address) => {
-            out.push(b'"');
+            put(out, b",\"client_ip\":\"");
             ip(out, address);
-            out.push(b'"');
+            put(out, b"\",\"user_agent\":");
         }
-        None => out.extend_from_slice(b"null"),
+        None => put(out, b",\"client_ip\":null,\"user_agent\":"),
     }
     let agent = record.user_agent.map(|agent| cut(agent, NAME_BYTES));
-    optional(out, b"user_agent", agent);
+    text_or_null(out, agent);
 }
 
-fn key(out: &mut Vec<u8>, name: &[u8]) {
-    out.extend_from_slice(b",\"");
-    out.extend_from_slice(name);
-    out.extend_from_slice(b"\":");
+fn outcome(out: &mut Vec<u8>, record: &Record<'_>) {
+    put(out, b",\"bytes_in\":");
+    number(out, record.bytes_in);
+    put(out, b",\"bytes_out\":");
+    number(out, record.bytes_out);
+    put(out, b",\"retries\":");
+    number(out, record.retries.into());
+    put(out, b",\"auth_status\":\"");
+    out.extend_from_slice(record.auth_status.as_str().as_bytes());
+    if let Some(error_type) = record.error_type {
+        put(out, b"\",\"error_type\":\"");
+        escape::json(out, error_type.as_bytes());
+    }
+    put(out, b"\"}\n");
 }
 
-fn text(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    key(out, name);
-    out.push(b'"');
-    escape::json(out, value);
-    out.push(b'"');
+/// Appends a literal. Its length is part of its type, so that the copy is a few stores.
+#[inline]
+fn put<const N: usize>(out: &mut Vec<u8>, literal: &[u8; N]) {
+    out.extend_from_slice(literal);
 }
 
-fn optional(out: &mut Vec<u8>, name: &[u8], value: Option<&[u8]>) {
+fn text_or_null(out: &mut Vec<u8>, value: Option<&[u8]>) {
     match value {
-        Some(value) => text(out, name, value),
-        None => {
-            key(out, name);
-            out.extend_from_slice(b"null");
+        Some(value) => {
+            out.push(b'"');
+            escape::json(out, value);
+            out.push(b'"');
         }
+        None => put(out, b"null"),
     }
 }
 
-fn number(out: &mut Vec<u8>, name: &[u8], value: u64) {
-    key(out, name);
+fn number(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
-/// Milliseconds with three decimals.
-pub(super) fn millis(out: &mut Vec<u8>, duration: Duration) {
-    let whole = duration.as_secs().saturating_mul(1000);
-    let whole = whole.saturating_add(duration.subsec_millis().into());
-    out.extend_from_slice(itoa::Buffer::new().format(whole).as_bytes());
-    let micros = duration.subsec_micros() % 1000;
-    let digit = |of: u32| b'0' + (of % 10) as u8;
-    out.extend_from_slice(&[b'.', digit(micros / 100), digit(micros / 10), digit(micros)]);
+/// Milliseconds with three decimals, as text.
+pub(super) struct Millis {
+    text: [u8; 24],
+    length: usize,
+}
+
+impl Millis {
+    /// The duration; what exceeds half a million years is written as that.
+    pub fn of(duration: Duration) -> Self {
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let (whole, fraction) = (micros / 1000, (micros % 1000) as u32);
+        let mut digits = itoa::Buffer::new();
+        let digits = digits.format(whole).as_bytes();
+        let digit = |of: u32| b'0' + (of % 10) as u8;
+        let mut text = [b'.'; 24];
+        // 64 bits of microseconds have at most 17 digits before the point.
+        for (place, digit) in text.iter_mut().zip(digits) {
+            *place = *digit;
+        }
+        let end = digits.len() + 4;
+        text[end - 3..end].copy_from_slice(&[
+            digit(fraction / 100),
+            digit(fraction / 10),
+            digit(fraction),
+        ]);
+        Self { text, length: end }
+    }
+
+    /// The text.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.text[..self.length]
+    }
 }
 
 /// The address; the common kind without the machinery of formatting.
@@ -155,10 +182,10 @@ pub(super) fn ip(out: &mut Vec<u8>, address: IpAddr) {
     match address.to_canonical() {
         IpAddr::V4(address) => {
             let [first, rest @ ..] = address.octets();
-            out.extend_from_slice(itoa::Buffer::new().format(first).as_bytes());
+            number(out, first.into());
             for octet in rest {
                 out.push(b'.');
-                out.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+                number(out, octet.into());
             }
         }
         // Writing to a vector cannot fail.
@@ -241,12 +268,15 @@ mod tests {
         ip(&mut out, "::ffff:127.0.0.1".parse().unwrap());
         out.push(b' ');
         ip(&mut out, "2001:db8::1".parse().unwrap());
-        for micros in [0, 1_005, 999_999_999] {
+        for micros in [0, 1_005, 999_999_999, u64::MAX] {
             out.push(b' ');
-            millis(&mut out, Duration::from_micros(micros));
+            out.extend_from_slice(Millis::of(Duration::from_micros(micros)).as_bytes());
         }
         let written = String::from_utf8(out).unwrap();
-        assert_eq!(written, "127.0.0.1 2001:db8::1 0.000 1.005 999999.999");
+        assert_eq!(
+            written,
+            "127.0.0.1 2001:db8::1 0.000 1.005 999999.999 18446744073709551.615"
+        );
     }
 
     fn lossy(bytes: &[u8]) -> String {

@@ -18,7 +18,7 @@ pub(super) fn write(out: &mut Vec<u8>, record: &Record<'_>, time: &str) {
     padded(out, 40, |out| target(out, record));
     out.push(b' ');
     padded(out, 10, |out| {
-        json::millis(out, record.duration);
+        out.extend_from_slice(json::Millis::of(record.duration).as_bytes());
         out.extend_from_slice(b"ms");
     });
     out.push(b' ');

@@ -24,8 +24,9 @@ const BEAT: Duration = Duration::from_millis(20);
 /// Waiting bytes that are worth a write before the beat ends.
 const LARGE_BATCH: usize = 256 << 10;
 
-/// What an emptied buffer keeps of its memory.
-const KEPT_CAPACITY: usize = 256 << 10;
+/// What an emptied buffer keeps of its memory: enough for a beat of a busy thread, so that it does
+/// not grow again each time.
+const KEPT_CAPACITY: usize = 1 << 20;
 
 /// What requests and the writer share.
 pub(super) struct Shared {

@@ -41,8 +41,8 @@ impl Gateway {
         }
         let listener = &context.origin.as_ref()?.listener;
         match request.path {
-            "/health" | "/_health/live" if listener.health => Some(self.lifecycle.health()),
-            "/ready" | "/_health/ready" if listener.health => Some(self.lifecycle.readiness()),
+            "/health" | "/_health/live" if listener.health => json(reply::health()),
+            "/ready" | "/_health/ready" if listener.health => json(reply::readiness(&self.lifecycle)),
             "/metrics" if client_addr::is_trusted(context.client_ip, &listener.metrics_allow) => {
                 let accept = request.headers.get(header::ACCEPT);
                 let accept = accept.and_then(|value| value.to_str().ok());
@@ -52,4 +52,8 @@ impl Gateway {
             _ => None,
         }
     }
+}
+
+fn json((status, body): (StatusCode, Bytes)) -> Option<(StatusCode, &'static str, Bytes)> {
+    Some((status, "application/json", body))
 }

@@ -250,7 +250,7 @@ where
     SV: ProxyHttp + Send + Sync + 'static,
     SV::CTX: Send + Sync,
 {
-    let _in_flight = edge.lifecycle.request();
+    let _in_flight = edge.lifecycle.begin();
     let _counted = origin.listener.metrics.request();
     let shared = Arc::clone(&origin.shared);
     let header = connection.begin(end, origin.head.framing);

@@ -71,6 +71,11 @@ impl Split {
         }
     }
 
+    /// All of them.
+    pub fn upstreams(&self) -> &[Arc<Upstream>] {
+        &self.upstreams
+    }
+
     /// The upstream of the next request.
     pub fn next(&self) -> Option<&Arc<Upstream>> {
         match self.upstreams.as_slice() {

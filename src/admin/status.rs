@@ -1,0 +1,85 @@
+//! What `/status` says of the running configuration.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use serde_json::{Value, json};
+
+use super::StatusSource;
+use crate::gateway::Gateway;
+use crate::metrics::Build;
+use crate::route::{Action, Route};
+use crate::snapshot::Snapshot;
+use crate::upstream::Upstream;
+
+/// Reads the status off the live parts.
+pub struct Status {
+    build: Build,
+    gateway: Gateway,
+    started: SystemTime,
+}
+
+impl Status {
+    /// Of this gateway, started now.
+    pub fn new(build: Build, gateway: &Gateway) -> Self {
+        Self {
+            build,
+            gateway: gateway.clone(),
+            started: SystemTime::now(),
+        }
+    }
+}
+
+impl StatusSource for Status {
+    fn status(&self) -> Value {
+        let snapshot: Arc<Snapshot> = self.gateway.live.load();
+        let now = Instant::now();
+        let routes: Vec<Value> = snapshot.routes.iter().map(|route| of_route(route)).collect();
+        let upstreams: Vec<Value> = snapshot
+            .upstreams
+            .iter()
+            .map(|upstream| of_upstream(upstream, now))
+            .collect();
+        json!({
+            "version": self.build.version,
+            "commit": self.build.commit,
+            "state": self.gateway.lifecycle.state().as_str(),
+            "started": humantime::format_rfc3339_seconds(self.started).to_string(),
+            "in_flight": self.gateway.lifecycle.in_flight(),
+            "config": {
+                "generation": snapshot.generation,
+                "hash": format!("{:016x}", snapshot.source_hash),
+            },
+            "routes": routes,
+            "upstreams": upstreams,
+        })
+    }
+}
+
+fn of_route(route: &Route) -> Value {
+    match &route.action {
+        Action::Proxy(split) => {
+            let names: Vec<&str> = split.upstreams().iter().map(|one| &*one.name).collect();
+            json!({ "name": &*route.name, "action": "proxy", "upstreams": names })
+        }
+        Action::Redirect(_) => json!({ "name": &*route.name, "action": "redirect" }),
+        Action::Respond(_) => json!({ "name": &*route.name, "action": "respond" }),
+    }
+}
+
+fn of_upstream(upstream: &Upstream, now: Instant) -> Value {
+    let backends: Vec<Value> = upstream
+        .backends()
+        .iter()
+        .map(|backend| {
+            json!({
+                "name": &*backend.name,
+                "address": backend.address().to_string(),
+                "weight": backend.weight,
+                "state": backend.state(now).label(),
+                "in_flight": backend.in_flight(),
+            })
+        })
+        .collect();
+    json!({ "name": &*upstream.name, "backends": backends })
+}
