@@ -1,1 +1,20 @@
 //! Every behaviour of the binary, on real sockets.
+//!
+//! Each test starts its own gateway and its own backends on free ports of the loopback interface,
+//! so the tests run in any order and beside each other.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "in a test, a broken assumption is a failure and should stop it at once"
+)]
+
+mod support;
+
+mod faults;
+mod forwarding;
+mod proxying;
+mod refusals;
+mod routing;
+mod self_test;
+mod upgrade;
