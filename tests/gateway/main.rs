@@ -11,10 +11,17 @@
 
 mod support;
 
+mod access_log;
+mod architecture;
+mod config_cli;
 mod faults;
 mod forwarding;
+mod health;
+mod memory;
+mod metrics;
 mod proxying;
 mod refusals;
 mod routing;
 mod self_test;
+mod status;
 mod upgrade;

@@ -167,6 +167,7 @@ fn an_expected_body_that_is_refused_need_not_be_sent() {
         .send("PUT / HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n");
     let response = client.read_response();
     assert_eq!((response.status, response.text().as_str()), (403, "no"));
+    assert!(response.interim.is_empty(), "nothing asked for the body");
 }
 
 #[test]

@@ -188,6 +188,7 @@ fn paths_are_normalised_before_routing() {
         "//secret/x",
         "/./secret//x",
         "/secret/./x",
+        "/../../secret/x",
     ] {
         let response = get(gateway.addr(), path);
         assert_eq!(response.status, 403, "{path} {}", response.text());

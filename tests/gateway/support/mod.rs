@@ -10,7 +10,7 @@ pub mod script;
 pub mod wait;
 pub mod wire;
 
-pub use client::{Client, Response};
+pub use client::Client;
 pub use gateway::Gateway;
 pub use origin::{Origin, Request};
 pub use script::{Gate, Script};
