@@ -12,6 +12,7 @@
 mod support;
 
 mod access_log;
+mod actions;
 mod architecture;
 mod config_cli;
 mod faults;
@@ -21,6 +22,7 @@ mod memory;
 mod metrics;
 mod proxying;
 mod refusals;
+mod retries;
 mod routing;
 mod self_test;
 mod status;

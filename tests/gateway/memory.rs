@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::support::origin::fill;
+use crate::support::steps::fill;
 use crate::support::wire::Framing;
 use crate::support::{Client, Gateway, Origin, Script};
 

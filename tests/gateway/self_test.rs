@@ -4,8 +4,7 @@ use std::io::ErrorKind;
 
 use crate::support::client::{format_request, request};
 use crate::support::metrics;
-use crate::support::origin::DeadPort;
-use crate::support::{Client, Gate, Origin, Script};
+use crate::support::{Client, DeadPort, Gate, Origin, Script};
 
 #[test]
 fn an_echo_says_what_it_was_asked_on_a_kept_connection() {

@@ -26,6 +26,9 @@ const COMMON: &[(&str, &str)] = &[
     ("admin:", "admin: { address: 127.0.0.1:0 }\n"),
 ];
 
+/// A setting of an upstream: its backends stay, however often they fail.
+pub const NO_EJECTION: &str = "    outlier: { consecutive_failures: 0 }";
+
 type Lines = Arc<Mutex<Vec<String>>>;
 
 /// A running gateway. It is killed on drop, and its log is shown when the test fails.
@@ -51,6 +54,34 @@ impl Gateway {
         Self::start(&format!(
             "routes: [{{ name: all, upstream: 'http://{}' }}]",
             origin.address()
+        ))
+    }
+
+    /// Starts with these routes, a list in block style.
+    #[track_caller]
+    pub fn start_routes(routes: &str) -> Self {
+        Self::start(&format!("routes:\n{routes}"))
+    }
+
+    /// The same, with this backend as the upstream `u`.
+    #[track_caller]
+    pub fn with_routes(origin: &Origin, routes: &str) -> Self {
+        let backend = origin.address();
+        Self::start(&format!(
+            "upstreams: {{ u: {{ backends: ['{backend}'] }} }}\nroutes:\n{routes}"
+        ))
+    }
+
+    /// Starts with one route to the upstream `u` of these backends with these further settings.
+    #[track_caller]
+    pub fn with_upstream(backends: &[SocketAddr], settings: &str) -> Self {
+        let list: Vec<String> = backends
+            .iter()
+            .map(|address| format!("'{address}'"))
+            .collect();
+        Self::start(&format!(
+            "upstreams:\n  u:\n    backends: [{}]\n{settings}\nroutes: [{{ name: all, upstream: u }}]",
+            list.join(", ")
         ))
     }
 

@@ -9,17 +9,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::json;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::SockRef;
 
 use super::script::{Script, Step};
-use super::wait::DEADLINE;
+use super::steps::{drip, echo, fill, repeat};
 use super::wire::{Framing, Head, Headers, Wire};
 
 /// How much of a body is kept for the test to look at; longer ones are only counted.
 const KEPT_BODY_BYTES: usize = 1024 * 1024;
-
-/// The most that an endless step sends, so that no test fills the machine.
-const ENDLESS_BYTES: usize = 64 * 1024 * 1024;
 
 /// A request as the backend saw it.
 #[derive(Clone, Debug)]
@@ -208,62 +205,6 @@ impl Drop for Origin {
     }
 }
 
-/// A port that stays reserved while every connection to it fails.
-pub struct DeadPort {
-    address: SocketAddr,
-    _sockets: Vec<Socket>,
-}
-
-impl DeadPort {
-    /// Connections are refused: the port is bound, but nothing listens.
-    pub fn refusing() -> Self {
-        let socket = bound();
-        Self {
-            address: local_address(&socket),
-            _sockets: vec![socket],
-        }
-    }
-
-    /// Connections are never established: the queue of the listener is full and stays so.
-    pub fn unanswering() -> Self {
-        let socket = bound();
-        socket.listen(0).expect("listen");
-        let address = local_address(&socket);
-        let mut sockets = vec![socket];
-        for _ in 0..4 {
-            let filler = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
-            filler.set_nonblocking(true).expect("nonblocking");
-            // In progress is what a non-blocking connect says.
-            drop(filler.connect(&address.into()));
-            sockets.push(filler);
-        }
-        Self {
-            address,
-            _sockets: sockets,
-        }
-    }
-
-    /// Where nothing answers.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-}
-
-fn bound() -> Socket {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    socket.bind(&any.into()).expect("bind");
-    socket
-}
-
-fn local_address(socket: &Socket) -> SocketAddr {
-    socket
-        .local_addr()
-        .expect("address")
-        .as_socket()
-        .expect("an internet address")
-}
-
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     while let Ok((stream, _)) = listener.accept() {
         if shared.stopping.load(Ordering::SeqCst) {
@@ -386,44 +327,5 @@ impl Shared {
         self.open.lock().unwrap().remove(&connection);
         SockRef::from(stream).set_linger(Some(Duration::ZERO))?;
         Ok(Then::End)
-    }
-}
-
-fn drip(mut stream: &TcpStream, bytes: &[u8], pause: Duration) -> io::Result<()> {
-    for byte in bytes {
-        stream.write_all(&[*byte])?;
-        std::thread::sleep(pause);
-    }
-    Ok(())
-}
-
-/// Writes this many bytes of filling.
-pub fn fill(mut stream: &TcpStream, length: u64) -> io::Result<()> {
-    let block = vec![b'x'; 256 * 1024];
-    let mut left = length;
-    while left > 0 {
-        let size = usize::try_from(left).map_or(block.len(), |left| left.min(block.len()));
-        stream.write_all(&block[..size])?;
-        left -= size as u64;
-    }
-    Ok(())
-}
-
-fn repeat(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<()> {
-    stream.set_write_timeout(Some(DEADLINE))?;
-    let block = bytes.repeat(1 + 64 * 1024 / bytes.len());
-    for _ in 0..ENDLESS_BYTES / block.len() {
-        stream.write_all(&block)?;
-    }
-    Ok(())
-}
-
-fn echo(wire: &mut Wire) -> io::Result<()> {
-    loop {
-        let bytes = wire.some()?;
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        wire.stream().write_all(&bytes)?;
     }
 }
