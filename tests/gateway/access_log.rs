@@ -62,7 +62,7 @@ fn the_message_can_be_searched_for_with_grep() {
     assert_eq!(bad["level"], "ERROR");
     let message = bad["message"].as_str().expect("a message");
     assert!(message.contains("status_code=502"), "{message}");
-    assert!(message.contains("error_type=bad_gateway"), "{message}");
+    assert!(message.contains("error_type=reset"), "{message}");
 }
 
 #[test]

@@ -59,8 +59,10 @@ fn backends_are_counted_by_upstream() {
         "upstreams: {{ shop: {{ backends: ['{}'] }} }}\nroutes: [{{ name: all, upstream: shop }}]",
         origin.address()
     ));
+    // One connection, because each worker has a pool of its own.
+    let mut client = gateway.connect();
     for _ in 0..4 {
-        get(gateway.addr(), "/");
+        client.get("/");
     }
     let shop = ("backend_service", "shop");
     gateway.wait_metric(
@@ -85,7 +87,7 @@ fn backends_are_counted_by_upstream() {
         gateway.metric("gateway_connection_pool_reused_total", &[shop]),
         3.0
     );
-    get(gateway.addr(), "/ill");
+    client.get("/ill");
     gateway.wait_metric("gateway_backend_retries_total", &[shop], 1.0);
     gateway.wait_metric("gateway_backend_failures_total", &[shop], 2.0);
 }

@@ -42,22 +42,6 @@ fn a_request_to_close_is_honoured() {
 }
 
 #[test]
-fn a_half_closed_client_still_gets_its_answer() {
-    let gate = Gate::new();
-    let origin = Origin::script(
-        Script::new()
-            .wait(&gate)
-            .send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
-    );
-    let gateway = Gateway::in_front_of(&origin);
-    let mut client = gateway.connect();
-    client.send(format_request("GET", "/", &["Connection: close"], b""));
-    client.finish();
-    gate.open();
-    assert_eq!(client.read_response().body, b"ok");
-}
-
-#[test]
 fn http_1_0_is_answered_and_closed() {
     let origin = Origin::echo();
     let gateway = Gateway::in_front_of(&origin);
@@ -68,6 +52,29 @@ fn http_1_0_is_answered_and_closed() {
     assert!(client.is_closed());
     let seen = String::from_utf8(origin.only_request().raw).unwrap();
     assert!(seen.starts_with("GET /old HTTP/1.1\r\n"), "{seen}");
+}
+
+#[test]
+fn http_1_0_needs_no_host_but_the_backend_gets_one() {
+    let origin = Origin::echo();
+    let gateway = Gateway::in_front_of(&origin);
+    let response = gateway.connect().exchange("GET / HTTP/1.0\r\n\r\n");
+    assert_eq!(response.status, 200, "{}", response.text());
+    assert!(origin.only_request().header("host").is_some());
+}
+
+#[test]
+fn http_1_0_may_keep_its_connection() {
+    let origin = Origin::echo();
+    let gateway = Gateway::in_front_of(&origin);
+    let mut client = gateway.connect();
+    let request = "GET / HTTP/1.0\r\nHost: test\r\nConnection: keep-alive\r\n\r\n";
+    let first = client.exchange(request);
+    assert_eq!(
+        first.header("connection").map(str::to_lowercase).as_deref(),
+        Some("keep-alive")
+    );
+    assert_eq!(client.exchange(request).status, 200);
 }
 
 #[test]

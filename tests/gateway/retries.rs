@@ -37,7 +37,18 @@ fn nothing_but_dead_backends_is_502() {
 }
 
 #[test]
-fn a_connection_that_is_never_established_is_given_up() {
+fn a_connection_that_is_never_established_is_502() {
+    let dead = DeadPort::unanswering();
+    let settings = format!("{NO_EJECTION}\n    timeouts: {{ connect: 200ms }}");
+    let gateway = Gateway::with_upstream(&[dead.address()], &settings);
+    let mut client = gateway.connect();
+    client.get("/").assert_refusal(502, "bad_gateway");
+    let counted = [("reason", "connect_timeout")];
+    assert!(gateway.metric("gateway_backend_failures_total", &counted) > 0.0);
+}
+
+#[test]
+fn a_connection_that_is_never_established_is_given_up_for_another() {
     let (dead, origin) = (DeadPort::unanswering(), Origin::echo());
     let gateway = Gateway::with_upstream(
         &[dead.address(), origin.address()],

@@ -1,7 +1,7 @@
 //! A client that sends what it is told, byte for byte, and reads strictly.
 
 use std::io::{self, ErrorKind, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
@@ -126,14 +126,6 @@ impl Client {
     pub fn exchange(&mut self, bytes: impl AsRef<[u8]>) -> Response {
         self.send(bytes);
         self.read_response()
-    }
-
-    /// Says that nothing more will be sent.
-    pub fn finish(&mut self) {
-        self.wire
-            .stream()
-            .shutdown(Shutdown::Write)
-            .expect("shutdown");
     }
 
     /// Reads a response with its body.

@@ -79,6 +79,12 @@ impl Script {
         self
     }
 
+    /// Goes on with another script.
+    pub fn and(mut self, other: &Self) -> Self {
+        self.0.extend_from_slice(&other.0);
+        self
+    }
+
     /// See [`Step::ReadBody`].
     pub fn read_body(self) -> Self {
         self.then(Step::ReadBody)
