@@ -3,8 +3,27 @@
 //! The library target exists for the binary, the fuzz targets and the benches; it is not an API for
 //! others. `ARCHITECTURE.md` draws the map.
 
-pub mod access_log;
-pub mod config;
-pub mod filter;
-pub mod metrics;
+
+pub mod lifecycle;
+
+pub mod listener;
+
+pub mod gateway;
+
+pub mod context;
+pub mod request_id;
+
 pub mod route;
+
+pub mod filter;
+
+pub mod upstream;
+
+pub mod reply;
+
+pub mod access_log;
+pub mod metrics;
+
+pub mod background;
+pub mod config;
+pub mod snapshot;

@@ -2,7 +2,12 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use pingora_http::{RequestHeader, ResponseHeader};
+
+use super::template;
+use crate::config::model::HeaderRules;
+use crate::config::pattern::Template;
 
 /// What a template may refer to.
 #[derive(Clone, Copy)]
@@ -29,4 +34,233 @@ pub struct Facts<'a> {
     pub headers: &'a HeaderMap,
     /// Looks a path parameter up by name.
     pub path_param: &'a dyn Fn(&str) -> Option<&'a str>,
+}
+
+/// Header rules, ready to be applied.
+#[derive(Debug, Default)]
+pub struct HeaderFilter {
+    remove: Box<[HeaderName]>,
+    set: Box<[(HeaderName, Value)]>,
+    add: Box<[(HeaderName, Value)]>,
+}
+
+/// The value of a rule.
+#[derive(Debug)]
+enum Value {
+    /// The same for every request.
+    Fixed(HeaderValue),
+    /// Different for every request.
+    Template(Template),
+}
+
+/// A header that rules can be applied to.
+pub trait HeaderTarget {
+    /// Takes every field of this name away.
+    fn remove(&mut self, name: &HeaderName);
+    /// Puts one field in the place of all of this name.
+    fn insert(&mut self, name: &HeaderName, value: HeaderValue);
+    /// Puts a field beside those of this name.
+    fn append(&mut self, name: &HeaderName, value: HeaderValue);
+}
+
+impl HeaderFilter {
+    /// Prepares rules; values without variables are made here, once.
+    pub fn compile(rules: &HeaderRules) -> Self {
+        Self {
+            remove: rules.remove.iter().cloned().collect(),
+            set: rules.set.iter().map(compile_rule).collect(),
+            add: rules.add.iter().map(compile_rule).collect(),
+        }
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+    }
+
+    /// Applies the rules: removals first, then sets, then adds.
+    pub fn apply(&self, facts: &Facts<'_>, target: &mut impl HeaderTarget) {
+        // Holds no memory before the first template is rendered into it.
+        let mut scratch = String::new();
+        for name in &self.remove {
+            target.remove(name);
+        }
+        for (name, value) in &self.set {
+            target.insert(name, value.render(facts, &mut scratch));
+        }
+        for (name, value) in &self.add {
+            target.append(name, value.render(facts, &mut scratch));
+        }
+    }
+}
+
+impl Value {
+    fn render(&self, facts: &Facts<'_>, scratch: &mut String) -> HeaderValue {
+        match self {
+            Self::Fixed(value) => value.clone(),
+            Self::Template(template) => {
+                scratch.clear();
+                template::render(scratch, template, facts);
+                header_value(scratch)
+            }
+        }
+    }
+}
+
+fn compile_rule((name, template): &(HeaderName, Template)) -> (HeaderName, Value) {
+    let value = match template.as_text() {
+        Some(text) => Value::Fixed(header_value(text)),
+        None => Value::Template(template.clone()),
+    };
+    (name.clone(), value)
+}
+
+/// A header value of any text. Bytes that no header may hold become `_`, so that no value can end
+/// its line.
+fn header_value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or_else(|_| {
+        let allowed = |byte: u8| byte == b'\t' || (byte >= b' ' && byte != 0x7f);
+        let safe: Vec<u8> = text
+            .bytes()
+            .map(|byte| if allowed(byte) { byte } else { b'_' })
+            .collect();
+        // Only bytes that are allowed are left, so the empty value is never used.
+        HeaderValue::from_bytes(&safe).unwrap_or_else(|_| HeaderValue::from_static(""))
+    })
+}
+
+impl HeaderTarget for HeaderMap {
+    fn remove(&mut self, name: &HeaderName) {
+        Self::remove(self, name);
+    }
+
+    fn insert(&mut self, name: &HeaderName, value: HeaderValue) {
+        Self::insert(self, name, value);
+    }
+
+    fn append(&mut self, name: &HeaderName, value: HeaderValue) {
+        Self::append(self, name, value);
+    }
+}
+
+/// Pingora's headers keep a map of names beside the values; only their own methods keep both in
+/// step. They fail on names and values that cannot be parsed, and these are parsed already.
+macro_rules! pingora_target {
+    ($header:ty) => {
+        impl HeaderTarget for $header {
+            fn remove(&mut self, name: &HeaderName) {
+                self.remove_header(name);
+            }
+
+            fn insert(&mut self, name: &HeaderName, value: HeaderValue) {
+                let _ = self.insert_header(name.clone(), value);
+            }
+
+            fn append(&mut self, name: &HeaderName, value: HeaderValue) {
+                let _ = self.append_header(name.clone(), value);
+            }
+        }
+    };
+}
+
+pingora_target!(RequestHeader);
+pingora_target!(ResponseHeader);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
+    use super::*;
+    use crate::config::pattern::{Part, Variable};
+    use crate::filter::fixture::{self, facts};
+
+    const X_A: HeaderName = HeaderName::from_static("x-a");
+    const X_B: HeaderName = HeaderName::from_static("x-b");
+
+    fn text(text: &str) -> Template {
+        Template::new(vec![Part::Text(text.to_owned())])
+    }
+
+    fn variable(variable: Variable) -> Template {
+        Template::new(vec![Part::Variable(variable)])
+    }
+
+    fn apply(rules: HeaderRules, request: &fixture::Request, target: &mut impl HeaderTarget) {
+        HeaderFilter::compile(&rules).apply(&facts(request), target);
+    }
+
+    fn values(headers: &HeaderMap, name: &HeaderName) -> Vec<Vec<u8>> {
+        let values = headers.get_all(name).iter();
+        values.map(|value| value.as_bytes().to_vec()).collect()
+    }
+
+    #[test]
+    fn removes_then_sets_then_adds() {
+        let rules = HeaderRules {
+            remove: vec![X_A],
+            set: vec![(X_A, text("set")), (X_B, text("set"))],
+            add: vec![(X_A, text("added"))],
+        };
+        let mut headers = HeaderMap::new();
+        for value in ["one", "two"] {
+            headers.append(X_A, HeaderValue::from_static(value));
+            headers.append(X_B, HeaderValue::from_static(value));
+        }
+        apply(rules, &fixture::Request::get("/"), &mut headers);
+        assert_eq!(values(&headers, &X_A), [b"set".as_slice(), b"added"]);
+        assert_eq!(values(&headers, &X_B), [b"set"]);
+    }
+
+    #[test]
+    fn fixed_values_are_made_once() {
+        let rules = HeaderRules {
+            set: vec![(X_A, text("a")), (X_B, variable(Variable::Method))],
+            ..HeaderRules::default()
+        };
+        let filter = HeaderFilter::compile(&rules);
+        assert!(!filter.is_empty());
+        assert!(matches!(filter.set[0].1, Value::Fixed(_)));
+        assert!(matches!(filter.set[1].1, Value::Template(_)));
+        assert!(HeaderFilter::compile(&HeaderRules::default()).is_empty());
+    }
+
+    #[test]
+    fn no_variable_can_end_a_line() {
+        let rules = HeaderRules {
+            set: vec![(X_A, variable(Variable::PathParam("id".to_owned())))],
+            add: vec![(X_B, text("a\r\nSet-Cookie: b"))],
+            ..HeaderRules::default()
+        };
+        let request = fixture::Request::get("/").param("id", "a\r\nX: é\u{7f}\0\tb");
+        let mut headers = HeaderMap::new();
+        apply(rules, &request, &mut headers);
+        assert_eq!(values(&headers, &X_A), ["a__X: é__\tb".as_bytes()]);
+        assert_eq!(values(&headers, &X_B), [b"a__Set-Cookie: b"]);
+    }
+
+    #[test]
+    fn pingora_headers_follow_the_same_rules() {
+        let rules = || HeaderRules {
+            remove: vec![X_B],
+            set: vec![(X_A, text("set"))],
+            add: vec![(X_A, variable(Variable::ClientIp))],
+        };
+        let from = fixture::Request::get("/");
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        request.insert_header("X-B", "gone").unwrap();
+        apply(rules(), &from, &mut request);
+        assert_eq!(
+            values(&request.headers, &X_A),
+            [b"set".as_slice(), b"192.0.2.1"]
+        );
+        assert!(values(&request.headers, &X_B).is_empty());
+        let mut response = ResponseHeader::build(200, None).unwrap();
+        response.insert_header("X-B", "gone").unwrap();
+        apply(rules(), &from, &mut response);
+        assert_eq!(
+            values(&response.headers, &X_A),
+            [b"set".as_slice(), b"192.0.2.1"]
+        );
+        assert!(values(&response.headers, &X_B).is_empty());
+    }
 }

@@ -1,3 +1,8 @@
 //! What is decided about a request between its route and its backend.
 
+#[cfg(test)]
+pub(crate) mod fixture;
+pub mod forwarding;
 pub mod headers;
+pub mod hop_by_hop;
+pub mod template;

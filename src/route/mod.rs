@@ -1,1 +1,102 @@
-//! Which route a request belongs to.
+//! Which route a request belongs to, and what the route makes of it.
+
+mod condition;
+pub mod host;
+mod params;
+mod paths;
+pub mod redirect;
+pub mod rewrite;
+mod router;
+
+use std::sync::Arc;
+
+pub use params::Params;
+pub use router::{Found, Lookup, Router};
+
+use crate::config::model::{self, FixedResponse, Redirect, Rewrite, TimeoutOverrides};
+use crate::filter::headers::HeaderFilter;
+use crate::metrics::{Metrics, RouteMetrics};
+use crate::upstream::Upstream;
+use crate::upstream::balance::Schedule;
+
+/// A route, ready to run.
+pub struct Route {
+    /// Its name, the `route` of metrics and logs.
+    pub name: Arc<str>,
+    /// What is done with its requests.
+    pub action: Action,
+    /// How the path is changed for the backend.
+    pub rewrite: Option<Rewrite>,
+    /// Changes to the request's header.
+    pub request_headers: HeaderFilter,
+    /// Changes to the response's header.
+    pub response_headers: HeaderFilter,
+    /// Largest request body; `None` is unlimited.
+    pub max_body_bytes: Option<u64>,
+    /// Overrides of the upstream's timeouts.
+    pub timeouts: TimeoutOverrides,
+    /// Overrides the upstream's number of retries.
+    pub retry_attempts: Option<usize>,
+    /// What is measured of it.
+    pub metrics: Arc<RouteMetrics>,
+}
+
+/// What is done with a request.
+pub enum Action {
+    /// Sent to an upstream.
+    Proxy(Split),
+    /// Answered with a redirect.
+    Redirect(Redirect),
+    /// Answered with a fixed response.
+    Respond(FixedResponse),
+}
+
+/// The upstreams of a route, by weight: one for most, several for a canary release.
+pub struct Split {
+    upstreams: Vec<Arc<Upstream>>,
+    schedule: Schedule,
+}
+
+impl Split {
+    fn compile(branches: &[model::WeightedUpstream], all: &[Arc<Upstream>]) -> Self {
+        let mut upstreams = Vec::with_capacity(branches.len());
+        let mut choices = Vec::with_capacity(branches.len());
+        for (branch, at) in branches.iter().zip(0u16..) {
+            upstreams.push(Arc::clone(&all[branch.upstream]));
+            choices.push((at, branch.weight));
+        }
+        Self {
+            upstreams,
+            schedule: Schedule::new(&choices),
+        }
+    }
+
+    /// The upstream of the next request.
+    pub fn next(&self) -> Option<&Arc<Upstream>> {
+        match self.upstreams.as_slice() {
+            [only] => Some(only),
+            several => several.get(usize::from(self.schedule.next(|_| true)?)),
+        }
+    }
+}
+
+impl Route {
+    /// Builds a route over the upstreams of its configuration.
+    pub fn compile(config: &model::Route, upstreams: &[Arc<Upstream>], metrics: &Metrics) -> Self {
+        Self {
+            name: Arc::clone(&config.name),
+            action: match &config.action {
+                model::Action::Proxy(branches) => Action::Proxy(Split::compile(branches, upstreams)),
+                model::Action::Redirect(redirect) => Action::Redirect(redirect.clone()),
+                model::Action::Respond(response) => Action::Respond(response.clone()),
+            },
+            rewrite: config.rewrite.clone(),
+            request_headers: HeaderFilter::compile(&config.request_headers),
+            response_headers: HeaderFilter::compile(&config.response_headers),
+            max_body_bytes: config.max_body_bytes,
+            timeouts: config.timeouts.clone(),
+            retry_attempts: config.retry_attempts,
+            metrics: metrics.route(&config.name),
+        }
+    }
+}

@@ -1,1 +1,0 @@
-//! One line per request, written off the request path.

@@ -1,0 +1,127 @@
+//! What one request has learned so far.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{HeaderMap, Method};
+
+use crate::filter::headers::Facts;
+use crate::metrics::PooledConnection;
+use crate::reply::Rejection;
+use crate::request_id::RequestId;
+use crate::route::{Params, Route};
+use crate::snapshot::Snapshot;
+use crate::upstream::{Admitted, Tried, Upstream};
+
+/// The state of one request, from its header to its log line.
+pub struct RequestContext<O> {
+    /// The connection it came through and what its gate found; always there behind the first phase.
+    pub origin: Option<Box<O>>,
+    /// The generation it runs on.
+    pub snapshot: Arc<Snapshot>,
+    /// Its identifier.
+    pub request_id: RequestId,
+    /// The client's address.
+    pub client_ip: IpAddr,
+    /// Whether the peer's forwarding headers are believed.
+    pub trusted: bool,
+    /// Its route.
+    pub route: Option<Arc<Route>>,
+    /// The parameters of its path.
+    pub params: Params,
+    /// The upstream it goes to.
+    pub upstream: Option<Arc<Upstream>>,
+    /// The attempt in progress, or the last one.
+    pub attempt: Option<Attempt>,
+    /// What earlier attempts were given to.
+    pub tried: Tried,
+    /// Attempts after the first.
+    pub retries: u32,
+    /// What it is refused for.
+    pub rejection: Option<Rejection>,
+    /// Why it failed, where that says more than the rejection.
+    pub error: Option<&'static str>,
+    /// It is neither logged nor measured.
+    pub silent: bool,
+}
+
+/// One attempt to have a backend answer.
+pub struct Attempt {
+    /// The backend, for as long as it is busy with this.
+    pub admitted: Admitted,
+    /// When the backend was chosen.
+    pub started: Instant,
+    /// Counts the connection as in use.
+    pub connection: Option<PooledConnection>,
+    /// The status it answered with, once it has.
+    pub answered: Option<u16>,
+}
+
+impl<O> RequestContext<O> {
+    /// Nothing is known yet.
+    pub fn new(snapshot: Arc<Snapshot>) -> Self {
+        Self {
+            origin: None,
+            snapshot,
+            request_id: RequestId::generate(),
+            client_ip: IpAddr::from([0, 0, 0, 0]),
+            trusted: false,
+            route: None,
+            params: Params::default(),
+            upstream: None,
+            attempt: None,
+            tried: Tried::default(),
+            retries: 0,
+            rejection: None,
+            error: None,
+            silent: false,
+        }
+    }
+}
+
+/// The parts of a request that templates and forwarding headers refer to.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// The header.
+    pub headers: &'a HeaderMap,
+    /// The path in normal form.
+    pub path: &'a str,
+    /// The query, without its question mark.
+    pub query: &'a str,
+}
+
+impl Request<'_> {
+    /// The host asked for, as the client wrote it; empty when it named none.
+    pub fn host(&self) -> &str {
+        self.headers
+            .get(http::header::HOST)
+            .and_then(|host| host.to_str().ok())
+            .unwrap_or_default()
+    }
+}
+
+impl<O> RequestContext<O> {
+    /// Calls `use_facts` with what templates may refer to.
+    pub fn with_facts<T>(&self, request: &Request<'_>, use_facts: impl FnOnce(&Facts<'_>) -> T) -> T {
+        let path_param = |name: &str| self.params.get(name, request.path);
+        use_facts(&Facts {
+            client_ip: self.client_ip,
+            request_id: self.request_id.as_str(),
+            route: self.route.as_ref().map_or("", |route| &*route.name),
+            method: request.method,
+            host: crate::route::host::split(request.host()).0,
+            path: request.path,
+            query: request.query,
+            scheme: SCHEME,
+            upstream: self.upstream.as_ref().map_or("", |upstream| &*upstream.name),
+            headers: request.headers,
+            path_param: &path_param,
+        })
+    }
+}
+
+/// Listeners are plain; those with TLS bring their own.
+pub const SCHEME: &str = "http";

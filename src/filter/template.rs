@@ -1,0 +1,95 @@
+//! Fills the variables of a template in.
+
+use std::fmt::Write;
+
+use super::headers::Facts;
+use crate::config::pattern::{Part, Template, Variable};
+
+/// Adds the template, filled in, to `out`.
+pub fn render(out: &mut String, template: &Template, facts: &Facts<'_>) {
+    for part in template.parts() {
+        match part {
+            Part::Text(text) => out.push_str(text),
+            Part::Variable(variable) => push_variable(out, variable, facts),
+        }
+    }
+}
+
+/// Adds the value of one variable to `out`; nothing when it has none.
+pub fn push_variable(out: &mut String, variable: &Variable, facts: &Facts<'_>) {
+    let text = match variable {
+        Variable::ClientIp => {
+            // Writing to a string does not fail.
+            let _ = write!(out, "{}", facts.client_ip);
+            return;
+        }
+        Variable::Header(name) => {
+            if let Some(value) = facts.headers.get(name) {
+                // Values of old are no UTF-8; what cannot be text becomes the replacement character.
+                out.push_str(&String::from_utf8_lossy(value.as_bytes()));
+            }
+            return;
+        }
+        Variable::PathParam(name) => (facts.path_param)(name).unwrap_or_default(),
+        Variable::RequestId => facts.request_id,
+        Variable::Route => facts.route,
+        Variable::Method => facts.method.as_str(),
+        Variable::Host => facts.host,
+        Variable::Path => facts.path,
+        Variable::Query => facts.query,
+        Variable::Scheme => facts.scheme,
+        Variable::Upstream => facts.upstream,
+    };
+    out.push_str(text);
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderName;
+
+    use super::*;
+    use crate::filter::fixture::{self, facts};
+
+    fn rendered(variable: Variable, request: &fixture::Request) -> String {
+        let mut out = String::from("kept ");
+        let parts = vec![
+            Part::Text("<".into()),
+            Part::Variable(variable),
+            Part::Text(">".into()),
+        ];
+        render(&mut out, &Template::new(parts), &facts(request));
+        out
+    }
+
+    #[test]
+    fn every_variable_has_its_value() {
+        let request = fixture::Request::get("/users/7")
+            .query("a=1")
+            .param("id", "7")
+            .header("x-tenant", "blue");
+        let header = |name| Variable::Header(HeaderName::from_static(name));
+        let param = |name: &str| Variable::PathParam(name.to_owned());
+        for (variable, expected) in [
+            (Variable::ClientIp, "192.0.2.1"),
+            (Variable::RequestId, "id-1"),
+            (Variable::Route, "users"),
+            (Variable::Method, "GET"),
+            (Variable::Host, "a.test"),
+            (Variable::Path, "/users/7"),
+            (Variable::Query, "a=1"),
+            (Variable::Scheme, "http"),
+            (Variable::Upstream, "backend"),
+            (param("id"), "7"),
+            (param("other"), ""),
+            (header("x-tenant"), "blue"),
+            (header("x-other"), ""),
+        ] {
+            let shown = format!("{variable:?}");
+            assert_eq!(
+                rendered(variable, &request),
+                format!("kept <{expected}>"),
+                "{shown}"
+            );
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! What the gateway answers for itself on a traffic port, before routing: health, readiness, and
+//! metrics where the listener shows them.
+
+use bytes::Bytes;
+use http::{Method, StatusCode, header};
+use pingora_core::Result;
+use pingora_http::ResponseHeader;
+
+use super::{Context, Gateway, Session, client_addr, mark_answered, request_of};
+use crate::metrics::{self, Format};
+use crate::reply;
+
+impl Gateway {
+    /// Answers if the request is for such an endpoint. These are neither logged nor measured.
+    pub(super) async fn answer_endpoint(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+    ) -> Result<bool> {
+        let Some((status, content_type, body)) = self.endpoint(session, context) else {
+            return Ok(false);
+        };
+        let mut response = ResponseHeader::build(status, Some(4))?;
+        response.insert_header(header::CONTENT_TYPE, content_type)?;
+        response.insert_header(header::CONTENT_LENGTH, body.len())?;
+        response.insert_header(header::CACHE_CONTROL, "no-store")?;
+        reply::respond(session, response, body).await?;
+        mark_answered(session, context);
+        context.silent = true;
+        Ok(true)
+    }
+
+    fn endpoint(
+        &self,
+        session: &Session,
+        context: &Context,
+    ) -> Option<(StatusCode, &'static str, Bytes)> {
+        let request = request_of(session, context);
+        if !matches!(*request.method, Method::GET | Method::HEAD) {
+            return None;
+        }
+        let listener = &context.origin.as_ref()?.listener;
+        match request.path {
+            "/health" | "/_health/live" if listener.health => Some(self.lifecycle.health()),
+            "/ready" | "/_health/ready" if listener.health => Some(self.lifecycle.readiness()),
+            "/metrics" if client_addr::is_trusted(context.client_ip, &listener.metrics_allow) => {
+                let accept = request.headers.get(header::ACCEPT);
+                let accept = accept.and_then(|value| value.to_str().ok());
+                let (content_type, body) = metrics::render(&self.metrics, Format::negotiate(accept));
+                Some((StatusCode::OK, content_type, Bytes::from(body)))
+            }
+            _ => None,
+        }
+    }
+}

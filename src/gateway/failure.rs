@@ -1,0 +1,208 @@
+//! Attempts that fail: what is learned from them, whether there is another one, and what the
+//! client is told in the end.
+
+use super::{
+    Context, ConnectTimedout, Error, ErrorSource, FailureReason, FirstByteTimeout, Gateway,
+    InvalidHTTPHeader, Instant, MalformedChunk, Method, ReadTimedout, Rejection, RetryReason,
+    Session, WriteTimedout,
+};
+
+/// How far an attempt came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// There was no connection.
+    NothingSent,
+    /// The request, or a part of it, was sent.
+    Sent {
+        /// Over a connection that had been used before.
+        on_kept_connection: bool,
+    },
+}
+
+/// Whose fault a failure is.
+enum Fault {
+    /// The backend's.
+    Backend(FailureReason),
+    /// The client's, who can still be told.
+    Client(Rejection),
+    /// The client is gone.
+    ClientGone,
+    /// The gateway's own, or its own decision.
+    Own,
+}
+
+impl Gateway {
+    /// Learns from a failed attempt and decides whether there is another one.
+    pub(super) fn attempt_failed(
+        &self,
+        session: &Session,
+        context: &mut Context,
+        mut error: Box<Error>,
+        reach: Reach,
+    ) -> Box<Error> {
+        error.retry = false.into();
+        let fault = fault(&error, session);
+        let Fault::Backend(reason) = fault else {
+            return error;
+        };
+        let now = Instant::now();
+        let (Some(upstream), Some(attempt)) = (&context.upstream, &mut context.attempt) else {
+            return error;
+        };
+        attempt.connection = None;
+        upstream.failed(attempt.admitted.backend(), reason, now);
+        if attempt.answered.is_none() {
+            let status = rejection(reason).status().as_u16();
+            upstream.metrics.observe(status, now - attempt.started);
+        }
+        if may_repeat(session, reason, reach) && has_attempts_left(context) && upstream.may_retry(now) {
+            upstream.metrics.retried(retry_reason(reason, reach));
+            error.retry = true.into();
+        }
+        error
+    }
+
+    /// Tells the client that its request failed, if it can still be told. The status, or 0.
+    pub(super) async fn answer_failure(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        context: &mut Context,
+    ) -> u16 {
+        if let Some(origin) = &context.origin {
+            origin.shared.first_byte_arrived();
+        }
+        let own = context.rejection.take();
+        let rejection = match (own, fault(error, session)) {
+            (Some(rejection), _) => rejection,
+            (None, Fault::Backend(reason)) => {
+                context.error = Some(reason.as_str());
+                rejection(reason)
+            }
+            (None, Fault::Client(rejection)) => rejection,
+            (None, Fault::ClientGone) => {
+                context.error = Some("client_closed");
+                return 0;
+            }
+            (None, Fault::Own) => {
+                log::error!("request_id={} failed: {error}", context.request_id.as_str());
+                Rejection::Internal
+            }
+        };
+        if session.response_written().is_some_and(|response| !response.status.is_informational()) {
+            // All that is left is to break the connection, so that the end is not taken for good.
+            context.error.get_or_insert(rejection.label());
+            return 0;
+        }
+        let status = rejection.status().as_u16();
+        if let Err(error) = self.refuse(session, context, rejection).await {
+            log::debug!("request_id={} refusal not sent: {error}", context.request_id.as_str());
+        }
+        status
+    }
+}
+
+/// Finds out whose fault a failure is.
+fn fault(error: &Error, session: &Session) -> Fault {
+    let begun = session.response_written().is_some_and(|response| !response.status.is_informational());
+    if has_cause::<FirstByteTimeout>(error) {
+        return Fault::Backend(FailureReason::Timeout);
+    }
+    match error.esource {
+        ErrorSource::Upstream => Fault::Backend(match error.etype {
+            ConnectTimedout => FailureReason::ConnectTimeout,
+            pingora_core::ErrorType::ConnectRefused
+            | pingora_core::ErrorType::ConnectNoRoute
+            | pingora_core::ErrorType::ConnectError
+            | pingora_core::ErrorType::SocketError
+            | pingora_core::ErrorType::BindError => FailureReason::Connect,
+            InvalidHTTPHeader => FailureReason::Protocol,
+            ReadTimedout | WriteTimedout if begun => FailureReason::TimeoutInBody,
+            ReadTimedout | WriteTimedout => FailureReason::Timeout,
+            _ if begun => FailureReason::ResetInBody,
+            _ => FailureReason::Reset,
+        }),
+        ErrorSource::Downstream if has_cause::<MalformedChunk>(error) => {
+            Fault::Client(Rejection::MalformedBody)
+        }
+        ErrorSource::Downstream => match error.etype {
+            ReadTimedout => Fault::Client(Rejection::RequestTimeout),
+            InvalidHTTPHeader => Fault::Client(Rejection::BadRequest("header")),
+            _ => Fault::ClientGone,
+        },
+        ErrorSource::Internal | ErrorSource::Unset => Fault::Own,
+    }
+}
+
+/// Whether an error of this type is among the causes.
+fn has_cause<E: std::error::Error + 'static>(error: &Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = match &error.cause {
+        Some(cause) => Some(cause.as_ref()),
+        None => None,
+    };
+    while let Some(error) = cause {
+        if error.is::<E>() {
+            return true;
+        }
+        let inner = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref);
+        if inner.is_some_and(|inner| inner.is::<E>()) {
+            return true;
+        }
+        cause = match error.downcast_ref::<Box<Error>>() {
+            Some(error) => error.cause.as_deref().map(|cause| cause as _),
+            None => error.source(),
+        };
+    }
+    false
+}
+
+/// Whether the request can be sent again: nothing of the answer was passed on, all of the request
+/// is still here, and a second arrival does no harm (RFC 9110 section 9.2.2).
+fn may_repeat(session: &Session, reason: FailureReason, reach: Reach) -> bool {
+    let harmless = reach == Reach::NothingSent || is_idempotent(&session.req_header().method);
+    // Whoever has waited for a slow backend shall not wait for a second one.
+    let quick = !matches!(reason, FailureReason::Timeout | FailureReason::TimeoutInBody);
+    harmless && quick && session.response_written().is_none() && !session.as_ref().retry_buffer_truncated()
+}
+
+fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::PUT | Method::DELETE | Method::OPTIONS
+    )
+}
+
+fn has_attempts_left(context: &Context) -> bool {
+    let of_route = context.route.as_ref().and_then(|route| route.retry_attempts);
+    let of_upstream = context.upstream.as_ref().map_or(0, |upstream| upstream.retry_attempts);
+    (context.retries as usize) < of_route.unwrap_or(of_upstream)
+}
+
+fn retry_reason(reason: FailureReason, reach: Reach) -> RetryReason {
+    match reason {
+        FailureReason::Connect => RetryReason::Connect,
+        FailureReason::ConnectTimeout => RetryReason::ConnectTimeout,
+        FailureReason::Protocol => RetryReason::Protocol,
+        FailureReason::Timeout | FailureReason::TimeoutInBody => RetryReason::Timeout,
+        FailureReason::Reset | FailureReason::ResetInBody | FailureReason::Other => {
+            let kept = Reach::Sent { on_kept_connection: true };
+            if reach == kept { RetryReason::StaleConnection } else { RetryReason::Reset }
+        }
+    }
+}
+
+/// What the client is told of a backend's failure.
+fn rejection(reason: FailureReason) -> Rejection {
+    match reason {
+        FailureReason::ConnectTimeout | FailureReason::Timeout | FailureReason::TimeoutInBody => {
+            Rejection::GatewayTimeout
+        }
+        FailureReason::Connect
+        | FailureReason::Reset
+        | FailureReason::ResetInBody
+        | FailureReason::Protocol
+        | FailureReason::Other => Rejection::BadGateway,
+    }
+}

@@ -1,0 +1,123 @@
+//! What is remembered of a request that is over: metrics and the access log.
+
+use std::time::Instant;
+
+use http::header;
+
+use super::{Context, Gateway, Session};
+use crate::access_log::Record;
+use crate::listener::connection::{Refusals, Refused};
+use crate::metrics::MethodLabel;
+use crate::request_id::RequestId;
+
+/// The status of a request whose client left before it was answered, as nginx writes it.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+impl Gateway {
+    /// Records a request that went through the phases.
+    pub(super) fn record(&self, session: &Session, context: &mut Context) {
+        if context.silent {
+            return;
+        }
+        let now = Instant::now();
+        let written = session.response_written().map(|response| response.status.as_u16());
+        let status = written.unwrap_or(CLIENT_CLOSED_REQUEST);
+        let started = context.origin.as_ref().map_or(now, |origin| origin.received);
+        let duration = now - started;
+        let (bytes_in, bytes_out) = (
+            session.body_bytes_read() as u64,
+            session.body_bytes_sent() as u64,
+        );
+        let header = session.req_header();
+        let route = context.route.as_ref();
+        route
+            .map_or(&context.snapshot.no_route, |route| &route.metrics)
+            .observe(MethodLabel::from(&header.method), status, duration, bytes_in, bytes_out);
+        let backend_duration = context.attempt.as_ref().map(|attempt| now - attempt.started);
+        if let (Some(attempt), Some(upstream)) = (&context.attempt, &context.upstream)
+            && let Some(status) = attempt.answered
+        {
+            upstream.metrics.observe(status, now - attempt.started);
+        }
+        let Some(log) = &self.access_log else {
+            return;
+        };
+        let target = context.origin.as_ref().map(|origin| &origin.head.target);
+        let label = context.rejection.as_ref().map(|rejection| rejection.label());
+        log.emit(&Record {
+            request_id: context.request_id.as_str(),
+            route: route.map_or("none", |route| &*route.name),
+            method: header.method.as_str(),
+            host: header.headers.get(header::HOST).map_or(b"", |host| host.as_bytes()),
+            path_and_query: target.map_or(b"", |target| target.as_str().as_bytes()),
+            protocol: if header.version == http::Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
+            status_code: status,
+            duration,
+            client_ip: Some(context.client_ip),
+            user_agent: header.headers.get(header::USER_AGENT).map(|value| value.as_bytes()),
+            bytes_in,
+            bytes_out,
+            backend_service: context.upstream.as_ref().map(|upstream| &*upstream.name),
+            backend: context.attempt.as_ref().map(|attempt| &*attempt.admitted.backend().name),
+            backend_duration,
+            retries: context.retries,
+            error_type: context.error.or(label),
+            ..Record::default()
+        });
+    }
+}
+
+impl Refusals for Gateway {
+    fn refused(&self, refused: &Refused<'_>) -> String {
+        let request_id = RequestId::generate();
+        let status = refused.rejection.status().as_u16();
+        if let Some(counter) = self.refusals.get(refused.rejection.index()) {
+            counter.inc();
+        }
+        let (method, target) = first_words(refused.bytes);
+        let duration = refused.received.elapsed();
+        let label = http::Method::from_bytes(method.as_bytes());
+        let label = label.map_or(MethodLabel::Other, |method| MethodLabel::from(&method));
+        let snapshot = self.live.load();
+        snapshot.no_route.observe(label, status, duration, 0, 0);
+        if let Some(log) = &self.access_log {
+            log.emit(&Record {
+                request_id: request_id.as_str(),
+                route: "none",
+                method,
+                path_and_query: target,
+                protocol: "-",
+                status_code: status,
+                duration,
+                client_ip: Some(refused.peer.ip().to_canonical()),
+                error_type: Some(refused.rejection.label()),
+                ..Record::default()
+            });
+        }
+        request_id.as_str().to_owned()
+    }
+}
+
+/// Method and target of what may not be a request, for the log; `-` for what is no method.
+fn first_words(bytes: &[u8]) -> (&str, &[u8]) {
+    let line = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
+    let mut words = line.splitn(3, |byte| *byte == b' ');
+    let method = words.next().unwrap_or_default();
+    let is_method = !method.is_empty() && method.len() <= 32 && method.iter().all(u8::is_ascii_alphabetic);
+    let method = std::str::from_utf8(method).ok().filter(|_| is_method);
+    let target = words.next().unwrap_or_default();
+    (method.unwrap_or("-"), &target[..target.len().min(1024)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first_words;
+
+    #[test]
+    fn whatever_came_yields_words_for_the_log() {
+        assert_eq!(first_words(b"GET /a b\r\nx"), ("GET", &b"/a"[..]));
+        assert_eq!(first_words(b"\x16\x03\x01"), ("-", &b""[..]));
+        assert_eq!(first_words(b""), ("-", &b""[..]));
+        assert_eq!(first_words(b"BREW\r\n\r\n"), ("BREW", &b""[..]));
+    }
+}

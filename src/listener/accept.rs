@@ -1,0 +1,200 @@
+//! Worker threads and the sockets they accept from.
+//!
+//! Every worker runs one thread with its own reactor, its own pool of backend connections and all
+//! listening sockets. Whoever is free accepts; the connection goes to the worker with the fewest,
+//! and stays there. Nothing of a request crosses threads.
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use pingora_core::server::ShutdownWatch;
+use pingora_proxy::ProxyHttp;
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Handle, Runtime};
+
+use super::ListenerState;
+use super::connection::{self, Edge};
+use crate::metrics::ConnectionClose;
+
+/// After a failed accept (no file descriptors left, above all) there is a pause.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A bound socket and the listener it belongs to.
+pub struct Socket {
+    /// The listener.
+    pub listener: Arc<ListenerState>,
+    /// The socket, not blocking.
+    pub socket: TcpListener,
+}
+
+/// One thread of the edge.
+struct Worker<SV> {
+    handle: Handle,
+    open: Arc<AtomicUsize>,
+    edge: Arc<Edge<SV>>,
+}
+
+/// Starts a worker for each edge; they accept until `closing` turns true, and then finish what
+/// they have, until the process ends.
+pub fn start<SV>(
+    sockets: Vec<Socket>,
+    edges: Vec<Edge<SV>>,
+    closing: &ShutdownWatch,
+) -> io::Result<()>
+where
+    SV: ProxyHttp + Send + Sync + 'static,
+    SV::CTX: Send + Sync,
+{
+    let mut runtimes = Vec::new();
+    let mut workers = Vec::new();
+    for edge in edges {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        workers.push(Worker {
+            handle: runtime.handle().clone(),
+            open: Arc::default(),
+            edge: Arc::new(edge),
+        });
+        runtimes.push(runtime);
+    }
+    let workers: Arc<[Worker<SV>]> = workers.into();
+    for (index, runtime) in runtimes.into_iter().enumerate() {
+        let mut own = Vec::new();
+        for socket in &sockets {
+            own.push((Arc::clone(&socket.listener), socket.socket.try_clone()?));
+        }
+        let (workers, closing) = (Arc::clone(&workers), closing.clone());
+        std::thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || run(&runtime, index, own, workers, closing))?;
+    }
+    Ok(())
+}
+
+/// The thread of one worker.
+fn run<SV>(
+    runtime: &Runtime,
+    index: usize,
+    sockets: Vec<(Arc<ListenerState>, TcpListener)>,
+    workers: Arc<[Worker<SV>]>,
+    closing: ShutdownWatch,
+) where
+    SV: ProxyHttp + Send + Sync + 'static,
+    SV::CTX: Send + Sync,
+{
+    runtime.block_on(async {
+        for (listener, socket) in sockets {
+            let (workers, mut closing) = (Arc::clone(&workers), closing.clone());
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = accept(index, listener, socket, &workers) => {}
+                    _ = closing.wait_for(|closing| *closing) => {}
+                }
+            });
+        }
+        // The connections live in this runtime; it ends with the process.
+        std::future::pending::<()>().await;
+    });
+}
+
+/// Accepts from one socket for as long as it is polled.
+async fn accept<SV>(
+    index: usize,
+    listener: Arc<ListenerState>,
+    socket: TcpListener,
+    workers: &Arc<[Worker<SV>]>,
+) where
+    SV: ProxyHttp + Send + Sync + 'static,
+    SV::CTX: Send + Sync,
+{
+    let socket = match tokio::net::TcpListener::from_std(socket) {
+        Ok(socket) => socket,
+        Err(error) => {
+            log::error!("listener={} cannot be polled: {error}", listener.name);
+            return;
+        }
+    };
+    loop {
+        match socket.accept().await {
+            Ok((stream, _)) => assign(index, &listener, stream, workers),
+            Err(error) if is_client_fault(&error) => {}
+            Err(error) => {
+                log::error!("listener={} accept error: {error}", listener.name);
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// The client was gone before it was accepted.
+fn is_client_fault(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// Gives a connection to the worker with the fewest.
+fn assign<SV>(
+    index: usize,
+    listener: &Arc<ListenerState>,
+    stream: TcpStream,
+    workers: &Arc<[Worker<SV>]>,
+) where
+    SV: ProxyHttp + Send + Sync + 'static,
+    SV::CTX: Send + Sync,
+{
+    let open = |worker: &Worker<SV>| worker.open.load(Ordering::Relaxed);
+    let total: usize = workers.iter().map(open).sum();
+    let own = &workers[index];
+    if total >= own.edge.live.limits().max_connections {
+        listener.metrics.closed(ConnectionClose::Limit);
+        return;
+    }
+    let idlest = workers.iter().min_by_key(|worker| open(worker));
+    // Among equals the one that accepted: its thread is awake.
+    let Some(other) = idlest.filter(|worker| open(worker) < open(own)) else {
+        let counted = Counted::new(&own.open);
+        let serving = connection::serve(stream, Arc::clone(listener), Arc::clone(&own.edge));
+        tokio::spawn(counted.during(serving));
+        return;
+    };
+    // It leaves this worker's reactor here and enters the other's there.
+    let moved = match stream.into_std() {
+        Ok(stream) => stream,
+        Err(error) => return log::error!("listener={} connection error: {error}", listener.name),
+    };
+    let counted = Counted::new(&other.open);
+    let (listener, edge) = (Arc::clone(listener), Arc::clone(&other.edge));
+    other.handle.spawn(counted.during(async move {
+        match TcpStream::from_std(moved) {
+            Ok(stream) => connection::serve(stream, listener, edge).await,
+            Err(error) => log::error!("listener={} connection error: {error}", listener.name),
+        }
+    }));
+}
+
+/// Counts a connection of a worker until it is dropped.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(open))
+    }
+
+    /// Counts for as long as `serving` runs.
+    async fn during(self, serving: impl Future<Output = ()>) {
+        serving.await;
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

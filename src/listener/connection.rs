@@ -1,0 +1,289 @@
+//! The life of one client connection: wait, read a header, judge it, hand the request over, and
+//! decide whether the connection goes on.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Buf;
+use pingora_core::apps::HttpServerApp;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::server::ShutdownWatch;
+use pingora_proxy::{HttpProxy, ProxyHttp};
+use tokio::net::TcpStream;
+
+use super::ListenerState;
+use super::head::{self, Bounds, Head};
+use super::stream::{Connection, Lease, Shared, Waited};
+use crate::config::model::Limits;
+use crate::lifecycle::Lifecycle;
+use crate::metrics::ConnectionClose;
+use crate::reply::Rejection;
+use crate::snapshot::Live;
+
+/// The rest of a body that is read and forgotten so that the connection can go on.
+const DRAIN_BYTES: usize = 64 * 1024;
+/// What a client may still send after a refusal before its connection is closed for good.
+const LINGER_BYTES: usize = 1024 * 1024;
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What every connection of a worker needs.
+pub struct Edge<SV> {
+    /// What the requests are handed to.
+    pub proxy: Arc<HttpProxy<SV>>,
+    /// The running configuration.
+    pub live: Arc<Live>,
+    /// Who is told of requests that never became one.
+    pub refusals: Arc<dyn Refusals>,
+    /// Whether the process is ending, and what is in flight.
+    pub lifecycle: Arc<Lifecycle>,
+    /// Turns true when idle connections are to be closed.
+    pub closing: ShutdownWatch,
+}
+
+/// Told of what is refused before there is a request.
+pub trait Refusals: Send + Sync {
+    /// Records the refusal and names the request.
+    fn refused(&self, refused: &Refused<'_>) -> String;
+}
+
+/// A refusal before there is a request.
+pub struct Refused<'a> {
+    /// Why.
+    pub rejection: &'a Rejection,
+    /// From whom.
+    pub peer: SocketAddr,
+    /// When its first byte came.
+    pub received: Instant,
+    /// What came.
+    pub bytes: &'a [u8],
+}
+
+/// What a request knows of its connection; handed through Pingora to the gateway's phases.
+pub struct Origin {
+    /// The connection.
+    pub shared: Arc<Shared>,
+    /// The listener it came in through.
+    pub listener: Arc<ListenerState>,
+    /// What the header gate found.
+    pub head: Head,
+    /// When the first byte of the request was there.
+    pub received: Instant,
+}
+
+/// Why there is no header to go on with.
+enum NoHead {
+    /// The client left, or there is nothing to say to it.
+    Closed,
+    /// It is refused.
+    Refused(Rejection),
+}
+
+/// Serves a connection until it ends.
+pub async fn serve<SV>(tcp: TcpStream, listener: Arc<ListenerState>, edge: Arc<Edge<SV>>)
+where
+    SV: ProxyHttp + Send + Sync + 'static,
+    SV::CTX: Send + Sync,
+{
+    let (Ok(peer), Ok(local)) = (tcp.peer_addr(), tcp.local_addr()) else {
+        return;
+    };
+    let _open = listener.metrics.connection();
+    let shared = Arc::new(Shared::new(peer, local));
+    let mut connection = Connection::new(tcp);
+    let mut closing = edge.closing.clone();
+    let mut closing = pin!(async move {
+        // An error means that nobody can announce an end any more; then there is none.
+        if closing.wait_for(|closing| *closing).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    });
+    let mut first = true;
+    loop {
+        let limits = edge.live.limits();
+        let patience = if first {
+            limits.request_header_timeout
+        } else {
+            limits.keepalive_timeout
+        };
+        first = false;
+        if let Some(reason) = idle(&mut connection, patience, closing.as_mut()).await {
+            listener.metrics.closed(reason);
+            return;
+        }
+        let received = Instant::now();
+        let deadline = received + limits.request_header_timeout;
+        let (end, head) = match read_head(&mut connection, &limits, deadline).await {
+            Ok(found) => found,
+            Err(NoHead::Closed) => return,
+            Err(NoHead::Refused(rejection)) => {
+                listener.metrics.closed(close_reason(&rejection));
+                let bytes = connection.buffered();
+                let refused = Refused { rejection: &rejection, peer, received, bytes };
+                let request_id = edge.refusals.refused(&refused);
+                let response = rejection.to_bytes(&request_id);
+                let deadline = Instant::now() + LINGER;
+                if connection.send(&response, deadline).await.is_ok() {
+                    connection.linger(LINGER_BYTES, deadline).await;
+                }
+                return;
+            }
+        };
+        drop(limits);
+        let origin = Origin {
+            shared: Arc::clone(&shared),
+            listener: Arc::clone(&listener),
+            head,
+            received,
+        };
+        match handle(connection, end, origin, &edge).await {
+            Some(returned) => connection = returned,
+            None => return,
+        }
+    }
+}
+
+/// Waits for the next request. `Some` is why there will be none.
+async fn idle(
+    connection: &mut Connection,
+    patience: Duration,
+    mut closing: Pin<&mut impl Future<Output = ()>>,
+) -> Option<ConnectionClose> {
+    let deadline = Instant::now() + patience;
+    std::future::poll_fn(|context| {
+        match connection.poll_wait(deadline, context) {
+            Poll::Ready(Waited::Readable) => return Poll::Ready(None),
+            Poll::Ready(Waited::TimedOut) => {
+                return Poll::Ready(Some(ConnectionClose::IdleTimeout));
+            }
+            Poll::Pending => {}
+        }
+        closing
+            .as_mut()
+            .poll(context)
+            .map(|()| Some(ConnectionClose::Drain))
+    })
+    .await
+}
+
+/// Reads until the header is complete and judges it: its length and what it says.
+async fn read_head(
+    connection: &mut Connection,
+    limits: &Limits,
+    deadline: Instant,
+) -> Result<(usize, Head), NoHead> {
+    let bounds = Bounds {
+        bytes: limits.request_header_bytes,
+        fields: limits.request_header_fields,
+        target_bytes: limits.uri_bytes,
+    };
+    let mut searched = 0;
+    loop {
+        let bytes = connection.buffered();
+        if searched == 0 {
+            let lines = head::leading_empty_lines(bytes)
+                .ok_or(NoHead::Refused(Rejection::BadRequest("request line")))?;
+            bytes.advance(lines);
+        }
+        if let Some(end) = head::end_of_head(bytes, searched) {
+            return judge(&bytes[..end], &bounds).map_err(NoHead::Refused);
+        }
+        if let Some(rejection) = too_much(bytes, searched, &bounds) {
+            return Err(NoHead::Refused(rejection));
+        }
+        searched = bytes.len();
+        match connection.fill(deadline).await {
+            Ok(0) => return Err(NoHead::Closed),
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::TimedOut && searched > 0 => {
+                return Err(NoHead::Refused(Rejection::RequestTimeout));
+            }
+            Err(_) => return Err(NoHead::Closed),
+        }
+    }
+}
+
+fn judge(bytes: &[u8], bounds: &Bounds) -> Result<(usize, Head), Rejection> {
+    if bytes.len() > bounds.bytes {
+        return Err(too_large(bytes, bounds));
+    }
+    head::judge(bytes, bounds).map(|head| (bytes.len(), head))
+}
+
+/// Why an incomplete header need not be waited for.
+fn too_much(bytes: &[u8], searched: usize, bounds: &Bounds) -> Option<Rejection> {
+    if head::hopeless(bytes, searched) {
+        return Some(Rejection::BadRequest("line ending"));
+    }
+    (bytes.len() > bounds.bytes).then(|| too_large(bytes, bounds))
+}
+
+/// Which part of a header is too large.
+fn too_large(bytes: &[u8], bounds: &Bounds) -> Rejection {
+    let line = memchr::memchr(b'\n', bytes).unwrap_or(bytes.len());
+    if line > bounds.target_bytes {
+        Rejection::UriTooLong
+    } else {
+        Rejection::HeaderTooLarge
+    }
+}
+
+fn close_reason(rejection: &Rejection) -> ConnectionClose {
+    match rejection {
+        Rejection::RequestTimeout => ConnectionClose::HeaderTimeout,
+        Rejection::HeaderTooLarge | Rejection::UriTooLong => ConnectionClose::HeaderTooLarge,
+        _ => ConnectionClose::ParseError,
+    }
+}
+
+/// Hands one request over and takes the connection back, if it can be used again.
+async fn handle<SV>(
+    mut connection: Connection,
+    end: usize,
+    origin: Origin,
+    edge: &Edge<SV>,
+) -> Option<Connection>
+where
+    SV: ProxyHttp + Send + Sync + 'static,
+    SV::CTX: Send + Sync,
+{
+    let _in_flight = edge.lifecycle.request();
+    let _counted = origin.listener.metrics.request();
+    let shared = Arc::clone(&origin.shared);
+    let header = connection.begin(end, origin.head.framing);
+    let lease = Lease::new(connection, Arc::clone(&shared));
+    let mut session = ServerSession::new_http1(Box::new(lease));
+    session.set_pipelined_prefix(header);
+    session.set_connection_user_context(Some(Box::new(origin)));
+    let reusable = edge
+        .proxy
+        .process_new_http(session, &edge.closing)
+        .await
+        .is_some();
+    let (mut connection, answered) = shared.take_back()?;
+    if !reusable && !answered {
+        close(connection).await;
+        return None;
+    }
+    connection.stay_with_http();
+    let deadline = Instant::now() + LINGER;
+    if !connection.drain(DRAIN_BYTES, deadline).await {
+        close(connection).await;
+        return None;
+    }
+    connection.go_idle();
+    Some(connection)
+}
+
+/// Closes a connection, with patience when the client may still be sending.
+async fn close(mut connection: Connection) {
+    let deadline = Instant::now() + LINGER;
+    if connection.framing().is_done() {
+        let _ = connection.send(&[], deadline).await;
+    } else {
+        connection.linger(LINGER_BYTES, deadline).await;
+    }
+}

@@ -1,0 +1,62 @@
+//! The edge towards clients: accepting connections and judging what comes in through them before
+//! anything acts on it.
+
+pub mod accept;
+pub mod client_addr;
+pub mod connection;
+pub mod framing;
+pub mod head;
+pub mod normalize;
+pub mod stream;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::config::model;
+use crate::metrics::{ListenerMetrics, Metrics};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 4096;
+
+/// What a listener knows of itself.
+pub struct ListenerState {
+    /// Its label in metrics and logs.
+    pub name: Arc<str>,
+    /// Whether the health endpoints are answered here.
+    pub health: bool,
+    /// Who may read `/metrics` here.
+    pub metrics_allow: Vec<IpNet>,
+    /// What is measured of it.
+    pub metrics: Arc<ListenerMetrics>,
+}
+
+impl ListenerState {
+    /// Of a configured listener.
+    pub fn new(config: &model::Listener, metrics: &Metrics) -> Self {
+        Self {
+            name: Arc::clone(&config.name),
+            health: config.health,
+            metrics_allow: config.metrics_allow.clone(),
+            metrics: metrics.listener(&config.name),
+        }
+    }
+}
+
+/// Binds an address, so that one in use is found before anything starts.
+pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A restart must not wait for old connections in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    // Accepted sockets inherit it, which saves a call for each.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}

@@ -1,0 +1,532 @@
+//! A client's connection as bytes: what was read too early, what waits to be written, and how much
+//! of the current request is left.
+//!
+//! Pingora reads and writes it through a [`Lease`], which lets it see the current request's bytes
+//! and no others, and hands the connection back when Pingora lets go of it, so that the loop in
+//! [`super::connection`] alone decides whether it is used again. A connection that waits for its
+//! next request holds no buffer.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::{Buf, BytesMut};
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::protocols::{
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+    TimingDigest, UniqueID, UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+
+use super::framing::{Framing, MalformedChunk};
+
+/// What a read takes from the socket at once while no body buffer is given.
+const READ_BYTES: usize = 4 * 1024;
+/// Bytes of following requests that are kept while one is being answered.
+const MAX_EARLY_BYTES: usize = 64 * 1024;
+/// Response bytes gathered before they are written; a header and a small body go out together.
+const WRITE_BYTES: usize = 16 * 1024;
+
+/// The wait for a response's first byte is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no response in time")]
+pub struct FirstByteTimeout;
+
+/// What the connection's loop and the phases of a request share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The peer's address.
+    pub peer: SocketAddr,
+    /// The address it connected to.
+    pub local: SocketAddr,
+    /// When the response must have begun, in milliseconds since `epoch`; 0 for no deadline.
+    first_byte_deadline: AtomicU64,
+    /// Set when the gateway answered by itself, completely, and the connection can go on.
+    answered: AtomicBool,
+    /// Where a lease leaves the connection.
+    returned: Mutex<Option<Connection>>,
+    epoch: Instant,
+}
+
+impl Shared {
+    /// For a connection between these addresses.
+    pub fn new(peer: SocketAddr, local: SocketAddr) -> Self {
+        Self {
+            peer,
+            local,
+            first_byte_deadline: AtomicU64::new(0),
+            answered: AtomicBool::new(false),
+            returned: Mutex::new(None),
+            epoch: Instant::now(),
+        }
+    }
+
+    /// From now on the response must begin within this time.
+    pub fn expect_first_byte(&self, within: Duration) {
+        let deadline = (self.epoch.elapsed() + within).as_millis() as u64;
+        self.first_byte_deadline.store(deadline, Ordering::Relaxed);
+    }
+
+    /// The response has begun, or nothing waits for it any longer.
+    pub fn first_byte_arrived(&self) {
+        self.first_byte_deadline.store(0, Ordering::Relaxed);
+    }
+
+    /// A complete response of the gateway's own was written.
+    pub fn set_answered(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+    }
+
+    fn first_byte_deadline(&self) -> Option<Instant> {
+        match self.first_byte_deadline.load(Ordering::Relaxed) {
+            0 => None,
+            millis => Some(self.epoch + Duration::from_millis(millis)),
+        }
+    }
+
+    /// Takes the connection back after a request: with whether a response of the gateway's own
+    /// says that it can go on. `None` when it is gone.
+    pub fn take_back(&self) -> Option<(Connection, bool)> {
+        let connection = self
+            .returned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()?;
+        self.first_byte_arrived();
+        Some((connection, self.answered.swap(false, Ordering::Relaxed)))
+    }
+}
+
+/// One timer for every deadline of a connection.
+///
+/// It is moved only when a deadline comes sooner than what it is set to; when it fires early for
+/// the deadline in force, it is set again. A busy connection so touches the timer wheel once in
+/// many requests.
+#[derive(Debug, Default)]
+struct Alarm {
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Alarm {
+    /// Ready when `deadline` has passed; wakes the task then.
+    fn poll(&mut self, deadline: Instant, context: &mut Context<'_>) -> Poll<()> {
+        let deadline = tokio::time::Instant::from_std(deadline);
+        let sleep = self
+            .sleep
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if deadline < sleep.deadline() {
+            sleep.as_mut().reset(deadline);
+        }
+        while sleep.as_mut().poll(context).is_ready() {
+            if sleep.deadline() >= deadline {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(deadline);
+        }
+        Poll::Pending
+    }
+}
+
+/// A client's connection.
+#[derive(Debug)]
+pub struct Connection {
+    tcp: TcpStream,
+    /// Read and not yet handed out.
+    inbound: BytesMut,
+    /// Handed in and not yet written.
+    outbound: BytesMut,
+    /// What is left of the current request.
+    framing: Framing,
+    alarm: Alarm,
+    /// The peer has sent its last byte.
+    ended: bool,
+    /// Our side was shut down.
+    shut: bool,
+}
+
+/// How a wait for bytes ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// There are bytes (or the end) to read.
+    Readable,
+    /// The deadline passed.
+    TimedOut,
+}
+
+impl Connection {
+    /// A fresh connection.
+    pub fn new(tcp: TcpStream) -> Self {
+        Self {
+            tcp,
+            inbound: BytesMut::new(),
+            outbound: BytesMut::new(),
+            framing: Framing::Done,
+            alarm: Alarm::default(),
+            ended: false,
+            shut: false,
+        }
+    }
+
+    /// Bytes that were read and belong to no request yet.
+    pub fn buffered(&mut self) -> &mut BytesMut {
+        &mut self.inbound
+    }
+
+    /// What is left of the current request.
+    pub fn framing(&self) -> Framing {
+        self.framing
+    }
+
+    /// Begins a request: `head` bytes of the buffer are taken out as its header.
+    pub fn begin(&mut self, head: usize, framing: Framing) -> BytesMut {
+        self.framing = framing;
+        if head == self.inbound.len() {
+            std::mem::take(&mut self.inbound)
+        } else {
+            self.inbound.split_to(head)
+        }
+    }
+
+    /// The current request asked for another protocol and stayed with HTTP.
+    pub fn stay_with_http(&mut self) {
+        if self.framing == Framing::Tunnel {
+            self.framing = Framing::Done;
+        }
+    }
+
+    /// Gives back what only a request needs.
+    pub fn go_idle(&mut self) {
+        if self.outbound.is_empty() {
+            self.outbound = BytesMut::new();
+        }
+        if self.inbound.is_empty() {
+            self.inbound = BytesMut::new();
+        }
+    }
+
+    /// Waits, without a buffer, until there is something to read or the deadline has passed.
+    pub fn poll_wait(&mut self, deadline: Instant, context: &mut Context<'_>) -> Poll<Waited> {
+        if !self.inbound.is_empty() || self.ended {
+            return Poll::Ready(Waited::Readable);
+        }
+        if self.tcp.poll_read_ready(context).is_ready() {
+            return Poll::Ready(Waited::Readable);
+        }
+        self.alarm
+            .poll(deadline, context)
+            .map(|()| Waited::TimedOut)
+    }
+
+    /// Reads more into the buffer. 0 is the end of the stream; `TimedOut` is the deadline.
+    pub async fn fill(&mut self, deadline: Instant) -> io::Result<usize> {
+        std::future::poll_fn(|context| {
+            if let Poll::Ready(result) = self.poll_fill(context) {
+                return Poll::Ready(result);
+            }
+            self.alarm
+                .poll(deadline, context)
+                .map(|()| Err(io::ErrorKind::TimedOut.into()))
+        })
+        .await
+    }
+
+    fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.ended {
+            return Poll::Ready(Ok(0));
+        }
+        // No buffer before there are bytes for it.
+        ready!(self.tcp.poll_read_ready(context))?;
+        self.inbound.reserve(READ_BYTES);
+        let count = ready!(poll_read_buf(&mut self.tcp, &mut self.inbound, context))?;
+        self.ended = count == 0;
+        Poll::Ready(Ok(count))
+    }
+
+    /// Reads the rest of the current request and forgets it, up to `limit` bytes.
+    ///
+    /// Says whether the request has ended.
+    pub async fn drain(&mut self, mut limit: usize, deadline: Instant) -> bool {
+        loop {
+            match self.framing.advance(&self.inbound) {
+                Ok(count) if count <= limit => {
+                    self.inbound.advance(count);
+                    limit -= count;
+                }
+                _ => return false,
+            }
+            if self.framing.is_done() {
+                return true;
+            }
+            if !matches!(self.fill(deadline).await, Ok(count) if count > 0) {
+                return false;
+            }
+        }
+    }
+
+    /// Writes the bytes and flushes, until the deadline.
+    pub async fn send(&mut self, bytes: &[u8], deadline: Instant) -> io::Result<()> {
+        self.outbound.extend_from_slice(bytes);
+        std::future::poll_fn(|context| {
+            if let Poll::Ready(result) = self.poll_flush_outbound(context) {
+                return Poll::Ready(result);
+            }
+            self.alarm
+                .poll(deadline, context)
+                .map(|()| Err(io::ErrorKind::TimedOut.into()))
+        })
+        .await
+    }
+
+    /// Closes so that the peer can still read what was written to it.
+    ///
+    /// Closing a socket with unread bytes resets the connection, which may take the response away
+    /// from the client; so what still arrives is read and thrown away for a while (RFC 9112
+    /// section 9.6).
+    pub async fn linger(mut self, limit: usize, deadline: Instant) {
+        let flushed = self.send(&[], deadline).await;
+        if flushed.is_err() || self.ended {
+            return;
+        }
+        if !self.shut && self.shut_down_writing().is_err() {
+            return;
+        }
+        let mut left = limit;
+        while let Ok(count) = self.fill(deadline).await {
+            self.inbound.clear();
+            if count == 0 || count > left {
+                return;
+            }
+            left -= count;
+        }
+    }
+
+    fn shut_down_writing(&mut self) -> io::Result<()> {
+        self.shut = true;
+        socket2::SockRef::from(&self.tcp).shutdown(std::net::Shutdown::Write)
+    }
+
+    fn poll_flush_outbound(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.outbound.is_empty() {
+            let count = ready!(Pin::new(&mut self.tcp).poll_write(context, &self.outbound))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.outbound.advance(count);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads the current request's bytes, and none behind them, into `buffer`.
+    fn poll_request(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let begin = buffer.filled().len();
+        if self.inbound.is_empty() {
+            if self.ended {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(Pin::new(&mut self.tcp).poll_read(context, buffer))?;
+            self.ended = buffer.filled().len() == begin;
+        } else {
+            let count = self.inbound.len().min(buffer.remaining());
+            buffer.put_slice(&self.inbound[..count]);
+            self.inbound.advance(count);
+        }
+        let read = &buffer.filled()[begin..];
+        let own = self.framing.advance(read).map_err(malformed)?;
+        if own < read.len() {
+            let mut early = BytesMut::from(&read[own..]);
+            early.unsplit(std::mem::take(&mut self.inbound));
+            self.inbound = early;
+            buffer.set_filled(begin + own);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Watches for the client leaving while its request is being answered.
+    ///
+    /// What arrives meanwhile is kept for the next request. Ready means that the client has left.
+    fn poll_departure(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if self.inbound.len() >= MAX_EARLY_BYTES {
+                return Poll::Pending;
+            }
+            if ready!(self.poll_fill(context))? == 0 {
+                // Half a connection is enough to answer requests that came before its end.
+                return if self.inbound.is_empty() {
+                    Poll::Ready(Ok(()))
+                } else {
+                    Poll::Pending
+                };
+            }
+        }
+    }
+}
+
+fn malformed(error: MalformedChunk) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+/// One read into a buffer with room.
+fn poll_read_buf(
+    tcp: &mut TcpStream,
+    buffer: &mut BytesMut,
+    context: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    let mut read = std::pin::pin!(tokio::io::AsyncReadExt::read_buf(tcp, buffer));
+    read.as_mut().poll(context)
+}
+
+/// A connection lent to Pingora for one request.
+#[derive(Debug)]
+pub struct Lease {
+    /// Always there until drop.
+    connection: Option<Connection>,
+    shared: Arc<Shared>,
+}
+
+impl Lease {
+    /// Lends the connection; it comes back through [`Shared::take_back`].
+    pub fn new(connection: Connection, shared: Arc<Shared>) -> Self {
+        Self {
+            connection: Some(connection),
+            shared,
+        }
+    }
+
+    fn connection(&mut self) -> io::Result<&mut Connection> {
+        self.connection
+            .as_mut()
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        *self
+            .shared
+            .returned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = self.connection.take();
+    }
+}
+
+impl AsyncRead for Lease {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let deadline = self.shared.first_byte_deadline();
+        let connection = self.connection()?;
+        let read = if connection.framing.is_done() {
+            connection.poll_departure(context)
+        } else {
+            connection.poll_request(context, buffer)
+        };
+        if read.is_ready() {
+            return read;
+        }
+        match deadline {
+            Some(deadline) => connection
+                .alarm
+                .poll(deadline, context)
+                .map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, FirstByteTimeout))),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncWrite for Lease {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let connection = self.connection()?;
+        if connection.outbound.len() + bytes.len() <= WRITE_BYTES {
+            connection.outbound.extend_from_slice(bytes);
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        loop {
+            let waiting = connection.outbound.len();
+            if waiting == 0 {
+                return Pin::new(&mut connection.tcp).poll_write(context, bytes);
+            }
+            let both = [
+                io::IoSlice::new(&connection.outbound),
+                io::IoSlice::new(bytes),
+            ];
+            let written =
+                ready!(Pin::new(&mut connection.tcp).poll_write_vectored(context, &both))?;
+            if written > waiting {
+                connection.outbound.clear();
+                return Poll::Ready(Ok(written - waiting));
+            }
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            connection.outbound.advance(written);
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.connection()?.poll_flush_outbound(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let connection = self.connection()?;
+        ready!(connection.poll_flush_outbound(context))?;
+        Poll::Ready(connection.shut_down_writing())
+    }
+}
+
+#[async_trait]
+impl Shutdown for Lease {
+    async fn shutdown(&mut self) {
+        // The connection's loop closes it, with regard to what the client has yet to read.
+        let _ = tokio::io::AsyncWriteExt::flush(self).await;
+    }
+}
+
+impl UniqueID for Lease {
+    fn id(&self) -> UniqueIDType {
+        self.connection
+            .as_ref()
+            .map_or(0, |connection| connection.tcp.as_raw_fd())
+    }
+}
+
+impl Ssl for Lease {}
+
+impl GetTimingDigest for Lease {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Lease {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        None
+    }
+}
+
+impl GetSocketDigest for Lease {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        None
+    }
+}
+
+#[async_trait]
+impl Peek for Lease {}

@@ -1,0 +1,101 @@
+//! What is measured of one backend.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use prometheus::proto::MetricFamily;
+
+use super::catalogue;
+use super::family::Family;
+use super::label::{Counts, Label, label};
+
+label! {
+    /// What a health check found.
+    ProbeResult {
+        /// The backend is well.
+        Success = "success",
+        /// It is not.
+        Failure = "failure",
+    }
+}
+
+/// Upstream and backend.
+pub(super) type Key = (Arc<str>, Arc<str>);
+
+/// What is measured of one backend. It counts as up until something else is known.
+pub struct BackendMetrics {
+    up: AtomicBool,
+    ejections: AtomicU64,
+    probes: Counts<{ ProbeResult::ALL.len() }>,
+}
+
+impl Default for BackendMetrics {
+    fn default() -> Self {
+        Self {
+            up: AtomicBool::new(true),
+            ejections: AtomicU64::new(0),
+            probes: Counts::default(),
+        }
+    }
+}
+
+impl BackendMetrics {
+    /// States whether the backend is given requests.
+    pub fn set_up(&self, up: bool) {
+        self.up.store(up, Relaxed);
+    }
+
+    /// Counts an ejection.
+    pub fn ejected(&self) {
+        self.ejections.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a health check.
+    pub fn probed(&self, result: ProbeResult) {
+        self.probes.inc(result);
+    }
+}
+
+/// Adds the families of all backends.
+pub(super) fn collect(
+    namespace: &str,
+    held: &[(Key, Arc<BackendMetrics>)],
+    out: &mut Vec<MetricFamily>,
+) {
+    let mut up = Family::new(namespace, &catalogue::BACKEND_UP);
+    let mut ejections = Family::new(namespace, &catalogue::BACKEND_EJECTIONS);
+    let mut probes = Family::new(namespace, &catalogue::BACKEND_PROBES);
+    for ((upstream, backend), metrics) in held {
+        let labels = [("backend", &**backend), ("backend_service", &**upstream)];
+        up.gauge(&labels, metrics.up.load(Relaxed).into());
+        ejections.count(&labels, metrics.ejections.load(Relaxed));
+        for (result, count) in metrics.probes.read::<ProbeResult>() {
+            probes.count(&[labels[0], labels[1], ("result", result)], count);
+        }
+    }
+    out.extend([up, ejections, probes].map(Family::finish));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Format, Metrics, render};
+    use super::*;
+
+    #[test]
+    fn says_whether_a_backend_is_up() {
+        let metrics = Metrics::new("gateway");
+        let (first, second) = (metrics.backend("u", "a:1"), metrics.backend("u", "b:1"));
+        second.set_up(false);
+        second.ejected();
+        first.probed(ProbeResult::Failure);
+        let text = String::from_utf8_lossy(&render(&metrics, Format::Text).1).into_owned();
+        for line in [
+            "gateway_backend_up{backend=\"a:1\",backend_service=\"u\"} 1",
+            "gateway_backend_up{backend=\"b:1\",backend_service=\"u\"} 0",
+            "gateway_backend_ejections_total{backend=\"b:1\",backend_service=\"u\"} 1",
+            "gateway_backend_probes_total{backend=\"a:1\",backend_service=\"u\",result=\"failure\"} 1",
+        ] {
+            assert!(text.contains(&format!("{line}\n")), "{line} in\n{text}");
+        }
+    }
+}

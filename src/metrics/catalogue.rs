@@ -1,0 +1,116 @@
+//! The names, kinds and help texts of all metrics. They are public interface: see the changelog
+//! rules before a name or a label changes.
+
+use prometheus::proto::MetricType;
+
+/// One metric, without the namespace.
+pub(super) struct Definition {
+    pub name: &'static str,
+    pub kind: MetricType,
+    pub help: &'static str,
+}
+
+const fn counter(name: &'static str, help: &'static str) -> Definition {
+    let kind = MetricType::COUNTER;
+    Definition { name, kind, help }
+}
+
+const fn gauge(name: &'static str, help: &'static str) -> Definition {
+    let kind = MetricType::GAUGE;
+    Definition { name, kind, help }
+}
+
+const fn histogram(name: &'static str, help: &'static str) -> Definition {
+    let kind = MetricType::HISTOGRAM;
+    Definition { name, kind, help }
+}
+
+pub(super) const REQUESTS: Definition = counter(
+    "http_requests_total",
+    "Requests answered, by route, method and status sent to the client.",
+);
+pub(super) const REQUEST_DURATION: Definition = histogram(
+    "http_request_duration_seconds",
+    "From the request header read to the last byte of the response sent.",
+);
+pub(super) const REQUEST_SIZE: Definition = histogram(
+    "http_request_size_bytes",
+    "Body bytes read from the client.",
+);
+pub(super) const RESPONSE_SIZE: Definition =
+    histogram("http_response_size_bytes", "Body bytes sent to the client.");
+pub(super) const REFUSALS: Definition = counter(
+    "http_refusals_total",
+    "Requests that the gateway refused by itself, by reason.",
+);
+
+pub(super) const REQUESTS_IN_FLIGHT: Definition =
+    gauge("http_requests_in_flight", "Requests being handled.");
+pub(super) const CONNECTIONS_ACTIVE: Definition =
+    gauge("connections_active", "Client connections open.");
+pub(super) const CONNECTIONS: Definition =
+    counter("connections_total", "Client connections accepted.");
+pub(super) const CONNECTIONS_CLOSED: Definition = counter(
+    "connections_closed_total",
+    "Client connections closed by the gateway's own decision, by reason.",
+);
+
+pub(super) const BACKEND_REQUESTS: Definition = counter(
+    "backend_requests_total",
+    "Attempts on backends, by the status they ended with; an attempt without an answer counts as \
+     the status that stands for it.",
+);
+pub(super) const BACKEND_DURATION: Definition = histogram(
+    "backend_duration_seconds",
+    "From an attempt's start to the last byte of the backend's answer.",
+);
+pub(super) const BACKEND_FAILURES: Definition = counter(
+    "backend_failures_total",
+    "Attempts that ended without a complete answer, by reason.",
+);
+pub(super) const BACKEND_RETRIES: Definition = counter(
+    "backend_retries_total",
+    "Attempts after the first, by what made them necessary.",
+);
+pub(super) const POOL_IN_USE: Definition = gauge(
+    "connection_pool_in_use",
+    "Connections to backends that carry a request.",
+);
+pub(super) const POOL_REUSED: Definition = counter(
+    "connection_pool_reused_total",
+    "Attempts that went over a kept connection.",
+);
+pub(super) const POOL_CREATED: Definition = counter(
+    "connection_pool_created_total",
+    "Attempts that went over a connection of their own making.",
+);
+
+pub(super) const BACKEND_UP: Definition = gauge(
+    "backend_up",
+    "Whether a backend is given requests: 1 yes, 0 no.",
+);
+pub(super) const BACKEND_EJECTIONS: Definition = counter(
+    "backend_ejections_total",
+    "Times a backend was left out for failing requests.",
+);
+pub(super) const BACKEND_PROBES: Definition = counter(
+    "backend_probes_total",
+    "Health checks of a backend, by result.",
+);
+
+pub(super) const CONFIG_RELOADS: Definition =
+    counter("config_reloads_total", "Configuration reloads, by result.");
+pub(super) const CONFIG_INFO: Definition = gauge(
+    "config_info",
+    "Always 1; the labels say which configuration runs.",
+);
+pub(super) const BUILD_INFO: Definition = gauge(
+    "build_info",
+    "Always 1; the labels say what the binary was built from.",
+);
+pub(super) const ACCESS_LOG_DROPPED: Definition = counter(
+    "access_log_dropped_total",
+    "Access log lines lost because the writer was behind or could not write.",
+);
+pub(super) const PANICS: Definition =
+    counter("panics_total", "Panics, each of which ended one task.");

@@ -1,0 +1,201 @@
+//! What is measured of an upstream: attempts, failures, retries, connections.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use prometheus::proto::MetricFamily;
+
+use super::catalogue;
+use super::family::Family;
+use super::histogram::Histogram;
+use super::label::{Counts, Label, label};
+use super::status::StatusCounts;
+
+label! {
+    /// What made a further attempt necessary.
+    RetryReason {
+        /// No connection could be made.
+        Connect = "connect",
+        /// Making a connection took too long.
+        ConnectTimeout = "connect_timeout",
+        /// The backend closed the connection before it answered.
+        Reset = "reset",
+        /// The backend did not answer in time.
+        Timeout = "timeout",
+        /// A kept connection turned out to be closed.
+        StaleConnection = "stale_connection",
+        /// The answer was not HTTP.
+        Protocol = "protocol",
+    }
+}
+
+label! {
+    /// Why an attempt ended without a complete answer.
+    FailureReason {
+        /// No connection could be made.
+        Connect = "connect",
+        /// Making a connection took too long.
+        ConnectTimeout = "connect_timeout",
+        /// The connection broke before the response header was complete.
+        Reset = "reset",
+        /// The connection broke inside the response body.
+        ResetInBody = "reset_in_body",
+        /// The response header did not come in time.
+        Timeout = "timeout",
+        /// The response body stopped coming.
+        TimeoutInBody = "timeout_in_body",
+        /// The answer was not HTTP.
+        Protocol = "protocol",
+        /// Anything else.
+        Other = "other",
+    }
+}
+
+/// What is measured of an upstream.
+pub struct UpstreamMetrics {
+    statuses: StatusCounts,
+    duration: Histogram,
+    failures: Counts<{ FailureReason::ALL.len() }>,
+    retries: Counts<{ RetryReason::ALL.len() }>,
+    pool_reused: AtomicU64,
+    pool_created: AtomicU64,
+    pool_in_use: AtomicI64,
+}
+
+impl Default for UpstreamMetrics {
+    fn default() -> Self {
+        Self {
+            statuses: StatusCounts::default(),
+            duration: Histogram::of_seconds(),
+            failures: Counts::default(),
+            retries: Counts::default(),
+            pool_reused: AtomicU64::new(0),
+            pool_created: AtomicU64::new(0),
+            pool_in_use: AtomicI64::new(0),
+        }
+    }
+}
+
+impl UpstreamMetrics {
+    /// Observes an attempt that ended with this status from the backend, or with 502 or 504 when
+    /// the backend gave none.
+    pub fn observe(&self, status: u16, duration: Duration) {
+        self.statuses.inc(status);
+        self.duration.observe_duration(duration);
+    }
+
+    /// Counts an attempt without a complete answer.
+    pub fn failed(&self, reason: FailureReason) {
+        self.failures.inc(reason);
+    }
+
+    /// Counts a further attempt.
+    pub fn retried(&self, reason: RetryReason) {
+        self.retries.inc(reason);
+    }
+
+    /// Counts a connection that an attempt got; it is in use until the guard is dropped.
+    pub fn connection(self: &Arc<Self>, reused: bool) -> PooledConnection {
+        let counter = if reused {
+            &self.pool_reused
+        } else {
+            &self.pool_created
+        };
+        counter.fetch_add(1, Relaxed);
+        self.pool_in_use.fetch_add(1, Relaxed);
+        PooledConnection(Arc::clone(self))
+    }
+}
+
+/// A connection to a backend while it carries a request.
+pub struct PooledConnection(Arc<UpstreamMetrics>);
+
+impl Drop for PooledConnection {
+    fn drop(&mut self) {
+        self.0.pool_in_use.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Adds the families of all upstreams.
+pub(super) fn collect(
+    namespace: &str,
+    held: &[(Arc<str>, Arc<UpstreamMetrics>)],
+    out: &mut Vec<MetricFamily>,
+) {
+    let mut requests = Family::new(namespace, &catalogue::BACKEND_REQUESTS);
+    let mut durations = Family::new(namespace, &catalogue::BACKEND_DURATION);
+    let mut failures = Family::new(namespace, &catalogue::BACKEND_FAILURES);
+    let mut retries = Family::new(namespace, &catalogue::BACKEND_RETRIES);
+    let mut pool = Pool::new(namespace);
+    for (upstream, metrics) in held {
+        let own = ("backend_service", &**upstream);
+        durations.histogram(&[own], &metrics.duration);
+        metrics
+            .statuses
+            .read(|code, count| requests.count(&[own, ("status_code", code)], count));
+        for (reason, count) in metrics.failures.read::<FailureReason>() {
+            failures.count(&[own, ("reason", reason)], count);
+        }
+        for (reason, count) in metrics.retries.read::<RetryReason>() {
+            retries.count(&[own, ("reason", reason)], count);
+        }
+        pool.add(own, metrics);
+    }
+    out.extend([requests, durations, failures, retries].map(Family::finish));
+    out.extend([pool.in_use, pool.reused, pool.created].map(Family::finish));
+}
+
+struct Pool {
+    in_use: Family,
+    reused: Family,
+    created: Family,
+}
+
+impl Pool {
+    fn new(namespace: &str) -> Self {
+        Self {
+            in_use: Family::new(namespace, &catalogue::POOL_IN_USE),
+            reused: Family::new(namespace, &catalogue::POOL_REUSED),
+            created: Family::new(namespace, &catalogue::POOL_CREATED),
+        }
+    }
+
+    fn add(&mut self, own: (&str, &str), metrics: &UpstreamMetrics) {
+        self.in_use.gauge(&[own], metrics.pool_in_use.load(Relaxed));
+        self.reused.count(&[own], metrics.pool_reused.load(Relaxed));
+        self.created
+            .count(&[own], metrics.pool_created.load(Relaxed));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Format, Metrics, render};
+    use super::*;
+
+    #[test]
+    fn counts_attempts_failures_retries_and_connections() {
+        let metrics = Metrics::new("gateway");
+        let upstream = metrics.upstream("users");
+        upstream.observe(502, Duration::from_millis(3));
+        upstream.failed(FailureReason::ResetInBody);
+        upstream.retried(RetryReason::StaleConnection);
+        let first = upstream.connection(false);
+        let second = upstream.connection(true);
+        drop(first);
+        let text = String::from_utf8_lossy(&render(&metrics, Format::Text).1).into_owned();
+        drop(second);
+        for line in [
+            "gateway_backend_requests_total{backend_service=\"users\",status_code=\"502\"} 1",
+            "gateway_backend_duration_seconds_count{backend_service=\"users\"} 1",
+            "gateway_backend_failures_total{backend_service=\"users\",reason=\"reset_in_body\"} 1",
+            "gateway_backend_retries_total{backend_service=\"users\",reason=\"stale_connection\"} 1",
+            "gateway_connection_pool_in_use{backend_service=\"users\"} 1",
+            "gateway_connection_pool_reused_total{backend_service=\"users\"} 1",
+            "gateway_connection_pool_created_total{backend_service=\"users\"} 1",
+        ] {
+            assert!(text.contains(&format!("{line}\n")), "{line} in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! What the gateway refuses by itself, and the response that says so.
+//!
+//! A [`Rejection`] decides status, label and message in one place. Labels are constants: they are
+//! the `error` of the body, the `error_type` of the access log and the `reason` of the metric.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+
+/// Why a request was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// The request breaks the grammar of HTTP; the part that does.
+    BadRequest(&'static str),
+    /// The body breaks the grammar of its encoding.
+    MalformedBody,
+    /// The header is larger than allowed.
+    HeaderTooLarge,
+    /// The request target is longer than allowed.
+    UriTooLong,
+    /// A version that is not spoken.
+    VersionNotSupported,
+    /// An `Expect` other than `100-continue`.
+    ExpectationFailed,
+    /// Header or body did not arrive in time.
+    RequestTimeout,
+    /// The body is larger than the route allows.
+    BodyTooLarge,
+    /// No route matches.
+    NotFound,
+    /// Routes match but for their methods; the value of `Allow`.
+    MethodNotAllowed(HeaderValue),
+    /// Every backend is out of service.
+    NoHealthyBackend,
+    /// The backend could not be reached or did not speak HTTP.
+    BadGateway,
+    /// The backend did not answer in time.
+    GatewayTimeout,
+    /// A fault of the gateway itself.
+    Internal,
+}
+
+/// Every label, for metrics that resolve their handles beforehand.
+pub const LABELS: [&str; 14] = [
+    "bad_request",
+    "malformed_body",
+    "header_too_large",
+    "uri_too_long",
+    "version_not_supported",
+    "expectation_failed",
+    "request_timeout",
+    "body_too_large",
+    "not_found",
+    "method_not_allowed",
+    "no_healthy_backend",
+    "bad_gateway",
+    "gateway_timeout",
+    "internal",
+];
+
+impl Rejection {
+    /// Its place in [`LABELS`].
+    pub fn index(&self) -> usize {
+        match self {
+            Self::BadRequest(_) => 0,
+            Self::MalformedBody => 1,
+            Self::HeaderTooLarge => 2,
+            Self::UriTooLong => 3,
+            Self::VersionNotSupported => 4,
+            Self::ExpectationFailed => 5,
+            Self::RequestTimeout => 6,
+            Self::BodyTooLarge => 7,
+            Self::NotFound => 8,
+            Self::MethodNotAllowed(_) => 9,
+            Self::NoHealthyBackend => 10,
+            Self::BadGateway => 11,
+            Self::GatewayTimeout => 12,
+            Self::Internal => 13,
+        }
+    }
+
+    /// The constant that names it in bodies, logs and metrics.
+    pub fn label(&self) -> &'static str {
+        LABELS[self.index()]
+    }
+
+    /// The status of the response.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) | Self::MalformedBody => StatusCode::BAD_REQUEST,
+            Self::HeaderTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::UriTooLong => StatusCode::URI_TOO_LONG,
+            Self::VersionNotSupported => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NoHealthyBackend => StatusCode::SERVICE_UNAVAILABLE,
+            Self::BadGateway => StatusCode::BAD_GATEWAY,
+            Self::GatewayTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// A sentence for the person who sees the response.
+    fn message(&self) -> &'static str {
+        match self {
+            Self::BadRequest(part) => match *part {
+                "host" => "The Host header is missing, repeated or malformed.",
+                "request target" => "The request target is malformed.",
+                "content-length" => "The Content-Length is repeated or malformed.",
+                "transfer-encoding" => "The Transfer-Encoding is not supported as sent.",
+                _ => "The request is malformed.",
+            },
+            Self::MalformedBody => "The request body is malformed.",
+            Self::HeaderTooLarge => "The request header is too large.",
+            Self::UriTooLong => "The request target is too long.",
+            Self::VersionNotSupported => "This HTTP version is not supported.",
+            Self::ExpectationFailed => "The expectation is not supported.",
+            Self::RequestTimeout => "The request did not arrive in time.",
+            Self::BodyTooLarge => "The request body is too large.",
+            Self::NotFound => "There is nothing at this address.",
+            Self::MethodNotAllowed(_) => "This address does not support the method.",
+            Self::NoHealthyBackend => "The service is unavailable.",
+            Self::BadGateway => "The service could not be reached.",
+            Self::GatewayTimeout => "The service did not answer in time.",
+            Self::Internal => "Something went wrong.",
+        }
+    }
+
+    /// Seconds after which trying again makes sense.
+    fn retry_after(&self) -> Option<&'static str> {
+        match self {
+            Self::NoHealthyBackend => Some("5"),
+            _ => None,
+        }
+    }
+
+    /// The body: RFC 9457 when `problem` is asked for, the plain form otherwise.
+    ///
+    /// Labels and messages are constants without anything that JSON would have to escape, and so
+    /// are request ids.
+    fn body(&self, request_id: &str, problem: bool) -> String {
+        let (label, message) = (self.label(), self.message());
+        if problem {
+            let status = self.status();
+            let title = status.canonical_reason().unwrap_or("Error");
+            format!(
+                r#"{{"type":"about:blank","title":"{title}","status":{},"detail":"{message}","error":"{label}","request_id":"{request_id}"}}"#,
+                status.as_u16()
+            )
+        } else {
+            format!(r#"{{"error":"{label}","message":"{message}","request_id":"{request_id}"}}"#)
+        }
+    }
+
+    /// The whole response as bytes, for a connection on which no request could be read.
+    ///
+    /// The connection is closed behind it.
+    pub fn to_bytes(&self, request_id: &str) -> Bytes {
+        let body = self.body(request_id, false);
+        let status = self.status();
+        let reason = status.canonical_reason().unwrap_or("Error");
+        let mut response = format!(
+            "HTTP/1.1 {} {reason}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+             X-Request-Id: {request_id}\r\nCache-Control: no-store\r\nConnection: close\r\n",
+            status.as_u16(),
+            body.len(),
+        );
+        if let Self::MethodNotAllowed(allow) = self {
+            let allow = allow.to_str().unwrap_or_default();
+            response.push_str(&format!("Allow: {allow}\r\n"));
+        }
+        response.push_str("\r\n");
+        response.push_str(&body);
+        Bytes::from(response)
+    }
+
+    fn header(&self, request_id: &str, problem: bool, length: usize) -> pingora_core::Result<ResponseHeader> {
+        let mut header = ResponseHeader::build(self.status(), Some(8))?;
+        let content_type = if problem {
+            "application/problem+json"
+        } else {
+            "application/json"
+        };
+        header.insert_header(header::CONTENT_TYPE, HeaderValue::from_static(content_type))?;
+        header.insert_header(header::CONTENT_LENGTH, length)?;
+        header.insert_header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))?;
+        header.insert_header("X-Request-Id", request_id)?;
+        if let Self::MethodNotAllowed(allow) = self {
+            header.insert_header(header::ALLOW, allow)?;
+        }
+        if let Some(seconds) = self.retry_after() {
+            header.insert_header(header::RETRY_AFTER, HeaderValue::from_static(seconds))?;
+        }
+        Ok(header)
+    }
+}
+
+/// Whether the client asks for RFC 9457.
+fn wants_problem(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .any(|value| memchr::memmem::find(value.as_bytes(), b"application/problem+json").is_some())
+}
+
+/// Writes the refusal as the response to the session's request.
+pub async fn refuse(
+    session: &mut Session,
+    rejection: &Rejection,
+    request_id: &str,
+) -> pingora_core::Result<()> {
+    let problem = wants_problem(&session.req_header().headers);
+    let body = rejection.body(request_id, problem);
+    let header = rejection.header(request_id, problem, body.len())?;
+    respond(session, header, Bytes::from(body)).await
+}
+
+/// Writes a complete response of the gateway's own. The header must state the body's length.
+pub async fn respond(
+    session: &mut Session,
+    header: ResponseHeader,
+    body: Bytes,
+) -> pingora_core::Result<()> {
+    let header_only = session.req_header().method == http::Method::HEAD || body.is_empty();
+    session
+        .downstream_session
+        .write_response_header(Box::new(header))
+        .await?;
+    if !header_only {
+        session
+            .downstream_session
+            .write_response_body(body, true)
+            .await?;
+    }
+    session.downstream_session.finish_body().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_agree_with_their_index() {
+        let every = [
+            Rejection::BadRequest("x"),
+            Rejection::MalformedBody,
+            Rejection::HeaderTooLarge,
+            Rejection::UriTooLong,
+            Rejection::VersionNotSupported,
+            Rejection::ExpectationFailed,
+            Rejection::RequestTimeout,
+            Rejection::BodyTooLarge,
+            Rejection::NotFound,
+            Rejection::MethodNotAllowed(HeaderValue::from_static("GET")),
+            Rejection::NoHealthyBackend,
+            Rejection::BadGateway,
+            Rejection::GatewayTimeout,
+            Rejection::Internal,
+        ];
+        for (index, rejection) in every.iter().enumerate() {
+            assert_eq!(rejection.index(), index);
+            for problem in [false, true] {
+                let body = rejection.body("id", problem);
+                let json: serde_json::Value =
+                    serde_json::from_str(&body).unwrap_or_else(|error| panic!("{body}: {error}"));
+                assert_eq!(json["error"], LABELS[index]);
+                assert_eq!(json["request_id"], "id");
+            }
+        }
+    }
+
+    #[test]
+    fn raw_refusals_are_whole_responses() {
+        let bytes = Rejection::BadRequest("host").to_bytes("id");
+        let text = std::str::from_utf8(&bytes).unwrap_or_default();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_default();
+        assert!(head.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{head}");
+        assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())));
+        assert!(head.contains("Connection: close"));
+    }
+
+    #[test]
+    fn problem_details_are_for_those_who_ask() {
+        let mut headers = HeaderMap::new();
+        assert!(!wants_problem(&headers));
+        headers.insert(header::ACCEPT, HeaderValue::from_static("text/html"));
+        headers.append(
+            header::ACCEPT,
+            HeaderValue::from_static("application/problem+json, */*;q=0.1"),
+        );
+        assert!(wants_problem(&headers));
+    }
+}

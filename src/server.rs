@@ -1,0 +1,227 @@
+//! Builds everything and runs it, in this order: sockets, metrics, access log, snapshot, services.
+//!
+//! Whatever can fail is done before anything answers, so that a start is whole or not at all.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use pingora_core::server::configuration::ServerConf;
+use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
+use pingora_core::services::Service;
+use pingora_core::services::background::background_service;
+use pingora_proxy::http_proxy;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::access_log::AccessLog;
+use crate::admin::AdminService;
+use crate::background::probe::Probes;
+use crate::config::Config;
+use crate::config::model::Shutdown;
+use crate::gateway::Gateway;
+use crate::lifecycle::Lifecycle;
+use crate::listener::accept::{self, Socket};
+use crate::listener::connection::Edge;
+use crate::listener::{self, ListenerState};
+use crate::metrics::{Build, Metrics};
+use crate::reply;
+use crate::snapshot::{CompileError, Live, Snapshot};
+
+/// Attempts that Pingora makes at most; how many there are is decided by the gateway.
+const MAX_ATTEMPTS: usize = 16;
+/// What writing the last access log lines may take.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// Why the gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("{key}: cannot listen on {address}: {source}")]
+    Bind {
+        /// The key of the configuration that names it.
+        key: String,
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The access log cannot be written.
+    #[error("access_log.output: cannot be opened: {0}")]
+    AccessLog(std::io::Error),
+    /// The configuration cannot be run.
+    #[error("routes: {0}")]
+    Compile(#[from] CompileError),
+    /// A thread cannot be started.
+    #[error("server.threads: cannot start a worker: {0}")]
+    Worker(std::io::Error),
+}
+
+/// Runs the gateway until it is told to stop.
+pub fn run(config: &Config, metrics: Arc<Metrics>, build: Build) -> Result<(), StartError> {
+    let sockets = bind_listeners(config, &metrics)?;
+    let admin = bind_admin(config)?;
+    let access_log = open_access_log(config, &metrics)?;
+    let snapshot = Snapshot::compile(config, 1, &metrics, Instant::now())?;
+    metrics.set_build(build);
+    metrics.set_config(snapshot.generation, snapshot.source_hash);
+    metrics.reloads_succeeded().inc();
+    let gateway = Gateway {
+        live: Arc::new(Live::new(snapshot)),
+        lifecycle: Arc::new(Lifecycle::default()),
+        refusals: reply::LABELS.iter().map(|label| metrics.refusal(label)).collect(),
+        access_log: access_log.clone(),
+        metrics,
+    };
+    let (close, closing) = watch::channel(false);
+    let server = build_server(config, &gateway, admin, build);
+    start_workers(config, &gateway, sockets, &closing)?;
+    gateway.lifecycle.set_serving();
+    server.run(RunArgs {
+        shutdown_signal: Box::new(Drain {
+            lifecycle: Arc::clone(&gateway.lifecycle),
+            shutdown: config.shutdown.clone(),
+            close,
+        }),
+    });
+    if let Some(log) = access_log {
+        log.flush(FLUSH);
+    }
+    Ok(())
+}
+
+fn bind_listeners(config: &Config, metrics: &Metrics) -> Result<Vec<Socket>, StartError> {
+    let mut sockets = Vec::with_capacity(config.listeners.len());
+    for (index, configured) in config.listeners.iter().enumerate() {
+        let key = format!("listeners[{index}].address");
+        let (socket, address) = bind(key, configured.address)?;
+        let listener = Arc::new(ListenerState::new(configured, metrics));
+        log::info!("listening on {address} (listener {})", listener.name);
+        sockets.push(Socket { listener, socket });
+    }
+    Ok(sockets)
+}
+
+fn bind_admin(config: &Config) -> Result<Option<TcpListener>, StartError> {
+    let Some(admin) = &config.admin else {
+        return Ok(None);
+    };
+    let (socket, address) = bind("admin.address".to_owned(), admin.address)?;
+    log::info!("admin on {address}");
+    Ok(Some(socket))
+}
+
+/// Binds and tells the address that was really taken, port 0 resolved.
+fn bind(key: String, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let bound = listener::bind(address).and_then(|socket| {
+        let taken = socket.local_addr()?;
+        Ok((socket, taken))
+    });
+    bound.map_err(|source| StartError::Bind { key, address, source })
+}
+
+fn open_access_log(config: &Config, metrics: &Metrics) -> Result<Option<Arc<AccessLog>>, StartError> {
+    let Some(settings) = &config.access_log else {
+        return Ok(None);
+    };
+    let log = AccessLog::start(settings, metrics.access_log_dropped().clone());
+    log.map(|log| Some(Arc::new(log))).map_err(StartError::AccessLog)
+}
+
+/// One edge a worker: each has a connection pool of its own.
+fn start_workers(
+    config: &Config,
+    gateway: &Gateway,
+    sockets: Vec<Socket>,
+    closing: &ShutdownWatch,
+) -> Result<(), StartError> {
+    let conf = Arc::new(ServerConf {
+        threads: 1,
+        max_retries: MAX_ATTEMPTS,
+        ..ServerConf::default()
+    });
+    let edges = (0..config.server.threads.get())
+        .map(|_| Edge {
+            proxy: Arc::new(http_proxy(&conf, gateway.clone())),
+            live: Arc::clone(&gateway.live),
+            refusals: Arc::new(gateway.clone()),
+            lifecycle: Arc::clone(&gateway.lifecycle),
+            closing: closing.clone(),
+        })
+        .collect();
+    accept::start(sockets, edges, closing).map_err(StartError::Worker)
+}
+
+/// The Pingora server with what runs beside the workers.
+fn build_server(
+    config: &Config,
+    gateway: &Gateway,
+    admin: Option<TcpListener>,
+    build: Build,
+) -> Server {
+    let conf = ServerConf {
+        threads: 1,
+        graceful_shutdown_timeout_seconds: Some(0),
+        grace_period_seconds: Some(0),
+        ..ServerConf::default()
+    };
+    let mut server = Server::new_with_opt_and_conf(None, conf);
+    if let Some(socket) = admin {
+        server.add_service(AdminService::new(socket, gateway.clone(), config, build));
+    }
+    let probes = Probes::new(Arc::clone(&gateway.live));
+    server.add_service(background_service("health checks", probes));
+    server
+}
+
+/// Ends the process without losing a request.
+///
+/// Readiness fails at once; after a pause the listeners and idle connections are closed; the
+/// process ends when nothing is in flight, or when its time is over.
+struct Drain {
+    lifecycle: Arc<Lifecycle>,
+    shutdown: Shutdown,
+    close: watch::Sender<bool>,
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for Drain {
+    async fn recv(&self) -> ShutdownSignal {
+        wait_for_signal().await;
+        log::info!("draining: readiness fails, listeners close in {:?}", self.shutdown.delay);
+        self.lifecycle.begin_drain();
+        let drained = async {
+            tokio::time::sleep(self.shutdown.delay).await;
+            self.close.send_replace(true);
+            self.lifecycle.idle(self.shutdown.drain_timeout).await
+        };
+        tokio::select! {
+            all_finished = drained => {
+                if all_finished {
+                    log::info!("drained: nothing is in flight");
+                } else {
+                    let left = self.lifecycle.in_flight();
+                    log::warn!("drain timeout: {left} requests in flight are cut off");
+                }
+            }
+            () = wait_for_signal() => log::warn!("asked again to stop: not waiting any longer"),
+        }
+        ShutdownSignal::FastShutdown
+    }
+}
+
+/// Waits for SIGTERM, SIGINT or SIGQUIT.
+async fn wait_for_signal() {
+    let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()];
+    let mut signals: Vec<_> = kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect();
+    std::future::poll_fn(|context| {
+        for signal in &mut signals {
+            if signal.poll_recv(context).is_ready() {
+                return std::task::Poll::Ready(());
+            }
+        }
+        std::task::Poll::Pending
+    })
+    .await;
+}

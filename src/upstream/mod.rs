@@ -1,0 +1,325 @@
+//! Named groups of backends: which member a request is given to, and what is learned from it.
+
+mod backend;
+pub mod balance;
+mod outlier;
+mod retry;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+
+pub use backend::{Admitted, Backend, State};
+use balance::Schedule;
+use retry::RetryBudget;
+
+use crate::config::model;
+use crate::metrics::{FailureReason, Metrics, ProbeResult, UpstreamMetrics};
+
+/// A named group of backends.
+pub struct Upstream {
+    /// Its name, the `backend_service` of metrics and logs.
+    pub name: Arc<str>,
+    /// What an attempt may take.
+    pub timeouts: model::Timeouts,
+    /// Attempts after the first.
+    pub retry_attempts: usize,
+    /// How its members are probed.
+    pub health_check: Option<model::HealthCheck>,
+    /// What is measured of it.
+    pub metrics: Arc<UpstreamMetrics>,
+    backends: Vec<Arc<Backend>>,
+    outlier: model::Outlier,
+    budget: RetryBudget,
+    /// The members that are up, by weight. Made anew when one comes or goes.
+    schedule: ArcSwap<Schedule>,
+    epoch: Instant,
+    /// When the next ejection ends, in milliseconds since `epoch`; `u64::MAX` for never.
+    next_return: AtomicU64,
+    /// Held while the schedule is made; never on the way of a request that finds one ready.
+    rebuilding: Mutex<()>,
+}
+
+/// The members that an earlier attempt of the same request was given to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tried {
+    members: [u16; 8],
+    count: usize,
+}
+
+impl Tried {
+    fn contains(&self, member: u16) -> bool {
+        self.members[..self.count].contains(&member)
+    }
+
+    fn push(&mut self, member: u16) {
+        if let Some(slot) = self.members.get_mut(self.count) {
+            *slot = member;
+            self.count += 1;
+        }
+    }
+}
+
+impl Upstream {
+    /// Builds the group; every member is taken to be up until something else is known.
+    pub fn compile(config: &model::Upstream, metrics: &Metrics, now: Instant) -> Self {
+        let backends = config
+            .backends
+            .iter()
+            .map(|backend| Arc::new(Backend::new(config, backend, metrics, now)))
+            .collect();
+        let upstream = Self {
+            name: Arc::clone(&config.name),
+            timeouts: config.timeouts.clone(),
+            retry_attempts: config.retries.attempts,
+            health_check: config.health_check.clone(),
+            metrics: metrics.upstream(&config.name),
+            backends,
+            outlier: config.outlier.clone(),
+            budget: RetryBudget::new(&config.retries, now),
+            schedule: ArcSwap::from_pointee(Schedule::new(&[])),
+            epoch: now,
+            next_return: AtomicU64::new(u64::MAX),
+            rebuilding: Mutex::new(()),
+        };
+        upstream.rebuild(now);
+        upstream
+    }
+
+    /// The members.
+    pub fn backends(&self) -> &[Arc<Backend>] {
+        &self.backends
+    }
+
+    /// Chooses a member, one that was not tried before if there is one. `None`: all are out.
+    pub fn select(&self, tried: &mut Tried, now: Instant) -> Option<Admitted> {
+        if self.millis(now) >= self.next_return.load(Ordering::Relaxed) {
+            self.rebuild(now);
+        }
+        let member = self
+            .schedule
+            .load()
+            .next(|member| !tried.contains(member))?;
+        tried.push(member);
+        self.backends.get(usize::from(member)).map(Backend::admit)
+    }
+
+    /// Records a request, its retries not counted.
+    pub fn requested(&self) {
+        self.budget.request();
+    }
+
+    /// Whether one more retry is within the budget; takes it if so.
+    pub fn may_retry(&self, now: Instant) -> bool {
+        self.budget.take(now)
+    }
+
+    /// Records an attempt that the backend answered.
+    pub fn succeeded(&self, backend: &Backend) {
+        backend.outlier.succeeded();
+    }
+
+    /// Records an attempt that the backend did not answer; ejects it when it is time to.
+    pub fn failed(&self, backend: &Backend, reason: FailureReason, now: Instant) {
+        self.metrics.failed(reason);
+        if !backend.outlier.failed(&self.outlier) || backend.state(now) != State::Up {
+            return;
+        }
+        let _one_at_a_time = self.rebuilding.lock().unwrap_or_else(PoisonError::into_inner);
+        let ejected = self.count(State::Ejected, now);
+        let allowed = (self.outlier.max_ejected * self.backends.len() as f64) as usize;
+        if ejected >= allowed || backend.state(now) != State::Up {
+            return;
+        }
+        let time = backend.outlier.eject(&self.outlier, now);
+        backend.metrics.ejected();
+        log::warn!(
+            "upstream={} backend={} ejected for {}s after consecutive failures, last error: {}",
+            self.name,
+            backend.name,
+            time.as_secs_f32(),
+            reason.as_str(),
+        );
+        self.rebuild_locked(now);
+    }
+
+    /// Takes over what a backend's probes say.
+    pub fn probed(&self, backend: &Backend, up: bool, now: Instant) {
+        if !backend.set_probed(up) {
+            return;
+        }
+        if up {
+            log::info!("upstream={} backend={} is up", self.name, backend.name);
+        } else {
+            log::warn!("upstream={} backend={} is down: its health checks fail", self.name, backend.name);
+        }
+        self.rebuild(now);
+    }
+
+    /// Counts one probe.
+    pub fn count_probe(backend: &Backend, good: bool) {
+        backend.metrics.probed(if good {
+            ProbeResult::Success
+        } else {
+            ProbeResult::Failure
+        });
+    }
+
+    fn count(&self, state: State, now: Instant) -> usize {
+        self.backends
+            .iter()
+            .filter(|backend| backend.state(now) == state)
+            .count()
+    }
+
+    fn rebuild(&self, now: Instant) {
+        let _one_at_a_time = self.rebuilding.lock().unwrap_or_else(PoisonError::into_inner);
+        self.rebuild_locked(now);
+    }
+
+    /// Makes the schedule of the members that are up now. Needs `rebuilding`.
+    fn rebuild_locked(&self, now: Instant) {
+        let mut choices = Vec::with_capacity(self.backends.len());
+        let mut next_return = u64::MAX;
+        for (member, backend) in (0u16..).zip(&self.backends) {
+            let up = backend.state(now) == State::Up;
+            if up {
+                choices.push((member, backend.weight));
+            } else if let Some(until) = backend.outlier.ejected_until(now) {
+                next_return = next_return.min(self.millis(until) + 1);
+            }
+            backend.metrics.set_up(up);
+        }
+        self.schedule.store(Arc::new(Schedule::new(&choices)));
+        self.next_return.store(next_return, Ordering::Relaxed);
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.epoch).as_millis() as u64
+    }
+}
+
+/// How long an attempt may wait for the first byte of its response.
+pub fn first_byte(upstream: &Upstream, route: &model::TimeoutOverrides) -> Duration {
+    route.first_byte.unwrap_or(upstream.timeouts.first_byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::SocketAddr;
+
+    fn config(members: u16) -> model::Upstream {
+        let second = Duration::from_secs(1);
+        model::Upstream {
+            name: "users".into(),
+            backends: (1..=members)
+                .map(|port| model::Backend {
+                    name: format!("127.0.0.1:{port}").into(),
+                    address: SocketAddr::from(([127, 0, 0, 1], port)),
+                    weight: 1,
+                })
+                .collect(),
+            balance: model::Balance::RoundRobin,
+            timeouts: model::Timeouts {
+                connect: second,
+                first_byte: second,
+                read: second,
+                write: second,
+                upgraded_idle: second,
+            },
+            pool: model::Pool {
+                idle_timeout: second,
+            },
+            retries: model::Retries {
+                attempts: 1,
+                budget: 0.2,
+                min_per_second: 3,
+            },
+            health_check: None,
+            outlier: model::Outlier {
+                consecutive_failures: 2,
+                base_ejection: Duration::from_secs(10),
+                max_ejection: Duration::from_secs(300),
+                max_ejected: 0.5,
+            },
+        }
+    }
+
+    fn upstream(members: u16, now: Instant) -> Upstream {
+        Upstream::compile(&config(members), &Metrics::new("gateway"), now)
+    }
+
+    fn chosen(upstream: &Upstream, now: Instant, times: usize) -> Vec<String> {
+        (0..times)
+            .filter_map(|_| upstream.select(&mut Tried::default(), now))
+            .map(|admitted| admitted.backend().name.to_string())
+            .collect()
+    }
+
+    #[test]
+    fn members_take_turns_and_a_retry_goes_elsewhere() {
+        let now = Instant::now();
+        let upstream = upstream(2, now);
+        assert_eq!(chosen(&upstream, now, 3), ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:1"]);
+        let mut tried = Tried::default();
+        let first = upstream.select(&mut tried, now).map(|a| Arc::clone(a.backend()));
+        let second = upstream.select(&mut tried, now).map(|a| Arc::clone(a.backend()));
+        assert_ne!(first.map(|b| b.name.clone()), second.map(|b| b.name.clone()));
+    }
+
+    #[test]
+    fn a_failing_member_is_left_out_and_comes_back() {
+        let now = Instant::now();
+        let upstream = upstream(2, now);
+        let failing = Arc::clone(&upstream.backends()[0]);
+        upstream.failed(&failing, FailureReason::Connect, now);
+        assert_eq!(failing.state(now), State::Up);
+        upstream.failed(&failing, FailureReason::Connect, now);
+        assert_eq!(failing.state(now), State::Ejected);
+        assert!(chosen(&upstream, now, 4).iter().all(|name| name == "127.0.0.1:2"));
+        let later = now + Duration::from_secs(11);
+        assert!(chosen(&upstream, later, 4).contains(&"127.0.0.1:1".to_owned()));
+    }
+
+    #[test]
+    fn the_last_members_are_not_ejected() {
+        let now = Instant::now();
+        let upstream = upstream(2, now);
+        for backend in upstream.backends() {
+            for _ in 0..5 {
+                upstream.failed(backend, FailureReason::Reset, now);
+            }
+        }
+        assert_eq!(upstream.count(State::Ejected, now), 1);
+        let alone = Upstream::compile(&config(1), &Metrics::new("gateway"), now);
+        for _ in 0..9 {
+            alone.failed(&alone.backends()[0], FailureReason::Reset, now);
+        }
+        assert_eq!(alone.count(State::Up, now), 1);
+    }
+
+    #[test]
+    fn probes_take_members_out_even_the_last_one() {
+        let now = Instant::now();
+        let upstream = upstream(2, now);
+        upstream.probed(&upstream.backends()[0], false, now);
+        assert_eq!(chosen(&upstream, now, 2), ["127.0.0.1:2", "127.0.0.1:2"]);
+        upstream.probed(&upstream.backends()[1], false, now);
+        assert!(upstream.select(&mut Tried::default(), now).is_none());
+        upstream.probed(&upstream.backends()[1], true, now);
+        assert_eq!(chosen(&upstream, now, 1), ["127.0.0.1:2"]);
+    }
+
+    #[test]
+    fn requests_in_flight_are_given_back() {
+        let now = Instant::now();
+        let upstream = upstream(1, now);
+        let admitted = upstream.select(&mut Tried::default(), now);
+        assert_eq!(upstream.backends()[0].in_flight(), 1);
+        drop(admitted);
+        assert_eq!(upstream.backends()[0].in_flight(), 0);
+    }
+}
