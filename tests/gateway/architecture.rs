@@ -9,10 +9,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("metrics", &[]),
     ("telemetry", &[]),
     ("lifecycle", &[]),
+    ("request_id", &[]),
     ("reply", &["lifecycle"]),
     ("filter", &["config", "metrics", "reply"]),
     ("upstream", &["config", "metrics", "reply"]),
-    ("route", &["config", "filter", "upstream", "reply"]),
+    (
+        "route",
+        &["config", "metrics", "filter", "upstream", "reply"],
+    ),
     (
         "snapshot",
         &["config", "filter", "metrics", "upstream", "route", "reply"],
@@ -28,6 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "route",
             "reply",
             "lifecycle",
+            "request_id",
         ],
     ),
     ("access_log", &["context", "reply", "config", "metrics"]),
