@@ -1,1 +1,29 @@
 //! Every behaviour of the binary, on real sockets.
+//!
+//! Each test starts its own gateway and its own backends on free ports of the loopback interface,
+//! so the tests run in any order and beside each other.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "in a test, a broken assumption is a failure and should stop it at once"
+)]
+
+mod support;
+
+mod access_log;
+mod actions;
+mod architecture;
+mod config_cli;
+mod faults;
+mod forwarding;
+mod health;
+mod memory;
+mod metrics;
+mod proxying;
+mod refusals;
+mod retries;
+mod routing;
+mod self_test;
+mod status;
+mod upgrade;

@@ -1,0 +1,20 @@
+//! What the tests are written with: a gateway process, scriptable backends, and a client that
+//! sees and sends raw bytes.
+
+pub mod client;
+pub mod command;
+pub mod dead_port;
+pub mod gateway;
+pub mod metrics;
+pub mod origin;
+pub mod script;
+pub mod steps;
+pub mod wait;
+pub mod wire;
+
+pub use client::Client;
+pub use dead_port::DeadPort;
+pub use gateway::Gateway;
+pub use origin::{Origin, Request};
+pub use script::{Gate, Script};
+pub use wait::eventually;
