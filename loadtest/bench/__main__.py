@@ -80,6 +80,8 @@ def main():
     """Runs the chosen scenarios and prints the report; 1 when too many requests failed."""
     given = arguments()
     settings = Settings.from_environment()
+    # A shell starts background jobs with SIGINT ignored; both signals must end what was started.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if not shutil.which("wrk") or not peers.nginx():
         raise SystemExit("bench: wrk and nginx are needed; run it through `make bench`")

@@ -5,6 +5,8 @@ import socket
 import subprocess
 from pathlib import Path
 
+from process import pinned
+
 REPORT = Path(__file__).with_name("report.lua")
 REQUEST = b"GET /idle HTTP/1.1\r\nHost: bench.test\r\n\r\n"
 # Connections from one source address; proxies that bound them per client must not object.
@@ -15,8 +17,8 @@ IP_BIND_ADDRESS_NO_PORT = 24
 
 def wrk(port, core, settings, close=False):
     """Runs wrk once against a port of this machine and returns what its report says."""
-    command = ["taskset", "-c", str(core), "wrk", "-t", str(settings.threads)]
-    command += ["-c", str(settings.connections), "-d", f"{settings.seconds}s", "-s", str(REPORT)]
+    command = pinned(core, ["wrk", "-t", str(settings.threads), "-c", str(settings.connections)])
+    command += ["-d", f"{settings.seconds}s", "-s", str(REPORT)]
     if close:
         command += ["-H", "Connection: close"]
     command.append(f"http://127.0.0.1:{port}/bench")

@@ -13,14 +13,12 @@ class Process:
     """One started program with its descendants, pinned to a core and ended on exit."""
 
     def __init__(self, name, command, core, log, environment=None):
-        # The parent-death signal ends the program even when this script is killed outright.
-        pinned = ["setpriv", "--pdeathsig", "TERM", "taskset", "-c", str(core), *command]
         self.name = name
         self.core = core
         self.log = log
         with open(log, "wb") as output:
             self.child = subprocess.Popen(
-                pinned,
+                pinned(core, command),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -86,6 +84,11 @@ class Process:
         """The end of what the program printed, for an error message."""
         with open(self.log, encoding="utf-8", errors="replace") as text:
             return "".join(text.readlines()[-lines:]).strip()
+
+
+def pinned(core, command):
+    """The command on one core, and ended with this script even when that is killed outright."""
+    return ["setpriv", "--pdeathsig", "TERM", "taskset", "-c", str(core), *command]
 
 
 def stat(pid, birth=None):
