@@ -1,0 +1,48 @@
+# The steps of building, checking and measuring. `make` alone lists them.
+
+CARGO ?= cargo
+CARGO_DENY_VERSION := 0.20.2
+# What `make audit` checks; the first needs the network to fetch the database.
+AUDIT ?= advisories bans licenses sources
+# Arguments of the benchmark: scenarios, --peers, --write.
+BENCH_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run build test check fmt bench audit
+
+help: ## list these steps
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+run: build ## build and start the gateway with a demo backend
+	@exec target/release/gateway demo
+
+build: ## build the release binary, target/release/gateway
+	@scripts/install-deps.sh build
+	$(CARGO) build --release --locked --bin gateway
+
+test: ## run every test
+	@scripts/install-deps.sh build
+	$(CARGO) test --locked
+
+check: ## formatting, lints, documentation and scripts
+	@scripts/install-deps.sh build check
+	@$(CARGO) clippy --version >/dev/null 2>&1 && $(CARGO) fmt --version >/dev/null 2>&1 || \
+		rustup component add clippy rustfmt
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items --quiet
+	shellcheck scripts/*.sh loadtest/*.sh .ci/run
+	PYTHONDONTWRITEBYTECODE=1 python3 loadtest/bench --help >/dev/null
+
+fmt: ## format the code
+	$(CARGO) fmt
+
+bench: build ## compare with nginx, HAProxy and Envoy; see loadtest/README.md
+	@scripts/install-deps.sh bench
+	@python3 -B loadtest/bench $(BENCH_ARGS)
+
+audit: ## licences, sources, bans and advisories of the dependencies
+	@scripts/install-deps.sh build
+	@$(CARGO) deny --version >/dev/null 2>&1 || \
+		$(CARGO) install cargo-deny --locked --version $(CARGO_DENY_VERSION)
+	$(CARGO) deny --locked check $(AUDIT)

