@@ -28,5 +28,6 @@ pub mod metrics;
 pub mod admin;
 pub mod background;
 pub mod config;
+pub mod demo;
 pub mod snapshot;
 pub mod telemetry;

@@ -58,10 +58,27 @@ pub enum StartError {
     Worker(std::io::Error),
 }
 
-/// Runs the gateway until it is told to stop.
-pub fn run(config: &Config, metrics: Arc<Metrics>, build: Build) -> Result<(), StartError> {
-    let sockets = bind_listeners(config, &metrics)?;
-    let admin = bind_admin(config)?;
+/// The addresses that were really taken, port 0 resolved.
+pub struct Bound {
+    /// Of the listeners, in the order of the file.
+    pub listeners: Vec<SocketAddr>,
+    /// Of the operators' listener.
+    pub admin: Option<SocketAddr>,
+}
+
+/// Runs the gateway until it is told to stop. Once it serves, `announce` is told where.
+pub fn run(
+    config: &Config,
+    metrics: Arc<Metrics>,
+    build: Build,
+    announce: Option<&dyn Fn(&Bound)>,
+) -> Result<(), StartError> {
+    let mut bound = Bound {
+        listeners: Vec::new(),
+        admin: None,
+    };
+    let sockets = bind_listeners(config, &metrics, &mut bound)?;
+    let admin = bind_admin(config, &mut bound)?;
     let access_log = open_access_log(config, &metrics)?;
     let snapshot = Snapshot::compile(config, 1, &metrics, Instant::now())?;
     metrics.set_build(build);
@@ -79,6 +96,9 @@ pub fn run(config: &Config, metrics: Arc<Metrics>, build: Build) -> Result<(), S
     let server = build_server(&gateway, admin, build);
     start_workers(config, &gateway, sockets, &closing)?;
     gateway.lifecycle.met(Condition::Listeners);
+    if let Some(announce) = announce {
+        announce(&bound);
+    }
     server.run(RunArgs {
         shutdown_signal: Box::new(Drain {
             lifecycle: Arc::clone(&gateway.lifecycle),
@@ -92,24 +112,30 @@ pub fn run(config: &Config, metrics: Arc<Metrics>, build: Build) -> Result<(), S
     Ok(())
 }
 
-fn bind_listeners(config: &Config, metrics: &Metrics) -> Result<Vec<Socket>, StartError> {
+fn bind_listeners(
+    config: &Config,
+    metrics: &Metrics,
+    bound: &mut Bound,
+) -> Result<Vec<Socket>, StartError> {
     let mut sockets = Vec::with_capacity(config.listeners.len());
     for (index, configured) in config.listeners.iter().enumerate() {
         let key = format!("listeners[{index}].address");
         let (socket, address) = bind(key, configured.address)?;
         let listener = Arc::new(ListenerState::new(configured, metrics));
         log::info!("listening on {address} (listener {})", listener.name);
+        bound.listeners.push(address);
         sockets.push(Socket { listener, socket });
     }
     Ok(sockets)
 }
 
-fn bind_admin(config: &Config) -> Result<Option<TcpListener>, StartError> {
+fn bind_admin(config: &Config, bound: &mut Bound) -> Result<Option<TcpListener>, StartError> {
     let Some(admin) = &config.admin else {
         return Ok(None);
     };
     let (socket, address) = bind("admin.address".to_owned(), admin.address)?;
     log::info!("admin on {address}");
+    bound.admin = Some(address);
     Ok(Some(socket))
 }
 

@@ -1,0 +1,48 @@
+//! `--health-check`: asks the running gateway from beside it, for containers without a client.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use edge_gateway::config::Config;
+
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Asks `/health` of the gateway that runs this configuration.
+pub fn ask(config: &Config) -> Result<(), String> {
+    let listener = config.listeners.iter().find(|listener| listener.health);
+    let address = listener
+        .map(|listener| listener.address)
+        .or_else(|| config.admin.as_ref().map(|admin| admin.address))
+        .ok_or("health check: no listener answers health checks and admin is off")?;
+    let address = reachable(address);
+    let status = status_of(address).map_err(|error| format!("health check: {address}: {error}"))?;
+    match status.as_str() {
+        "200" => Ok(()),
+        other => Err(format!("health check: {address}: answered {other}")),
+    }
+}
+
+/// An address that listens everywhere is asked on the loopback.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// The status of the answer, as it stands in its first line.
+fn status_of(address: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.take(64 * 1024).read_to_end(&mut answer)?;
+    let line = answer.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let mut words = line.split(|byte| *byte == b' ');
+    let status = words.nth(1).unwrap_or(b"nothing");
+    Ok(String::from_utf8_lossy(status).into_owned())
+}
