@@ -321,8 +321,7 @@ fn an_unknown_flag_is_refused() {
 
 #[test]
 fn the_health_check_asks_the_running_gateway() {
-    let address = free_address();
-    let yaml = format!("admin: {{ address: '{address}' }}\n{GOOD}");
+    let yaml = format!("listeners: [{{ address: '{}' }}]\n{GOOD}", free_address());
     let mut gateway = Gateway::start(&yaml);
     let file = gateway.directory().join("gateway.yaml");
     assert_eq!(health_check(&file).code, Some(0));
@@ -344,7 +343,7 @@ fn free_address() -> std::net::SocketAddr {
 #[test]
 fn a_stopped_or_missing_gateway_is_not_healthy() {
     let directory = config_directory(&format!(
-        "admin: {{ address: '{}' }}\n{GOOD}",
+        "listeners: [{{ address: '{}' }}]\n{GOOD}",
         free_address()
     ));
     let run = health_check(&directory.path().join("gateway.yaml"));
