@@ -333,10 +333,10 @@ fn health_check(file: &Path) -> Finished {
     finish(binary().arg("--health-check").arg("-c").arg(file))
 }
 
-/// A free address. Somebody else could take it before it is used; the system hands ports out in a
-/// wide circle, so that this does not happen within a test.
+/// A free address of the loopback network that no other test uses, so that nobody can take its
+/// port before the gateway does.
 fn free_address() -> std::net::SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind("127.0.77.1:0").unwrap();
     listener.local_addr().unwrap()
 }
 
