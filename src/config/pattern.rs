@@ -1,5 +1,11 @@
 //! The small languages of the configuration: hosts, paths and templates with variables.
 
+mod host;
+mod path;
+mod template;
+
+pub(super) use path::regex;
+
 use std::fmt;
 
 /// Which hosts a route answers to. Compared without case, port and trailing dot.

@@ -1,0 +1,181 @@
+//! `File` → `Config`: what single values mean together. Collects every problem with its key.
+
+mod action;
+mod header;
+mod matching;
+mod process;
+mod route;
+mod upstream;
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::path::Path as FilePath;
+
+use super::conflict::conflicts;
+use super::env::Env;
+use super::file::File;
+use super::model::{Config, Route};
+use super::problem::{Invalid, Problem, quote};
+use super::tree::{Node, Path};
+
+/// What a file was read from; messages and relative paths need it.
+pub(super) struct Source<'a> {
+    /// The text.
+    pub text: &'a str,
+    /// Its tree, references resolved and overrides put in.
+    pub tree: &'a Node,
+    /// Paths at which something was refused already, so that its absence is no further problem.
+    pub damaged: &'a BTreeSet<String>,
+    /// The folder of the file.
+    pub base: &'a FilePath,
+    /// Where host names are resolved.
+    pub env: &'a dyn Env,
+}
+
+/// Checks a file as a whole. Without a configuration there is a problem, here or in `damaged`.
+pub(super) fn check(file: &File, source: &Source<'_>) -> (Option<Config>, Vec<Problem>) {
+    let mut checker = Checker {
+        source,
+        problems: Vec::new(),
+        addresses: HashMap::new(),
+    };
+    let config = checker.file(file);
+    (config, checker.problems)
+}
+
+struct Checker<'a> {
+    source: &'a Source<'a>,
+    problems: Vec<Problem>,
+    /// Host names that were resolved, or why they were not.
+    addresses: HashMap<(String, u16), Result<SocketAddr, String>>,
+}
+
+impl Checker<'_> {
+    fn file(&mut self, file: &File) -> Option<Config> {
+        let listeners = self.listeners(file);
+        let admin = self.admin(file, &listeners);
+        let access_log = self.access_log(&file.access_log);
+        let metrics = self.metrics(&file.metrics);
+        let mut upstreams = self.upstreams(&file.upstreams);
+        self.unnamed_upstreams(&file.routes, &mut upstreams);
+        let indexes = upstreams
+            .keys()
+            .enumerate()
+            .map(|(index, name)| (name.clone(), index))
+            .collect();
+        let routes = self.routes(&file.routes, &indexes);
+        let routes = self.told_apart(routes);
+        Some(Config {
+            server: process::server(&file.server)?,
+            listeners,
+            admin,
+            trusted_proxies: file
+                .trusted_proxies
+                .iter()
+                .map(|(_, network)| network.0)
+                .collect(),
+            limits: process::limits(&file.limits),
+            shutdown: process::shutdown(&file.shutdown),
+            log: process::log(&file.log),
+            access_log,
+            metrics: metrics?,
+            upstreams: upstreams.into_values().collect::<Option<_>>()?,
+            routes: routes?,
+            source_hash: fnv1a(self.source.text),
+        })
+    }
+
+    /// The routes, when all of them are sound and no two are the same.
+    fn told_apart(&mut self, routes: Vec<Option<Route>>) -> Option<Vec<Route>> {
+        let count = routes.len();
+        let sound = routes
+            .into_iter()
+            .enumerate()
+            .filter_map(|(index, route)| Some((index, route?)));
+        let (places, routes): (Vec<usize>, Vec<Route>) = sound.unzip();
+        let root = Path::Root;
+        let list = root.key("routes");
+        for conflict in conflicts(&routes) {
+            let (first, second) = (
+                list.item(places[conflict.first]),
+                list.item(places[conflict.second]),
+            );
+            let conditions = |at: &Path<'_>| self.source.tree.at(&at.key("match"));
+            let hidden = |at| conditions(at).is_some_and(Node::hides_something);
+            let what = if hidden(&first) || hidden(&second) {
+                "the same"
+            } else {
+                &conflict.what
+            };
+            let what = format!("matches {what}, as does {first}, expected a difference");
+            self.refuse(&second, what);
+        }
+        (routes.len() == count).then_some(routes)
+    }
+
+    fn refuse(&mut self, at: &Path<'_>, what: impl Into<String>) {
+        let origin = self.source.tree.origin_of(at);
+        self.problems.push(Problem {
+            origin,
+            key: at.to_string(),
+            what: what.into(),
+        });
+    }
+
+    /// The value, or a problem that shows no more of it than was written.
+    fn accept<T>(&mut self, at: &Path<'_>, result: Result<T, Invalid>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(invalid) => {
+                let node = self.source.tree.at(at);
+                let what = node.map_or_else(|| invalid.to_string(), |node| node.refusal(&invalid));
+                self.refuse(at, what);
+                None
+            }
+        }
+    }
+
+    /// A value as messages show it.
+    fn shown(&self, at: &Path<'_>, text: &str) -> String {
+        quote(
+            self.source
+                .tree
+                .at(at)
+                .and_then(Node::shown)
+                .unwrap_or(text),
+        )
+    }
+
+    /// Whether the key was written, whatever became of it.
+    fn is_written(&self, at: &Path<'_>) -> bool {
+        self.source.tree.at(at).is_some()
+    }
+
+    /// Whether nothing was refused here, below or above, so that what is missing was never
+    /// written.
+    fn is_whole(&self, at: &Path<'_>) -> bool {
+        let damaged = self.source.damaged;
+        let text = at.to_string();
+        let below = |separator: char| {
+            let prefix = format!("{text}{separator}");
+            damaged
+                .range(prefix.clone()..)
+                .next()
+                .is_some_and(|path| path.starts_with(&prefix))
+        };
+        let above = || {
+            at.ancestors()
+                .any(|path| damaged.contains(&path.to_string()))
+        };
+        damaged.is_empty() || !(damaged.contains(&text) || below('.') || below('[') || above())
+    }
+}
+
+/// A hash that is the same on every machine and in every version.
+fn fnv1a(text: &str) -> u64 {
+    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0000_0100_0000_01b3;
+    text.bytes().fold(OFFSET, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(PRIME)
+    })
+}

@@ -1,0 +1,339 @@
+//! Checks upstreams: their backends, and those that routes name by a URL.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::{HeaderValue, Uri};
+
+use super::Checker;
+use crate::config::file;
+use crate::config::model::{
+    Backend, Balance, HealthCheck, Outlier, Pool, Retries, Timeouts, Upstream,
+};
+use crate::config::problem::{Invalid, quote};
+use crate::config::scalar::List;
+use crate::config::tree::{Content, Path};
+
+const BACKEND: &str = "a host and port such as `10.0.0.11:3000`";
+
+/// Upstreams by name; `None` is one that was written but is not sound.
+pub(super) type Upstreams = BTreeMap<String, Option<Upstream>>;
+
+impl Checker<'_> {
+    pub(super) fn upstreams(&mut self, written: &BTreeMap<String, file::Upstream>) -> Upstreams {
+        let root = Path::Root;
+        let at = root.key("upstreams");
+        let mut upstreams = Upstreams::new();
+        if let Some(Content::Map(entries)) = self.source.tree.at(&at).map(|node| &node.content) {
+            upstreams.extend(entries.iter().map(|(name, _)| (name.clone(), None)));
+        }
+        for (name, upstream) in written {
+            let at = at.key(name);
+            let word = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+            if name.is_empty() || name.len() > 128 || !name.bytes().all(word) {
+                self.refuse(
+                    &at,
+                    "is no name for an upstream, expected letters, digits, `_`, `-` and `.`",
+                );
+            }
+            upstreams.insert(name.clone(), self.upstream(name, upstream, &at));
+        }
+        upstreams
+    }
+
+    /// Adds an upstream for each URL that a route has in the place of a name.
+    pub(super) fn unnamed_upstreams(
+        &mut self,
+        routes: &List<file::Route>,
+        upstreams: &mut Upstreams,
+    ) {
+        let root = Path::Root;
+        let list = root.key("routes");
+        for (index, route) in routes.iter() {
+            let route_at = list.item(index);
+            let at = route_at.key("upstream");
+            match &route.upstream {
+                Some(file::Target::One(text)) => self.unnamed(text, &at, upstreams),
+                Some(file::Target::Split(branches)) => {
+                    for (index, branch) in branches.iter() {
+                        let item = at.item(index);
+                        self.unnamed(&branch.upstream, &item.key("upstream"), upstreams);
+                    }
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn unnamed(&mut self, text: &str, at: &Path<'_>, upstreams: &mut Upstreams) {
+        if !is_url(text) {
+            return;
+        }
+        let Some(name) = self.accept(at, host_and_port(text)) else {
+            return;
+        };
+        if upstreams.contains_key(&name) {
+            return;
+        }
+        let backend = self.backend(&name, 1, at);
+        let settings = file::Upstream::default();
+        let upstream =
+            backend.and_then(|backend| self.settings(&name, vec![backend], &settings, at));
+        upstreams.insert(name, upstream);
+    }
+
+    fn upstream(
+        &mut self,
+        name: &str,
+        written: &file::Upstream,
+        at: &Path<'_>,
+    ) -> Option<Upstream> {
+        let list = at.key("backends");
+        if written.backends.is_empty() && self.is_whole(&list) {
+            self.refuse(&list, "has no backend, expected at least one");
+        }
+        let mut backends: Vec<Backend> = Vec::new();
+        let mut seen = HashSet::new();
+        for (index, backend) in written.backends.iter() {
+            let item = list.item(index);
+            let (text, weight, at) = match backend {
+                file::Backend::Address(text) => (text, 1, item),
+                file::Backend::Weighted(backend) => {
+                    (&backend.address, backend.weight, item.key("address"))
+                }
+            };
+            if !seen.insert(text) {
+                let shown = self.shown(&at, text);
+                self.refuse(&at, format!("{shown} is given twice, expected it once"));
+            }
+            backends.extend(self.backend(text, weight, &at));
+        }
+        let complete = backends.len() == written.backends.0.len() && !backends.is_empty();
+        if complete && backends.iter().all(|backend| backend.weight == 0) {
+            self.refuse(&list, "have no weight, expected at least one above 0");
+        }
+        self.settings(name, backends, written, at)
+    }
+
+    fn backend(&mut self, text: &str, weight: u32, at: &Path<'_>) -> Option<Backend> {
+        let (host, port) = self.accept(at, split(text))?;
+        let address = match text.parse::<SocketAddr>() {
+            Ok(address) => address,
+            Err(_) => {
+                let address = self.resolve(&host, port);
+                let named = |cause| {
+                    Invalid::new(format!("{}: {cause}", quote(text)), "a name that resolves")
+                };
+                self.accept(at, address.map_err(named))?
+            }
+        };
+        Some(Backend {
+            name: Arc::from(text),
+            address,
+            weight,
+        })
+    }
+
+    fn resolve(&mut self, host: &str, port: u16) -> Result<SocketAddr, String> {
+        let key = (host.to_owned(), port);
+        if let Some(known) = self.addresses.get(&key) {
+            return known.clone();
+        }
+        let resolved = match self.source.env.resolve(host, port) {
+            Ok(addresses) => {
+                let first = addresses
+                    .iter()
+                    .find(|a| a.is_ipv4())
+                    .or(addresses.first())
+                    .copied();
+                first.ok_or_else(|| "the name has no address".to_owned())
+            }
+            Err(error) => Err(format!("the name does not resolve ({error})")),
+        };
+        self.addresses.insert(key, resolved.clone());
+        resolved
+    }
+
+    fn settings(
+        &mut self,
+        name: &str,
+        backends: Vec<Backend>,
+        written: &file::Upstream,
+        at: &Path<'_>,
+    ) -> Option<Upstream> {
+        let health = at.key("health_check");
+        let health_check = match &written.health_check {
+            Some(written) => Some(self.health_check(written, &health)?),
+            None => None,
+        };
+        Some(Upstream {
+            name: Arc::from(name),
+            backends,
+            balance: match written.balance {
+                file::Balance::RoundRobin => Balance::RoundRobin,
+            },
+            timeouts: timeouts(&written.timeouts),
+            pool: Pool {
+                idle_timeout: written.pool.idle_timeout.0,
+            },
+            retries: Retries {
+                attempts: written.retries.attempts as usize,
+                budget: written.retries.budget.0,
+                min_per_second: written.retries.min_per_second,
+            },
+            health_check,
+            outlier: self.outlier(&written.outlier, &at.key("outlier")),
+        })
+    }
+
+    fn health_check(&mut self, written: &file::HealthCheck, at: &Path<'_>) -> Option<HealthCheck> {
+        let path = written.path.as_deref().map(probe_path).transpose();
+        let path = self.accept(&at.key("path"), path);
+        let host = written.host.as_deref().map(probe_host).transpose();
+        let host = self.accept(&at.key("host"), host);
+        let interval = written.interval.0;
+        let mut timeout = written.timeout.0;
+        if timeout > interval {
+            let key = at.key("timeout");
+            if self.is_written(&key) {
+                self.refuse(&key, "is longer than `interval`, expected at most that");
+            }
+            timeout = interval;
+        }
+        let statuses = at.key("expected_statuses");
+        if written.expected_statuses.is_empty() {
+            self.refuse(&statuses, "is empty, expected at least one status or range");
+        }
+        Some(HealthCheck {
+            path: path?,
+            host: host?,
+            interval,
+            timeout,
+            unhealthy_after: written.unhealthy_after,
+            healthy_after: written.healthy_after,
+            expected_statuses: written
+                .expected_statuses
+                .iter()
+                .map(|(_, range)| range.0)
+                .collect(),
+        })
+    }
+
+    fn outlier(&mut self, written: &file::Outlier, at: &Path<'_>) -> Outlier {
+        let base_ejection = written.base_ejection.0;
+        let key = at.key("max_ejection");
+        if written.max_ejection.0 < base_ejection && self.is_written(&key) {
+            self.refuse(
+                &key,
+                "is shorter than `base_ejection`, expected at least that",
+            );
+        }
+        Outlier {
+            consecutive_failures: written.consecutive_failures,
+            base_ejection,
+            max_ejection: written.max_ejection.0.max(base_ejection),
+            max_ejected: written.max_ejected.0,
+        }
+    }
+}
+
+fn timeouts(written: &file::Timeouts) -> Timeouts {
+    Timeouts {
+        connect: written.connect.0,
+        first_byte: written.first_byte.0,
+        read: written.read.0,
+        write: written.write.0,
+        upgraded_idle: written.upgraded_idle.0,
+    }
+}
+
+/// Whether a route's upstream is a URL and not a name.
+pub(super) fn is_url(text: &str) -> bool {
+    text.contains("://")
+}
+
+/// The `host:port` of an `http://` URL, which names its upstream.
+pub(super) fn host_and_port(text: &str) -> Result<String, Invalid> {
+    const EXPECTED: &str = "a URL such as `http://127.0.0.1:3000`";
+    let refuse = |what: &str| Invalid::new(format!("{} {what}", quote(text)), EXPECTED);
+    let uri: Uri = text.parse().map_err(|_| refuse("is not a URL"))?;
+    match uri.scheme_str() {
+        Some("http") => {}
+        Some("https") => {
+            let expected = format!("{EXPECTED}, since TLS to backends is not supported yet");
+            return Err(Invalid::new(
+                format!("{} is an https URL", quote(text)),
+                expected,
+            ));
+        }
+        _ => return Err(refuse("has another scheme than http")),
+    }
+    let Some(authority) = uri
+        .authority()
+        .filter(|authority| !authority.host().is_empty())
+    else {
+        return Err(refuse("has no host"));
+    };
+    if authority.as_str().contains('@') {
+        return Err(refuse("has a user name or password"));
+    }
+    if uri.query().is_some() || !matches!(uri.path(), "" | "/") || text.contains('#') {
+        return Err(refuse("has a path or query, which `rewrite` is for"));
+    }
+    let after_host = &authority.as_str()[authority.host().len()..];
+    let port = match after_host.strip_prefix(':') {
+        None => 80,
+        Some(port) => port
+            .parse()
+            .map_err(|_| refuse("has a port that is none"))?,
+    };
+    let name = format!("{}:{port}", authority.host().to_ascii_lowercase());
+    split(&name)
+        .map(|_| name.clone())
+        .map_err(|_| refuse("has no proper host and port"))
+}
+
+/// The host and port of a backend.
+fn split(text: &str) -> Result<(String, u16), Invalid> {
+    let refuse = |what: &str| Invalid::new(format!("{} {what}", quote(text)), BACKEND);
+    if is_url(text) {
+        return Err(refuse("is a URL"));
+    }
+    let (host, port) = text.rsplit_once(':').ok_or_else(|| refuse("has no port"))?;
+    let port: u16 = port.parse().map_err(|_| refuse("has no proper port"))?;
+    if port == 0 {
+        return Err(refuse("has the port 0"));
+    }
+    if text.parse::<SocketAddr>().is_ok() {
+        return Ok((host.to_owned(), port));
+    }
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+    if host.is_empty() || host.len() > 253 || !host.bytes().all(word) {
+        return Err(refuse("has no proper host"));
+    }
+    Ok((host.to_owned(), port))
+}
+
+fn probe_path(path: &str) -> Result<String, Invalid> {
+    let visible = path
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    if path.starts_with('/') && visible {
+        return Ok(path.to_owned());
+    }
+    Err(Invalid::new(
+        format!("{} is not a path", quote(path)),
+        "one such as `/health`",
+    ))
+}
+
+fn probe_host(host: &str) -> Result<String, Invalid> {
+    if !host.is_empty() && !host.contains([' ', '/']) && HeaderValue::from_str(host).is_ok() {
+        return Ok(host.to_owned());
+    }
+    Err(Invalid::new(
+        format!("{} is not a host", quote(host)),
+        "one such as `users.internal`",
+    ))
+}

@@ -1,0 +1,274 @@
+//! What is written in a configuration file: its shape, its defaults and its documentation.
+//!
+//! The doc comments of keys become the schema's descriptions and the reference for operators.
+//! Single values are typed here; what they mean together is the business of `check`.
+
+mod route;
+mod upstream;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration as StdDuration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::scalar::{Address, Duration, List, Network, Size};
+
+pub use route::*;
+pub use upstream::*;
+
+/// The configuration of the gateway.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct File {
+    /// The process itself. A change takes effect with the next start.
+    pub server: Server,
+    /// Where traffic is accepted. When left out, one listener on `0.0.0.0:8080`.
+    pub listeners: Option<List<Listener>>,
+    /// The operators' listener: metrics and status.
+    pub admin: Admin,
+    /// Peers whose `X-Forwarded-For` and `Forwarded` headers are believed. The client is the last
+    /// address that is not one of them. When empty, it is the peer itself.
+    #[schemars(extend("examples" = [["10.0.0.0/8", "192.0.2.1"]]))]
+    pub trusted_proxies: List<Network>,
+    /// What a client may send, and how slowly.
+    pub limits: Limits,
+    /// How the process ends after SIGTERM.
+    pub shutdown: Shutdown,
+    /// The process log, on standard error.
+    pub log: Log,
+    /// One line for each request.
+    pub access_log: AccessLog,
+    /// How metrics are named.
+    pub metrics: Metrics,
+    /// Named groups of backends. Names have letters, digits, `_`, `-` and `.`.
+    pub upstreams: BTreeMap<String, Upstream>,
+    /// What is done with which requests; at least one. The most specific route wins, whatever
+    /// the order.
+    pub routes: List<Route>,
+}
+
+/// See [`File::server`].
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Server {
+    /// Worker threads. When left out, as many as there are cores.
+    #[schemars(range(min = 1, max = 1024))]
+    pub threads: Option<u32>,
+}
+
+/// See [`File::listeners`].
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// The IP address and port to listen on.
+    #[schemars(extend("examples" = ["0.0.0.0:8080", "[::]:8080"]))]
+    pub address: Address,
+    /// The `listener` label in metrics. When left out, the address.
+    pub name: Option<String>,
+    /// Whether the gateway itself answers `/health`, `/ready`, `/_health/live` and
+    /// `/_health/ready` here, before routing.
+    #[serde(default = "enabled")]
+    pub health: bool,
+    /// Metrics on this listener, beside the admin listener.
+    #[serde(default)]
+    pub metrics: ListenerMetrics,
+}
+
+/// See [`Listener::metrics`].
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ListenerMetrics {
+    /// Clients that may read `/metrics` here. When empty, `/metrics` is a path like any other.
+    #[schemars(extend("examples" = [["10.0.0.0/8"]]))]
+    pub allow: List<Network>,
+}
+
+/// See [`File::admin`].
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// Whether there is such a listener.
+    pub enabled: bool,
+    /// The IP address and port to listen on.
+    pub address: Address,
+}
+
+/// See [`File::limits`].
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// From the first byte of a request header to its last; then 408.
+    pub request_header_timeout: Duration,
+    /// Request line and header fields together; then 431.
+    #[schemars(extend("x-min" = "1KiB", "x-max" = "1MiB"))]
+    pub request_header_size: Size,
+    /// Number of header fields; then 431.
+    #[schemars(range(min = 10, max = 1000))]
+    pub request_header_count: u32,
+    /// The request target; then 414.
+    #[schemars(extend("x-min" = "256", "x-max" = "1MiB"))]
+    pub uri_size: Size,
+    /// Between two reads of a request body; then 408.
+    pub request_body_timeout: Duration,
+    /// Between two writes of a response to a client that does not read; then the connection is
+    /// closed.
+    pub response_write_timeout: Duration,
+    /// An idle client connection between two requests; then it is closed.
+    pub keepalive_timeout: Duration,
+    /// Open client connections in all; further ones are closed and counted.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub max_connections: u32,
+}
+
+/// See [`File::shutdown`].
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Shutdown {
+    /// From readiness turning false to the listeners closing. Give load balancers this long to
+    /// notice.
+    #[schemars(extend("x-min" = "0s", "x-max" = "1h"))]
+    pub delay: Duration,
+    /// What requests in flight are given after that, before their connections are closed.
+    #[schemars(extend("x-min" = "0s", "x-max" = "1d"))]
+    pub drain_timeout: Duration,
+}
+
+/// See [`File::log`].
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// The least important level that is written. `RUST_LOG` overrides it.
+    pub level: Level,
+    /// How lines are written.
+    pub format: LogFormat,
+}
+
+/// See [`Log::level`].
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// Nothing.
+    Off,
+    /// What must be looked at.
+    Error,
+    /// What should be looked at.
+    Warn,
+    /// What happened.
+    #[default]
+    Info,
+    /// How it happened.
+    Debug,
+    /// Every step.
+    Trace,
+}
+
+/// See [`Log::format`].
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// One readable line.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// See [`File::access_log`].
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AccessLog {
+    /// Whether it is written.
+    pub enabled: bool,
+    /// How lines are written.
+    pub format: LogFormat,
+    /// `stdout`, `stderr` or the path of a file, which is appended to. A relative path begins at
+    /// the configuration's folder.
+    #[schemars(extend("examples" = ["stdout", "/var/log/gateway/access.log"]))]
+    pub output: String,
+    /// What may wait for the writer; lines beyond that are dropped and counted.
+    #[schemars(extend("x-min" = "64KiB", "x-max" = "1GiB"))]
+    pub buffer: Size,
+}
+
+/// See [`File::metrics`].
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// The prefix of every metric of the gateway's own: letters, digits and `_`.
+    pub namespace: String,
+}
+
+fn enabled() -> bool {
+    true
+}
+
+fn secs(seconds: u64) -> Duration {
+    Duration(StdDuration::from_secs(seconds))
+}
+
+impl Default for Listener {
+    fn default() -> Self {
+        let address = Address(SocketAddr::from(([0, 0, 0, 0], 8080)));
+        Self {
+            address,
+            name: None,
+            health: true,
+            metrics: ListenerMetrics::default(),
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            address: Address(SocketAddr::from(([127, 0, 0, 1], 9090))),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            request_header_timeout: secs(10),
+            request_header_size: Size(32 << 10),
+            request_header_count: 100,
+            uri_size: Size(8 << 10),
+            request_body_timeout: secs(30),
+            response_write_timeout: secs(60),
+            keepalive_timeout: secs(75),
+            max_connections: 50_000,
+        }
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self {
+            delay: secs(0),
+            drain_timeout: secs(30),
+        }
+    }
+}
+
+impl Default for AccessLog {
+    fn default() -> Self {
+        let output = "stdout".to_owned();
+        Self {
+            enabled: true,
+            format: LogFormat::Json,
+            output,
+            buffer: Size(4 << 20),
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            namespace: "gateway".to_owned(),
+        }
+    }
+}

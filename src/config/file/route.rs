@@ -1,0 +1,272 @@
+//! What is written below `routes`.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::super::scalar::{Duration, Limit, List};
+use super::upstream::one;
+
+/// One route. It has one of `upstream`, `redirect` and `respond`.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Route {
+    /// The `route` label in metrics and logs; unique. When left out, it is made of the first host
+    /// and path, or of the upstream when the route matches everything.
+    pub name: Option<String>,
+    /// Which requests are its own. A request must meet every condition; without any, all are.
+    #[serde(rename = "match")]
+    pub matcher: Match,
+    /// Where requests are sent: the name of an upstream, a URL such as `http://127.0.0.1:3000`, or
+    /// a list of them with weights.
+    #[schemars(extend("examples" = [
+        "users",
+        "http://127.0.0.1:3000",
+        [{ "upstream": "users", "weight": 95 }, { "upstream": "users-next", "weight": 5 }],
+    ]))]
+    pub upstream: Option<Target>,
+    /// Answers with a redirect. What is left out is taken from the request.
+    pub redirect: Option<Redirect>,
+    /// Answers with a fixed response.
+    pub respond: Option<Respond>,
+    /// How the path is changed for the backend; the query stays. Only with `upstream`.
+    pub rewrite: Option<Rewrite>,
+    /// Changes to headers: removals first, then `set`, then `add`.
+    pub headers: Headers,
+    /// The largest request body; then 413.
+    pub max_body_size: Limit,
+    /// The route's own timeouts in the place of its upstream's. Only with `upstream`.
+    pub timeouts: RouteTimeouts,
+    /// The route's own retries in the place of its upstream's. Only with `upstream`.
+    pub retries: RouteRetries,
+}
+
+/// See [`Route::matcher`].
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Match {
+    /// The host, without port: exact, or `*.example.com` for one or more labels in front.
+    #[schemars(extend("examples" = ["api.example.com", "*.example.com"]))]
+    pub host: Option<String>,
+    /// Any of several hosts, in the place of `host`.
+    pub hosts: List<String>,
+    /// The path: exact (`/a`), with parameters (`/users/:id`), with everything below
+    /// (`/static/*`), or the same with a name for what is below (`/files/*rest`).
+    #[schemars(extend("examples" = ["/users/:id", "/static/*", "/files/*rest"]))]
+    pub path: Option<String>,
+    /// Any of several paths, in the place of `path`.
+    pub paths: List<String>,
+    /// A regular expression that must match the whole path, in the place of `path`.
+    #[schemars(extend("examples" = ["/v[0-9]+/items"]))]
+    pub path_regex: Option<String>,
+    /// The method. `GET` includes `HEAD`.
+    #[schemars(extend("examples" = ["GET"]))]
+    pub method: Option<String>,
+    /// Any of several methods, in the place of `method`.
+    pub methods: List<String>,
+    /// Conditions on request headers: every one must hold.
+    #[schemars(extend("examples" = [{
+        "x-canary": "yes",
+        "authorization": { "present": true },
+        "user-agent": { "regex": "^curl/" },
+    }]))]
+    pub headers: BTreeMap<String, Condition>,
+    /// Conditions on query parameters: every one must hold. Compared after percent-decoding.
+    #[schemars(extend("examples" = [{ "version": "2" }]))]
+    pub query: BTreeMap<String, Condition>,
+}
+
+/// What a value must be: exactly this text, or what the mapping says.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Condition {
+    /// Exactly this text.
+    Exact(String),
+    /// One of the ways below.
+    Other(OtherCondition),
+}
+
+/// See [`Condition::Other`]. It has one of these keys.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct OtherCondition {
+    /// `true`: there, with whatever value. `false`: not there.
+    pub present: Option<bool>,
+    /// A regular expression that matches somewhere in the value; anchor it to match all.
+    pub regex: Option<String>,
+}
+
+/// See [`Route::upstream`].
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Target {
+    /// A name or a URL.
+    One(String),
+    /// A weighted split.
+    Split(List<Branch>),
+}
+
+/// One branch of a weighted split.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Branch {
+    /// The name of an upstream, or a URL.
+    pub upstream: String,
+    /// Its share of the requests; 0 sends none.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub weight: u32,
+}
+
+/// See [`Route::redirect`].
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Redirect {
+    /// 301, 302, 307 or 308.
+    #[schemars(range(min = 301, max = 308))]
+    pub status: u16,
+    /// `https` or `http`.
+    #[schemars(extend("examples" = ["https"]))]
+    pub scheme: Option<String>,
+    /// The host.
+    pub host: Option<String>,
+    /// The port. When left out, it goes away where `scheme` or `host` are changed.
+    #[schemars(range(min = 1, max = 65_535))]
+    pub port: Option<u16>,
+    /// The path and, if it has one, the query; with variables. When left out, both are kept.
+    #[schemars(extend("examples" = ["/new/{path.id}"]))]
+    pub path: Option<String>,
+}
+
+/// See [`Route::respond`].
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Respond {
+    /// Its status.
+    #[schemars(range(min = 200, max = 599))]
+    pub status: u16,
+    /// Its content type.
+    pub content_type: String,
+    /// Its body; `file:PATH` takes it from a file.
+    pub body: String,
+}
+
+/// See [`Route::rewrite`]. It has one of these keys.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rewrite {
+    /// A prefix of whole segments to take away.
+    #[schemars(extend("examples" = ["/api"]))]
+    pub strip_prefix: Option<String>,
+    /// A prefix of whole segments to replace.
+    pub replace_prefix: Option<ReplacePrefix>,
+    /// A replacement by regular expression.
+    pub regex: Option<RegexRewrite>,
+}
+
+/// See [`Rewrite::replace_prefix`].
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReplacePrefix {
+    /// The prefix as it is in the request.
+    pub from: String,
+    /// What the backend gets instead.
+    pub to: String,
+}
+
+/// See [`Rewrite::regex`].
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RegexRewrite {
+    /// What is looked for; its first match in the path is replaced.
+    #[schemars(extend("examples" = ["^/v(\\d+)/(?<rest>.*)$"]))]
+    pub pattern: String,
+    /// What is put in its place; `$1` and `${name}` refer to groups.
+    #[schemars(extend("examples" = ["/${rest}"]))]
+    pub replacement: String,
+}
+
+/// See [`Route::headers`].
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Headers {
+    /// On the request to the backend. Only with `upstream`.
+    pub request: HeaderRules,
+    /// On the response to the client.
+    pub response: HeaderRules,
+}
+
+/// Changes to one header. Values may hold variables.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HeaderRules {
+    /// Put beside whatever is there.
+    #[schemars(extend("examples" = [{ "x-served-by": "{route}" }]))]
+    pub add: BTreeMap<String, String>,
+    /// Put in the place of whatever is there.
+    #[schemars(extend("examples" = [{ "x-user": "{path.id}" }]))]
+    pub set: BTreeMap<String, String>,
+    /// Taken away.
+    #[schemars(extend("examples" = [["x-internal"]]))]
+    pub remove: List<String>,
+}
+
+/// See [`Route::timeouts`].
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RouteTimeouts {
+    /// From the request sent to the first byte of the response; then 504.
+    pub first_byte: Option<Duration>,
+    /// Between two reads of the response body.
+    pub read: Option<Duration>,
+}
+
+/// See [`Route::retries`].
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RouteRetries {
+    /// Attempts after the first; 0 turns retrying off.
+    #[schemars(range(min = 0, max = 10))]
+    pub attempts: Option<u32>,
+}
+
+impl Default for Route {
+    fn default() -> Self {
+        Self {
+            name: None,
+            matcher: Match::default(),
+            upstream: None,
+            redirect: None,
+            respond: None,
+            rewrite: None,
+            headers: Headers::default(),
+            max_body_size: Limit(Some(10 << 20)),
+            timeouts: RouteTimeouts::default(),
+            retries: RouteRetries::default(),
+        }
+    }
+}
+
+impl Default for Redirect {
+    fn default() -> Self {
+        Self {
+            status: 302,
+            scheme: None,
+            host: None,
+            port: None,
+            path: None,
+        }
+    }
+}
+
+impl Default for Respond {
+    fn default() -> Self {
+        let content_type = "text/plain; charset=utf-8".to_owned();
+        Self {
+            status: 200,
+            content_type,
+            body: String::new(),
+        }
+    }
+}

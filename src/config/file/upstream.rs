@@ -1,0 +1,197 @@
+//! What is written below `upstreams`.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::super::scalar::{Duration, List, Share, Statuses};
+use super::secs;
+
+/// One upstream.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Upstream {
+    /// Its members; at least one with a weight above 0.
+    #[schemars(extend("examples" = [["10.0.0.11:3000", { "address": "10.0.0.12:3000", "weight": 2 }]]))]
+    pub backends: List<Backend>,
+    /// How a member is chosen.
+    pub balance: Balance,
+    /// What one attempt may take.
+    pub timeouts: Timeouts,
+    /// How connections to the backends are kept.
+    pub pool: Pool,
+    /// When a request is tried again.
+    pub retries: Retries,
+    /// Probing of the backends. When left out, there is none; `{}` probes with the defaults.
+    pub health_check: Option<HealthCheck>,
+    /// Leaves a backend that fails real requests out for a while.
+    pub outlier: Outlier,
+}
+
+/// One backend: `host:port`, or that with a weight.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Backend {
+    /// `host:port`.
+    Address(String),
+    /// With a weight.
+    Weighted(WeightedBackend),
+}
+
+/// See [`Backend::Weighted`].
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WeightedBackend {
+    /// `host:port`. A host name is resolved once, when the configuration is loaded.
+    pub address: String,
+    /// Its share of the traffic; 0 takes it out.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub weight: u32,
+}
+
+/// See [`Upstream::balance`].
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Balance {
+    /// In turn, by weight, evenly spread.
+    #[default]
+    RoundRobin,
+}
+
+/// See [`Upstream::timeouts`].
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timeouts {
+    /// Establishing a connection; then another attempt, or 502.
+    #[schemars(extend("x-max" = "5s"))]
+    pub connect: Duration,
+    /// From the request sent to the first byte of the response; then 504.
+    pub first_byte: Duration,
+    /// Between two reads of the response body; then the response is cut off.
+    pub read: Duration,
+    /// Between two writes of the request.
+    pub write: Duration,
+    /// How long an upgraded connection (WebSocket) may be silent in both directions.
+    pub upgraded_idle: Duration,
+}
+
+/// See [`Upstream::pool`].
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Pool {
+    /// How long an unused connection is kept. Keep it below the backends' own keep-alive.
+    pub idle_timeout: Duration,
+}
+
+/// See [`Upstream::retries`].
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retries {
+    /// Attempts after the first; 0 turns retrying off. A request is tried again only when nothing
+    /// of it was sent, or its method is idempotent.
+    #[schemars(range(min = 0, max = 10))]
+    pub attempts: u32,
+    /// The share of requests that may be retries.
+    pub budget: Share,
+    /// Retries a second that are allowed whatever the budget.
+    #[schemars(range(min = 0, max = 100_000))]
+    pub min_per_second: u32,
+}
+
+/// See [`Upstream::health_check`].
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HealthCheck {
+    /// The path to ask for by HTTP. When left out, a TCP connection is enough.
+    #[schemars(extend("examples" = ["/health"]))]
+    pub path: Option<String>,
+    /// The `Host` to send. When left out, the backend's address as written.
+    pub host: Option<String>,
+    /// Between two probes of one backend.
+    #[schemars(extend("x-min" = "100ms"))]
+    pub interval: Duration,
+    /// What one probe may take; at most the interval.
+    pub timeout: Duration,
+    /// Failed probes in a row after which a backend is out.
+    #[schemars(range(min = 1, max = 100))]
+    pub unhealthy_after: u32,
+    /// Good probes in a row after which it is back.
+    #[schemars(range(min = 1, max = 100))]
+    pub healthy_after: u32,
+    /// Statuses that count as good.
+    pub expected_statuses: List<Statuses>,
+}
+
+/// See [`Upstream::outlier`].
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Outlier {
+    /// Failed attempts in a row (refused, reset, timed out) that eject a backend; 0 turns it off.
+    #[schemars(range(min = 0, max = 1000))]
+    pub consecutive_failures: u32,
+    /// The first ejection; each further one in a row is twice as long.
+    pub base_ejection: Duration,
+    /// The longest ejection.
+    pub max_ejection: Duration,
+    /// The share of the upstream that may be ejected at once.
+    pub max_ejected: Share,
+}
+
+pub(super) fn one() -> u32 {
+    1
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: secs(1),
+            first_byte: secs(15),
+            read: secs(60),
+            write: secs(60),
+            upgraded_idle: secs(60 * 60),
+        }
+    }
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self {
+            idle_timeout: secs(30),
+        }
+    }
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        Self {
+            attempts: 1,
+            budget: Share(0.2),
+            min_per_second: 3,
+        }
+    }
+}
+
+impl Default for HealthCheck {
+    fn default() -> Self {
+        Self {
+            path: None,
+            host: None,
+            interval: secs(5),
+            timeout: secs(2),
+            unhealthy_after: 3,
+            healthy_after: 2,
+            expected_statuses: vec![Statuses((200, 399))].into(),
+        }
+    }
+}
+
+impl Default for Outlier {
+    fn default() -> Self {
+        Self {
+            consecutive_failures: 5,
+            base_ejection: secs(10),
+            max_ejection: secs(5 * 60),
+            max_ejected: Share(0.5),
+        }
+    }
+}
