@@ -92,7 +92,7 @@ fn each_or_none<T>(list: &[T]) -> impl Iterator<Item = Option<&T>> {
 /// The pattern without the names of its parameters. Equal shapes match the same paths.
 fn shape(pattern: &PathPattern) -> String {
     let (segments, tail) = match pattern {
-        PathPattern::Regex(expression) => return format!("~{}", expression.as_str()),
+        PathPattern::Regex(expression) => return format!("~ {}", written(expression.as_str())),
         PathPattern::Segments { segments, tail } => (segments, tail),
     };
     let mut shape = String::new();
@@ -116,6 +116,13 @@ fn shape(pattern: &PathPattern) -> String {
         Tail::End => {}
     }
     shape
+}
+
+/// The expression as the operator wrote it, without the anchors that make it match a whole path.
+fn written(expression: &str) -> &str {
+    let inner = expression.strip_prefix(r"\A(?:");
+    let inner = inner.and_then(|text| text.strip_suffix(r")\z"));
+    inner.unwrap_or(expression)
 }
 
 /// The header and query conditions as a set of texts.
@@ -264,6 +271,11 @@ mod tests {
         };
         assert!(collide(regex("/a+"), regex("/a+")));
         assert!(!collide(regex("/a+"), regex("/a{1,}")));
+        let what = "every method on every host and path ~ /a+".to_owned();
+        assert_eq!(
+            found([regex(r"\A(?:/a+)\z"), regex(r"\A(?:/a+)\z")]),
+            [(0, 1, what)]
+        );
     }
 
     #[test]

@@ -218,6 +218,20 @@ fn expressions_match_the_whole_path_in_every_branch() {
 }
 
 #[test]
+fn named_groups_of_an_expression_are_parameters() {
+    let found = |path| {
+        params(
+            "~/v(?<major>[0-9]+)(-(?<tag>[a-z]+))?/(.*)",
+            path,
+            &["major", "tag"],
+        )
+    };
+    assert_eq!(found("/v12-beta/x"), Some(vec![Some("12"), Some("beta")]));
+    assert_eq!(found("/v12/x"), Some(vec![Some("12"), None]));
+    assert_eq!(found("/v/x"), None);
+}
+
+#[test]
 fn patterns_are_compared_segment_by_segment() {
     let routes = [
         route("a tail", &["/a/*"]),
