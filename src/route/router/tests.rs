@@ -155,6 +155,35 @@ fn params(pattern: &str, path: &'static str, names: &[&str]) -> Option<Vec<Optio
     }
 }
 
+/// The table of `docs/routing.md`.
+#[test]
+fn the_documented_examples_hold() {
+    let api = |name, path| route(name, &[path]).on("api.example.com");
+    let routes = [
+        api("me", "/users/me"),
+        api("user", "/users/:id"),
+        api("user-beta", "/users/:id").header("x-beta", ValueMatch::Present),
+        api("users-write", "/users/*").methods(&[Method::POST]),
+        route("tenant", &["/*"]).on("*.example.com"),
+        route("default", &["/*"]),
+    ];
+    let post = |path| ask(Method::POST, "api.example.com", path);
+    let mut beta = get("api.example.com", "/users/7");
+    beta.headers.insert("x-beta", HeaderValue::from_static("1"));
+    for (asked, expected) in [
+        (get("api.example.com", "/users/me"), "me"),
+        (get("api.example.com", "/users/7"), "user"),
+        (beta, "user-beta"),
+        (post("/users/7"), "user"),
+        (post("/users/7/keys"), "users-write"),
+        (get("api.example.com", "/users/7/keys"), "tenant"),
+        (get("shop.example.com", "/"), "tenant"),
+        (get("example.com", "/"), "default"),
+    ] {
+        assert_eq!(answer(&routes, &asked), expected, "{asked:?}");
+    }
+}
+
 #[test]
 fn hosts_go_from_exact_over_the_longest_suffix_to_any() {
     let routes = [
