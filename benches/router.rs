@@ -21,6 +21,16 @@ fn main() {
         .configure_from_args();
     for count in [10, 1_000, 50_000] {
         let router = Router::compile(&routes(count)).unwrap();
+        // All groups in turn, far apart from each other, so that caches help as little as they do
+        // with real traffic.
+        let groups = count / 5;
+        let spread: Vec<_> = (0..groups)
+            .map(|turn| user(turn * 7_919 % groups))
+            .collect();
+        let mut turns = spread.iter().cycle();
+        criterion.bench_function(&format!("{count} routes/all in turn"), |bencher| {
+            bencher.iter(|| turns.next().map(|(host, path)| find(&router, host, path)));
+        });
         for (name, host, path) in cases(count) {
             criterion.bench_function(&format!("{count} routes/{name}"), |bencher| {
                 bencher.iter(|| find(&router, black_box(&host), black_box(&path)));
@@ -94,13 +104,19 @@ fn text(text: &str) -> Segment {
     Segment::Literal(text.to_owned())
 }
 
+/// A request to the route with a parameter of a group.
+fn user(group: usize) -> (String, String) {
+    let host = format!("tenant-{}.example.com", group / 10);
+    (host, format!("/api/service-{group}/users/8121"))
+}
+
 /// Requests to the last group.
 fn cases(count: usize) -> Vec<(&'static str, String, String)> {
     let group = count / 5 - 1;
     let tenant = group / 10;
     let host = || format!("tenant-{tenant}.example.com");
     let zone = format!("eu.zone-{tenant}.example.net");
-    let user = format!("/api/service-{group}/users/8121");
+    let (_, user) = user(group);
     vec![
         ("literal", host(), format!("/api/service-{group}/status")),
         ("parameter", host(), user.clone()),
