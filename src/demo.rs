@@ -113,6 +113,8 @@ async fn serve(listener: TcpListener) {
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
+        // Header and body are written apart; neither shall wait for the other to be acknowledged.
+        let _ = stream.set_nodelay(true);
         let (app, shutdown) = (Arc::clone(&app), shutdown.clone());
         tokio::spawn(async move {
             let stream = Box::new(Stream::from(stream));

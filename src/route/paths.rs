@@ -12,7 +12,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
 use foldhash::fast::RandomState;
-use regex::{RegexSet, RegexSetBuilder};
+use regex::{Regex, RegexSet, RegexSetBuilder};
 
 use super::params::{Names, Ranges};
 use crate::config::pattern::{PathPattern, Segment, Tail};
@@ -55,9 +55,17 @@ pub(super) struct Entry {
 pub(super) struct PathTable {
     exact: Map<Leaf>,
     set: RegexSet,
-    /// The leaves of `set`, by the index of the expression.
-    expressions: Vec<Leaf>,
+    /// What the expressions of `set` lead to, by their index.
+    expressions: Vec<Expression>,
     root: Node,
+}
+
+/// What a path expression leads to.
+#[derive(Debug)]
+struct Expression {
+    leaf: Leaf,
+    /// The expression itself, if it names groups: they are parameters.
+    captures: Option<Regex>,
 }
 
 /// What may follow after some segments of a pattern.
@@ -80,7 +88,8 @@ impl PathTable {
                 PathPattern::Regex(expression) => {
                     let text = expression.as_str();
                     let key = (Reverse(text.len()), text);
-                    expressions.entry(key).or_default().add(claim, None);
+                    let leaf = expressions.entry(key).or_default();
+                    leaf.add(claim, group_names(expression));
                 }
                 PathPattern::Segments { segments, tail } => match literal_path(segments, tail) {
                     Some(path) => exact.entry(path.into()).or_default().add(claim, None),
@@ -88,14 +97,14 @@ impl PathTable {
                 },
             }
         }
-        let anchored = expressions
-            .keys()
-            .map(|(_, text)| format!(r"\A(?:{text})\z"));
+        let set = expressions.keys().map(|(_, text)| anchored(text));
         // Each expression passed the limit by itself; a set is as large as its members together.
-        let set = RegexSetBuilder::new(anchored)
-            .size_limit(usize::MAX)
-            .build()?;
-        let expressions = expressions.into_values().collect();
+        let set = RegexSetBuilder::new(set).size_limit(usize::MAX).build()?;
+        let expression = |((_, text), leaf)| Expression::compile(text, leaf);
+        let expressions = expressions
+            .into_iter()
+            .map(expression)
+            .collect::<Result<_, _>>()?;
         Ok(Self {
             exact,
             set,
@@ -117,17 +126,42 @@ impl PathTable {
         }
         // `matches` allocates, `is_match` does not.
         if !self.expressions.is_empty() && self.set.is_match(path) {
-            let leaves = self.set.matches(path);
-            let mut leaves = leaves
-                .iter()
-                .filter_map(|index| self.expressions.get(index));
-            if let Some(found) = leaves.find_map(&mut *visit) {
-                return Some(found);
+            for index in self.set.matches(path).iter() {
+                let expression = &self.expressions[index];
+                if let Some(found) = visit(&expression.leaf) {
+                    expression.capture(path, ranges);
+                    return Some(found);
+                }
             }
         }
         // `OPTIONS *` has no segments; only `/*` at the root can take it.
         let start = path.starts_with('/').then_some(1);
         self.root.walk(path, start, ranges, visit)
+    }
+}
+
+impl Expression {
+    fn compile(text: &str, leaf: Leaf) -> Result<Self, regex::Error> {
+        let named = leaf.entries.iter().any(|entry| entry.names.is_some());
+        let captures = named.then(|| Regex::new(&anchored(text))).transpose()?;
+        Ok(Self { leaf, captures })
+    }
+
+    /// Keeps where the named groups are.
+    fn capture(&self, path: &str, ranges: &mut Ranges) {
+        let Some(expression) = &self.captures else {
+            return;
+        };
+        let Some(captures) = expression.captures(path) else {
+            return;
+        };
+        for name in expression.capture_names().flatten() {
+            match captures.name(name) {
+                Some(group) => ranges.push(group.start(), group.end()),
+                // Beyond every path, so that a group that took no part has no value.
+                None => ranges.push(usize::MAX, usize::MAX),
+            }
+        }
     }
 }
 
@@ -217,6 +251,21 @@ impl Leaf {
             self.names_head |= claim.names_head;
         }
     }
+}
+
+/// The expression, made to match the whole path.
+fn anchored(text: &str) -> String {
+    format!(r"\A(?:{text})\z")
+}
+
+/// What an expression calls its groups; `None` when it names none.
+fn group_names(expression: &Regex) -> Option<Names> {
+    let names: Vec<Box<str>> = expression
+        .capture_names()
+        .flatten()
+        .map(Box::from)
+        .collect();
+    (!names.is_empty()).then(|| names.into())
 }
 
 /// The only path that the pattern matches, if it is but one.

@@ -245,4 +245,4 @@ fn normal(pattern: &HostPattern) -> HostPattern {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;
