@@ -49,7 +49,8 @@ impl Suggestion {
         let data = self.data.as_deref().unwrap_or_default();
         let usual = if self.data.is_some() { "POST" } else { "GET" };
         let method = self.method.as_deref().unwrap_or(usual);
-        request(gateway.addr(), method, path, &[], data.as_bytes())
+        let host = format!("Host: {}", gateway.addr());
+        request(gateway.addr(), method, path, &[&host], data.as_bytes())
     }
 
     /// What curl would print.
