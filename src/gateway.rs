@@ -131,6 +131,12 @@ impl ProxyHttp for Gateway {
             // The gate took the bytes behind this request for the next one.
             request.remove_header(&header::UPGRADE);
         }
+        if let Some(attempt) = &context.attempt
+            && !request.headers.contains_key(header::HOST)
+        {
+            // HTTP/1.0 can do without, HTTP/1.1 cannot.
+            request.insert_header(header::HOST, &*attempt.admitted.backend().name)?;
+        }
         let peer = context.origin.as_ref().map(|origin| origin.shared.peer.ip());
         forwarding::apply(
             request,
@@ -210,7 +216,7 @@ impl ProxyHttp for Gateway {
             return Ok(());
         } else {
             crate::filter::hop_by_hop::strip(response);
-            self.fit_to_client(session, response);
+            self.fit_to_client(session, context, response);
         }
         response.insert_header("X-Request-Id", context.request_id.as_str())?;
         if let Some(route) = &context.route
@@ -284,6 +290,10 @@ impl Gateway {
     /// Gives the session its deadlines and says whether the connection may go on.
     fn set_bounds(&self, session: &mut Session, context: &Context) {
         let limits = &context.snapshot.limits;
+        if expects_continue(context) {
+            // Pingora would take the interim answer for one that leaves the body unread.
+            session.set_close_on_response_before_downstream_finish(false);
+        }
         session.set_read_timeout(Some(limits.request_body_timeout));
         session.set_write_timeout(Some(limits.response_write_timeout));
         session.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
@@ -381,7 +391,12 @@ impl Gateway {
     }
 
     /// Makes a backend's response one that this client understands.
-    fn fit_to_client(&self, session: &mut Session, response: &mut ResponseHeader) {
+    fn fit_to_client(
+        &self,
+        session: &mut Session,
+        context: &Context,
+        response: &mut ResponseHeader,
+    ) {
         if session.req_header().version == Version::HTTP_10
             && response.headers.contains_key(header::TRANSFER_ENCODING)
         {
@@ -389,7 +404,8 @@ impl Gateway {
             response.remove_header(&header::TRANSFER_ENCODING);
             session.set_keepalive(None);
         }
-        if self.lifecycle.is_draining() {
+        let unsent = expects_continue(context) && !session.is_body_done();
+        if unsent || self.lifecycle.is_draining() {
             session.set_keepalive(None);
         }
     }
@@ -470,6 +486,12 @@ fn is_too_large(session: &Session, limit: Option<u64>) -> bool {
     matches!((length, limit), (Some(length), Some(limit)) if length > limit)
 }
 
+/// Whether the client may be waiting for `100 Continue` before it sends the body.
+fn expects_continue(context: &Context) -> bool {
+    let origin = context.origin.as_ref();
+    origin.is_some_and(|origin| origin.head.expects_continue)
+}
+
 fn is_tunnel(context: &Context) -> bool {
     let origin = context.origin.as_ref();
     origin.is_some_and(|origin| origin.head.framing == Framing::Tunnel)
@@ -539,9 +561,8 @@ fn keep_open_if_small(session: &mut Session, context: &Context) {
         Framing::Length(length) => length <= DRAIN_BYTES,
         Framing::Done | Framing::Chunked(_) | Framing::Tunnel => false,
     };
-    if small && !origin.head.expects_continue {
-        session.set_close_on_response_before_downstream_finish(false);
-    }
+    let keep = small && !origin.head.expects_continue;
+    session.set_close_on_response_before_downstream_finish(!keep);
 }
 
 /// Tells the connection's loop that a complete response was written, if the connection goes on.

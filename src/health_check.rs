@@ -10,11 +10,14 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Asks `/health` of the gateway that runs this configuration.
 pub fn ask(config: &Config) -> Result<(), String> {
-    let listener = config.listeners.iter().find(|listener| listener.health);
-    let address = listener
+    // A port chosen by the system is not in the file.
+    let is_known = |address: &SocketAddr| address.port() != 0;
+    let answering = config.listeners.iter().filter(|listener| listener.health);
+    let address = answering
         .map(|listener| listener.address)
-        .or_else(|| config.admin.as_ref().map(|admin| admin.address))
-        .ok_or("health check: no listener answers health checks and admin is off")?;
+        .chain(config.admin.as_ref().map(|admin| admin.address))
+        .find(is_known)
+        .ok_or("health check: no listener with a fixed port answers health checks")?;
     let address = reachable(address);
     let status = status_of(address).map_err(|error| format!("health check: {address}: {error}"))?;
     match status.as_str() {

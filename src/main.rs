@@ -172,8 +172,5 @@ fn start(loaded: &Loaded, announce: Option<&dyn Fn(&server::Bound)>) -> Result<(
         log::warn!("{warning}");
     }
     log::info!("gateway {VERSION}, {} worker threads", config.server.threads);
-    server::run(config, metrics, BUILD, announce).map_err(|error| {
-        log::error!("{error}");
-        format!("gateway: {error}")
-    })
+    server::run(config, metrics, BUILD, announce).map_err(|error| format!("gateway: {error}"))
 }

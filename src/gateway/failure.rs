@@ -196,10 +196,9 @@ fn retry_reason(reason: FailureReason, reach: Reach) -> RetryReason {
 /// What the client is told of a backend's failure.
 fn rejection(reason: FailureReason) -> Rejection {
     match reason {
-        FailureReason::ConnectTimeout | FailureReason::Timeout | FailureReason::TimeoutInBody => {
-            Rejection::GatewayTimeout
-        }
+        FailureReason::Timeout | FailureReason::TimeoutInBody => Rejection::GatewayTimeout,
         FailureReason::Connect
+        | FailureReason::ConnectTimeout
         | FailureReason::Reset
         | FailureReason::ResetInBody
         | FailureReason::Protocol

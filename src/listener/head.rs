@@ -180,7 +180,9 @@ impl<'a> Fields<'a> {
             4 if name.eq_ignore_ascii_case(b"host") => self.host(value),
             6 if name.eq_ignore_ascii_case(b"expect") => self.expect(value),
             7 if name.eq_ignore_ascii_case(b"upgrade") => {
-                self.upgrade = true;
+                // No other protocol is passed through; a request for one stays with HTTP, as
+                // RFC 9110 section 7.8 allows.
+                self.upgrade |= value.eq_ignore_ascii_case(b"websocket");
                 Ok(())
             }
             10 if name.eq_ignore_ascii_case(b"connection") => {

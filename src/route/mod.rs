@@ -80,7 +80,7 @@ impl Split {
     pub fn next(&self) -> Option<&Arc<Upstream>> {
         match self.upstreams.as_slice() {
             [only] => Some(only),
-            several => several.get(usize::from(self.schedule.next(|_| true)?)),
+            several => several.get(usize::from(self.schedule.next()?)),
         }
     }
 }

@@ -13,7 +13,7 @@ const MAX_SLOTS: u64 = 4096;
 #[derive(Debug)]
 pub struct Schedule {
     slots: Box<[u16]>,
-    next: AtomicUsize,
+    turn: AtomicUsize,
 }
 
 impl Schedule {
@@ -36,24 +36,29 @@ impl Schedule {
         }
         Self {
             slots: slots.into(),
-            next: AtomicUsize::new(0),
+            turn: AtomicUsize::new(0),
         }
     }
 
-    /// The next choice that `accepts` takes; when it takes none, the next one at all.
-    pub fn next(&self, accepts: impl Fn(u16) -> bool) -> Option<u16> {
+    /// The next choice.
+    pub fn next(&self) -> Option<u16> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let slot = turn.checked_rem(self.slots.len())?;
+        self.slots.get(slot).copied()
+    }
+
+    /// A choice beside the turn, the first from here that `accepts` takes; when it takes none, any.
+    ///
+    /// The turn stays where it is: were it moved, every retry would send the next request to the
+    /// member that the retry was to avoid.
+    pub fn other(&self, accepts: impl Fn(u16) -> bool) -> Option<u16> {
         let count = self.slots.len();
-        if count == 0 {
-            return None;
-        }
-        let start = self.next.fetch_add(1, Ordering::Relaxed);
-        let slot = |step: usize| self.slots[start.wrapping_add(step) % count];
-        Some(
-            (0..count)
-                .map(slot)
-                .find(|choice| accepts(*choice))
-                .unwrap_or_else(|| slot(0)),
-        )
+        let start = self.turn.load(Ordering::Relaxed).checked_rem(count)?;
+        let from_here = self.slots[start..].iter().chain(&self.slots[..start]);
+        let mut choices = from_here.copied();
+        choices
+            .find(|choice| accepts(*choice))
+            .or_else(|| self.slots.first().copied())
     }
 }
 
@@ -81,7 +86,7 @@ mod tests {
     use super::*;
 
     fn walk(schedule: &Schedule, steps: usize) -> Vec<u16> {
-        (0..steps).filter_map(|_| schedule.next(|_| true)).collect()
+        (0..steps).filter_map(|_| schedule.next()).collect()
     }
 
     #[test]
@@ -108,15 +113,16 @@ mod tests {
     #[test]
     fn weight_zero_takes_no_part_and_nothing_is_chosen_from_nothing() {
         assert_eq!(walk(&Schedule::new(&[(0, 0), (1, 3)]), 2), [1, 1]);
-        assert_eq!(Schedule::new(&[(0, 0)]).next(|_| true), None);
-        assert_eq!(Schedule::new(&[]).next(|_| true), None);
+        assert_eq!(Schedule::new(&[(0, 0)]).next(), None);
+        assert_eq!(Schedule::new(&[]).other(|_| true), None);
     }
 
     #[test]
     fn a_refused_choice_is_passed_over_when_there_is_another() {
         let schedule = Schedule::new(&[(0, 1), (1, 1)]);
-        assert_eq!(schedule.next(|choice| choice != 0), Some(1));
-        assert_eq!(Schedule::new(&[(0, 1)]).next(|_| false), Some(0));
+        assert_eq!(schedule.other(|choice| choice != 0), Some(1));
+        assert_eq!(walk(&schedule, 2), [0, 1], "the turn has not moved");
+        assert_eq!(Schedule::new(&[(0, 1)]).other(|_| false), Some(0));
     }
 
     #[test]

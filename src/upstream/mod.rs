@@ -98,10 +98,12 @@ impl Upstream {
         if self.millis(now) >= self.next_return.load(Ordering::Relaxed) {
             self.rebuild(now);
         }
-        let member = self
-            .schedule
-            .load()
-            .next(|member| !tried.contains(member))?;
+        let schedule = self.schedule.load();
+        let member = if tried.count == 0 {
+            schedule.next()?
+        } else {
+            schedule.other(|member| !tried.contains(member))?
+        };
         tried.push(member);
         self.backends.get(usize::from(member)).map(Backend::admit)
     }

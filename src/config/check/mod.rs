@@ -107,7 +107,11 @@ impl Checker<'_> {
             } else {
                 &conflict.what
             };
-            let what = format!("matches {what}, as does {first}, expected a difference");
+            let names = (&routes[conflict.second].name, &routes[conflict.first].name);
+            let what = format!(
+                "`{}` matches {what}, as does `{}` ({first}), expected a difference",
+                names.0, names.1,
+            );
             self.refuse(&second, what);
         }
         (routes.len() == count).then_some(routes)
