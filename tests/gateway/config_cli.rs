@@ -163,7 +163,7 @@ fn routes_that_cannot_be_told_apart_are_an_error() {
   - { name: two, match: { path: '/a/:name' }, respond: {} }
 ",
     );
-    assert_problem(&run, 3, &["routes[0]", "routes[1]", "/a/:"]);
+    assert_problem(&run, 3, &["`one`", "`two`", "/a/:"]);
 }
 
 #[test]

@@ -80,7 +80,9 @@ fn a_request_behind_a_refused_handshake_is_not_smuggled() {
     let routes = "  - { name: chat, match: { path: /chat }, upstream: u }";
     let gateway = Gateway::with_routes(&origin, routes);
     let mut client = gateway.connect();
-    client.send(handshake("websocket") + "GET /secret HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    client.send(
+        handshake("websocket") + "GET /secret HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n",
+    );
     // What the client is told matters less than what the backend is not told.
     while client.try_response(true).is_ok() {}
     gateway.wait_access(|line| line["path"] == "/chat");
