@@ -217,7 +217,7 @@ fn a_target_that_is_too_long_is_414() {
 fn configured_limits_are_the_ones_that_count() {
     let origin = Origin::echo();
     let gateway = Gateway::start(&format!(
-        "limits: {{ request_header_size: 1KiB, request_header_count: 5, uri_size: 100 }}
+        "limits: {{ request_header_size: 1KiB, request_header_count: 10, uri_size: 256 }}
 routes: [{{ name: all, upstream: 'http://{}' }}]",
         origin.address()
     ));
@@ -226,9 +226,9 @@ routes: [{{ name: all, upstream: 'http://{}' }}]",
         "v".repeat(1_100)
     );
     assert_refused(&gateway, &origin, large.as_bytes(), 431, "header_too_large");
-    let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: 1\r\n".repeat(5));
+    let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: 1\r\n".repeat(10));
     assert_refused(&gateway, &origin, many.as_bytes(), 431, "header_too_large");
-    let long = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "p".repeat(100));
+    let long = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "p".repeat(256));
     assert_refused(&gateway, &origin, long.as_bytes(), 414, "uri_too_long");
     assert_eq!(
         request(gateway.addr(), "GET", "/", &["X: 1"], b"").status,

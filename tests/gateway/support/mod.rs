@@ -12,7 +12,7 @@ pub mod steps;
 pub mod wait;
 pub mod wire;
 
-pub use client::Client;
+pub use client::{Client, Response};
 pub use dead_port::DeadPort;
 pub use gateway::Gateway;
 pub use origin::{Origin, Request};

@@ -12,7 +12,7 @@ use serde_json::json;
 use socket2::SockRef;
 
 use super::script::{Script, Step};
-use super::steps::{drip, echo, fill, repeat};
+use super::steps::{drip, fill, repeat};
 use super::wire::{Framing, Head, Headers, Wire};
 
 /// How much of a body is kept for the test to look at; longer ones are only counted.
@@ -310,7 +310,6 @@ impl Shared {
                 Step::Endless(bytes) => repeat(wire.stream(), &bytes)?,
                 Step::Wait(gate) => gate.pass(),
                 Step::Delay(pause) => std::thread::sleep(pause),
-                Step::Echo => echo(wire)?,
                 Step::Hold => while !wire.some()?.is_empty() {},
                 Step::Close => {
                     wire.stream().shutdown(Shutdown::Both)?;

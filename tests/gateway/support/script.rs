@@ -45,8 +45,6 @@ pub enum Step {
     Wait(Gate),
     /// Pauses.
     Delay(Duration),
-    /// Sends back what comes until the other side closes.
-    Echo,
     /// Reads and says nothing until the other side closes.
     Hold,
     /// Closes in good order.
@@ -118,11 +116,6 @@ impl Script {
     /// See [`Step::Delay`].
     pub fn delay(self, pause: Duration) -> Self {
         self.then(Step::Delay(pause))
-    }
-
-    /// See [`Step::Echo`].
-    pub fn echo(self) -> Self {
-        self.then(Step::Echo)
     }
 
     /// See [`Step::Hold`].

@@ -5,7 +5,6 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use super::wait::DEADLINE;
-use super::wire::Wire;
 
 /// The most that an endless step sends, so that no test fills the machine.
 const ENDLESS_BYTES: usize = 64 * 1024 * 1024;
@@ -39,15 +38,4 @@ pub fn repeat(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<()> {
         stream.write_all(&block)?;
     }
     Ok(())
-}
-
-/// What comes back to where it came from.
-pub fn echo(wire: &mut Wire) -> io::Result<()> {
-    loop {
-        let bytes = wire.some()?;
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        wire.stream().write_all(&bytes)?;
-    }
 }
