@@ -11,8 +11,14 @@ fn main() {
     let compiler = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
     let rustc = first_line(&compiler, &["--version"]);
     let unknown = || "unknown".to_owned();
-    println!("cargo:rustc-env=GATEWAY_COMMIT={}", commit.unwrap_or_else(unknown));
-    println!("cargo:rustc-env=GATEWAY_RUSTC={}", rustc.unwrap_or_else(unknown));
+    println!(
+        "cargo:rustc-env=GATEWAY_COMMIT={}",
+        commit.unwrap_or_else(unknown)
+    );
+    println!(
+        "cargo:rustc-env=GATEWAY_RUSTC={}",
+        rustc.unwrap_or_else(unknown)
+    );
 }
 
 /// The first line a command prints, if it succeeds.

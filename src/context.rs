@@ -105,7 +105,11 @@ impl Request<'_> {
 
 impl<O> RequestContext<O> {
     /// Calls `use_facts` with what templates may refer to.
-    pub fn with_facts<T>(&self, request: &Request<'_>, use_facts: impl FnOnce(&Facts<'_>) -> T) -> T {
+    pub fn with_facts<T>(
+        &self,
+        request: &Request<'_>,
+        use_facts: impl FnOnce(&Facts<'_>) -> T,
+    ) -> T {
         let path_param = |name: &str| self.params.get(name, request.path);
         use_facts(&Facts {
             client_ip: self.client_ip,
@@ -116,7 +120,10 @@ impl<O> RequestContext<O> {
             path: request.path,
             query: request.query,
             scheme: SCHEME,
-            upstream: self.upstream.as_ref().map_or("", |upstream| &*upstream.name),
+            upstream: self
+                .upstream
+                .as_ref()
+                .map_or("", |upstream| &*upstream.name),
             headers: request.headers,
             path_param: &path_param,
         })

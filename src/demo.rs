@@ -189,7 +189,11 @@ async fn echo(session: &mut ServerSession) -> pingora_core::Result<()> {
     respond(session, 200, text.to_string()).await
 }
 
-async fn respond(session: &mut ServerSession, status: u16, text: String) -> pingora_core::Result<()> {
+async fn respond(
+    session: &mut ServerSession,
+    status: u16,
+    text: String,
+) -> pingora_core::Result<()> {
     let body = Bytes::from(text + "\n");
     let mut header = ResponseHeader::build(status, Some(2))?;
     header.insert_header(header::CONTENT_TYPE, "application/json")?;

@@ -44,7 +44,10 @@ fn status_of(address: SocketAddr) -> std::io::Result<String> {
     stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
     stream.take(64 * 1024).read_to_end(&mut answer)?;
-    let line = answer.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let line = answer
+        .split(|byte| *byte == b'\r')
+        .next()
+        .unwrap_or_default();
     let mut words = line.split(|byte| *byte == b' ');
     let status = words.nth(1).unwrap_or(b"nothing");
     Ok(String::from_utf8_lossy(status).into_owned())

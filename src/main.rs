@@ -22,19 +22,19 @@ const BUILD: Build = Build {
     rustc: env!("GATEWAY_RUSTC"),
 };
 
-const VERSION: &str = concat!(
-    env!("CARGO_PKG_VERSION"),
-    " (",
-    env!("GATEWAY_COMMIT"),
-    ")"
-);
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("GATEWAY_COMMIT"), ")");
 
 /// An edge API gateway.
 #[derive(Parser)]
 #[command(name = "gateway", version = VERSION, args_conflicts_with_subcommands = true)]
 struct Arguments {
     /// The configuration file.
-    #[arg(short = 'c', long = "conf", value_name = "FILE", conflicts_with = "file")]
+    #[arg(
+        short = 'c',
+        long = "conf",
+        value_name = "FILE",
+        conflicts_with = "file"
+    )]
     conf: Option<PathBuf>,
     /// The configuration file [default: $GATEWAY_CONFIG, then conf/gateway.yaml]
     #[arg(value_name = "FILE")]
@@ -83,13 +83,17 @@ fn run() -> Result<(), String> {
     let arguments = match parse_arguments() {
         Ok(arguments) => arguments,
         // Help and version are no errors, and printed like the others.
-        Err(error) if !error.use_stderr() => return error.print().map_err(|error| error.to_string()),
+        Err(error) if !error.use_stderr() => {
+            return error.print().map_err(|error| error.to_string());
+        }
         Err(error) => return Err(error.render().to_string().trim_end().to_owned()),
     };
     if arguments.daemon || arguments.upgrade {
-        return Err("gateway: -d and -u are reserved and do nothing yet; run it in the foreground \
+        return Err(
+            "gateway: -d and -u are reserved and do nothing yet; run it in the foreground \
                     under systemd or a container runtime"
-            .to_owned());
+                .to_owned(),
+        );
     }
     if arguments.print_schema {
         return print(&format!("{:#}\n", config::schema()));
@@ -171,6 +175,9 @@ fn start(loaded: &Loaded, announce: Option<&dyn Fn(&server::Bound)>) -> Result<(
     for warning in &loaded.warnings {
         log::warn!("{warning}");
     }
-    log::info!("gateway {VERSION}, {} worker threads", config.server.threads);
+    log::info!(
+        "gateway {VERSION}, {} worker threads",
+        config.server.threads
+    );
     server::run(config, metrics, BUILD, announce).map_err(|error| format!("gateway: {error}"))
 }

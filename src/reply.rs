@@ -180,7 +180,12 @@ impl Rejection {
         Bytes::from(response)
     }
 
-    fn header(&self, request_id: &str, problem: bool, length: usize) -> pingora_core::Result<ResponseHeader> {
+    fn header(
+        &self,
+        request_id: &str,
+        problem: bool,
+        length: usize,
+    ) -> pingora_core::Result<ResponseHeader> {
         let mut header = ResponseHeader::build(self.status(), Some(8))?;
         let content_type = if problem {
             "application/problem+json"

@@ -87,7 +87,10 @@ pub fn run(
     let gateway = Gateway {
         live: Arc::new(Live::new(snapshot)),
         lifecycle: Arc::new(Lifecycle::default()),
-        refusals: reply::LABELS.iter().map(|label| metrics.refusal(label)).collect(),
+        refusals: reply::LABELS
+            .iter()
+            .map(|label| metrics.refusal(label))
+            .collect(),
         access_log: access_log.clone(),
         metrics,
     };
@@ -145,15 +148,23 @@ fn bind(key: String, address: SocketAddr) -> Result<(TcpListener, SocketAddr), S
         let taken = socket.local_addr()?;
         Ok((socket, taken))
     });
-    bound.map_err(|source| StartError::Bind { key, address, source })
+    bound.map_err(|source| StartError::Bind {
+        key,
+        address,
+        source,
+    })
 }
 
-fn open_access_log(config: &Config, metrics: &Metrics) -> Result<Option<Arc<AccessLog>>, StartError> {
+fn open_access_log(
+    config: &Config,
+    metrics: &Metrics,
+) -> Result<Option<Arc<AccessLog>>, StartError> {
     let Some(settings) = &config.access_log else {
         return Ok(None);
     };
     let log = AccessLog::start(settings, metrics.access_log_dropped().clone());
-    log.map(|log| Some(Arc::new(log))).map_err(StartError::AccessLog)
+    log.map(|log| Some(Arc::new(log)))
+        .map_err(StartError::AccessLog)
 }
 
 /// One edge a worker: each has a connection pool of its own.
@@ -214,7 +225,10 @@ struct Drain {
 impl ShutdownSignalWatch for Drain {
     async fn recv(&self) -> ShutdownSignal {
         wait_for_signal().await;
-        log::info!("draining: readiness fails, listeners close in {:?}", self.shutdown.delay);
+        log::info!(
+            "draining: readiness fails, listeners close in {:?}",
+            self.shutdown.delay
+        );
         self.lifecycle.begin_drain();
         let drained = async {
             tokio::time::sleep(self.shutdown.delay).await;
@@ -240,8 +254,15 @@ impl ShutdownSignalWatch for Drain {
 
 /// Waits for SIGTERM, SIGINT or SIGQUIT.
 async fn wait_for_signal() {
-    let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()];
-    let mut signals: Vec<_> = kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect();
+    let kinds = [
+        SignalKind::terminate(),
+        SignalKind::interrupt(),
+        SignalKind::quit(),
+    ];
+    let mut signals: Vec<_> = kinds
+        .into_iter()
+        .filter_map(|kind| signal(kind).ok())
+        .collect();
     std::future::poll_fn(|context| {
         for signal in &mut signals {
             if signal.poll_recv(context).is_ready() {

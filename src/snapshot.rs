@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
 use crate::config::Config;
@@ -68,7 +68,7 @@ impl Snapshot {
             routes,
             upstreams,
             trusted_proxies: config.trusted_proxies.clone(),
-            limits: config.limits.clone(),
+            limits: config.limits,
             no_route: metrics.no_route(),
         })
     }
@@ -92,19 +92,8 @@ impl Live {
         self.current.load_full()
     }
 
-    /// The bounds in force, for a moment.
-    pub fn limits(&self) -> LimitsGuard {
-        LimitsGuard(self.current.load())
-    }
-}
-
-/// Lends the bounds of the generation in force.
-pub struct LimitsGuard(Guard<Arc<Snapshot>>);
-
-impl std::ops::Deref for LimitsGuard {
-    type Target = Limits;
-
-    fn deref(&self) -> &Limits {
-        &self.0.limits
+    /// The bounds in force. A copy: whoever waits for a client must not keep a generation alive.
+    pub fn limits(&self) -> Limits {
+        self.current.load().limits
     }
 }

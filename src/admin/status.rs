@@ -34,7 +34,11 @@ impl StatusSource for Status {
     fn status(&self) -> Value {
         let snapshot: Arc<Snapshot> = self.gateway.live.load();
         let now = Instant::now();
-        let routes: Vec<Value> = snapshot.routes.iter().map(|route| of_route(route)).collect();
+        let routes: Vec<Value> = snapshot
+            .routes
+            .iter()
+            .map(|route| of_route(route))
+            .collect();
         let upstreams: Vec<Value> = snapshot
             .upstreams
             .iter()

@@ -45,7 +45,11 @@ impl BackgroundService for Probes {
 }
 
 /// Probes one backend at its interval.
-async fn probe_for_ever(upstream: Arc<Upstream>, backend: Arc<Backend>, policy: model::HealthCheck) {
+async fn probe_for_ever(
+    upstream: Arc<Upstream>,
+    backend: Arc<Backend>,
+    policy: model::HealthCheck,
+) {
     let check = match checker(&backend, &policy) {
         Ok(check) => check,
         Err(error) => {
@@ -86,12 +90,17 @@ fn checker(
     let host = policy.host.as_deref().unwrap_or(&backend.name);
     let mut check: HttpHealthCheck = HttpHealthCheck::new(host, false);
     check.req.set_raw_path(path.as_bytes())?;
-    check.req.insert_header("User-Agent", "gateway-health-check")?;
+    check
+        .req
+        .insert_header("User-Agent", "gateway-health-check")?;
     set_timeouts(&mut check.peer_template, policy.timeout);
     let expected = policy.expected_statuses.clone();
     check.validator = Some(Box::new(move |response| {
         let status = response.status.as_u16();
-        if expected.iter().any(|(low, high)| (*low..=*high).contains(&status)) {
+        if expected
+            .iter()
+            .any(|(low, high)| (*low..=*high).contains(&status))
+        {
             Ok(())
         } else {
             pingora_core::Error::e_explain(

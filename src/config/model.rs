@@ -72,7 +72,7 @@ pub struct Admin {
 }
 
 /// Bounds on what a client sends.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
     /// From the first byte of a request header to its last.
     pub request_header_timeout: Duration,

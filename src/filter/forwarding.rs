@@ -123,7 +123,11 @@ fn push(text: &mut String, arguments: std::fmt::Arguments<'_>) {
 mod tests {
     use super::*;
 
-    fn forwarded(trusted: bool, peer: &str, given: &[(&'static str, &'static str)]) -> RequestHeader {
+    fn forwarded(
+        trusted: bool,
+        peer: &str,
+        given: &[(&'static str, &'static str)],
+    ) -> RequestHeader {
         let mut request = RequestHeader::build("GET", b"/", None)
             .unwrap_or_else(|error| panic!("a request header: {error}"));
         for (name, value) in given {

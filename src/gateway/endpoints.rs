@@ -5,8 +5,12 @@ use bytes::Bytes;
 use http::{Method, StatusCode, header};
 use pingora_core::Result;
 use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
 
-use super::{Context, Gateway, Session, client_addr, mark_answered, request_of};
+use super::answer::mark_answered;
+use super::receive::request_of;
+use super::{Context, Gateway};
+use crate::listener::client_addr;
 use crate::metrics::{self, Format};
 use crate::reply;
 
@@ -42,11 +46,14 @@ impl Gateway {
         let listener = &context.origin.as_ref()?.listener;
         match request.path {
             "/health" | "/_health/live" if listener.health => json(reply::health()),
-            "/ready" | "/_health/ready" if listener.health => json(reply::readiness(&self.lifecycle)),
+            "/ready" | "/_health/ready" if listener.health => {
+                json(reply::readiness(&self.lifecycle))
+            }
             "/metrics" if client_addr::is_trusted(context.client_ip, &listener.metrics_allow) => {
                 let accept = request.headers.get(header::ACCEPT);
                 let accept = accept.and_then(|value| value.to_str().ok());
-                let (content_type, body) = metrics::render(&self.metrics, Format::negotiate(accept));
+                let (content_type, body) =
+                    metrics::render(&self.metrics, Format::negotiate(accept));
                 Some((StatusCode::OK, content_type, Bytes::from(body)))
             }
             _ => None,

@@ -1,11 +1,18 @@
 //! Attempts that fail: what is learned from them, whether there is another one, and what the
 //! client is told in the end.
 
-use super::{
-    Context, ConnectTimedout, Error, ErrorSource, FailureReason, FirstByteTimeout, Gateway,
-    InvalidHTTPHeader, Instant, MalformedChunk, Method, ReadTimedout, Rejection, RetryReason,
-    Session, WriteTimedout,
-};
+use std::time::Instant;
+
+use http::Method;
+use pingora_core::ErrorType::{ConnectTimedout, InvalidHTTPHeader, ReadTimedout, WriteTimedout};
+use pingora_core::{Error, ErrorSource};
+use pingora_proxy::Session;
+
+use super::{Context, Gateway};
+use crate::listener::framing::MalformedChunk;
+use crate::listener::lease::FirstByteTimeout;
+use crate::metrics::{FailureReason, RetryReason};
+use crate::reply::Rejection;
 
 /// How far an attempt came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +62,10 @@ impl Gateway {
             let status = rejection(reason).status().as_u16();
             upstream.metrics.observe(status, now - attempt.started);
         }
-        if may_repeat(session, reason, reach) && has_attempts_left(context) && upstream.may_retry(now) {
+        if may_repeat(session, reason, reach)
+            && has_attempts_left(context)
+            && upstream.may_retry(now)
+        {
             upstream.metrics.retried(retry_reason(reason, reach));
             error.retry = true.into();
         }
@@ -89,14 +99,20 @@ impl Gateway {
                 Rejection::Internal
             }
         };
-        if session.response_written().is_some_and(|response| !response.status.is_informational()) {
+        if session
+            .response_written()
+            .is_some_and(|response| !response.status.is_informational())
+        {
             // All that is left is to break the connection, so that the end is not taken for good.
             context.error.get_or_insert(rejection.label());
             return 0;
         }
         let status = rejection.status().as_u16();
         if let Err(error) = self.refuse(session, context, rejection).await {
-            log::debug!("request_id={} refusal not sent: {error}", context.request_id.as_str());
+            log::debug!(
+                "request_id={} refusal not sent: {error}",
+                context.request_id.as_str()
+            );
         }
         status
     }
@@ -104,7 +120,9 @@ impl Gateway {
 
 /// Finds out whose fault a failure is.
 fn fault(error: &Error, session: &Session) -> Fault {
-    let begun = session.response_written().is_some_and(|response| !response.status.is_informational());
+    let begun = session
+        .response_written()
+        .is_some_and(|response| !response.status.is_informational());
     if has_cause::<FirstByteTimeout>(error) {
         return Fault::Backend(FailureReason::Timeout);
     }
@@ -163,8 +181,14 @@ fn has_cause<E: std::error::Error + 'static>(error: &Error) -> bool {
 fn may_repeat(session: &Session, reason: FailureReason, reach: Reach) -> bool {
     let harmless = reach == Reach::NothingSent || is_idempotent(&session.req_header().method);
     // Whoever has waited for a slow backend shall not wait for a second one.
-    let quick = !matches!(reason, FailureReason::Timeout | FailureReason::TimeoutInBody);
-    harmless && quick && session.response_written().is_none() && !session.as_ref().retry_buffer_truncated()
+    let quick = !matches!(
+        reason,
+        FailureReason::Timeout | FailureReason::TimeoutInBody
+    );
+    harmless
+        && quick
+        && session.response_written().is_none()
+        && !session.as_ref().retry_buffer_truncated()
 }
 
 fn is_idempotent(method: &Method) -> bool {
@@ -175,8 +199,14 @@ fn is_idempotent(method: &Method) -> bool {
 }
 
 fn has_attempts_left(context: &Context) -> bool {
-    let of_route = context.route.as_ref().and_then(|route| route.retry_attempts);
-    let of_upstream = context.upstream.as_ref().map_or(0, |upstream| upstream.retry_attempts);
+    let of_route = context
+        .route
+        .as_ref()
+        .and_then(|route| route.retry_attempts);
+    let of_upstream = context
+        .upstream
+        .as_ref()
+        .map_or(0, |upstream| upstream.retry_attempts);
     (context.retries as usize) < of_route.unwrap_or(of_upstream)
 }
 
@@ -187,8 +217,14 @@ fn retry_reason(reason: FailureReason, reach: Reach) -> RetryReason {
         FailureReason::Protocol => RetryReason::Protocol,
         FailureReason::Timeout | FailureReason::TimeoutInBody => RetryReason::Timeout,
         FailureReason::Reset | FailureReason::ResetInBody | FailureReason::Other => {
-            let kept = Reach::Sent { on_kept_connection: true };
-            if reach == kept { RetryReason::StaleConnection } else { RetryReason::Reset }
+            let kept = Reach::Sent {
+                on_kept_connection: true,
+            };
+            if reach == kept {
+                RetryReason::StaleConnection
+            } else {
+                RetryReason::Reset
+            }
         }
     }
 }

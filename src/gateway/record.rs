@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use http::header;
+use pingora_proxy::Session;
 
-use super::{Context, Gateway, Session};
+use super::{Context, Gateway};
 use crate::access_log::Record;
 use crate::listener::connection::{Refusals, Refused};
 use crate::metrics::MethodLabel;
@@ -20,9 +21,14 @@ impl Gateway {
             return;
         }
         let now = Instant::now();
-        let written = session.response_written().map(|response| response.status.as_u16());
+        let written = session
+            .response_written()
+            .map(|response| response.status.as_u16());
         let status = written.unwrap_or(CLIENT_CLOSED_REQUEST);
-        let started = context.origin.as_ref().map_or(now, |origin| origin.received);
+        let started = context
+            .origin
+            .as_ref()
+            .map_or(now, |origin| origin.received);
         let duration = now - started;
         let (bytes_in, bytes_out) = (
             session.body_bytes_read() as u64,
@@ -32,8 +38,17 @@ impl Gateway {
         let route = context.route.as_ref();
         route
             .map_or(&context.snapshot.no_route, |route| &route.metrics)
-            .observe(MethodLabel::from(&header.method), status, duration, bytes_in, bytes_out);
-        let backend_duration = context.attempt.as_ref().map(|attempt| now - attempt.started);
+            .observe(
+                MethodLabel::from(&header.method),
+                status,
+                duration,
+                bytes_in,
+                bytes_out,
+            );
+        let backend_duration = context
+            .attempt
+            .as_ref()
+            .map(|attempt| now - attempt.started);
         if let (Some(attempt), Some(upstream)) = (&context.attempt, &context.upstream)
             && let Some(status) = attempt.answered
         {
@@ -43,22 +58,38 @@ impl Gateway {
             return;
         };
         let target = context.origin.as_ref().map(|origin| &origin.head.target);
-        let label = context.rejection.as_ref().map(|rejection| rejection.label());
+        let label = context
+            .rejection
+            .as_ref()
+            .map(|rejection| rejection.label());
         log.emit(&Record {
             request_id: context.request_id.as_str(),
             route: route.map_or("none", |route| &*route.name),
             method: header.method.as_str(),
-            host: header.headers.get(header::HOST).map_or(b"", |host| host.as_bytes()),
+            host: header
+                .headers
+                .get(header::HOST)
+                .map_or(b"", |host| host.as_bytes()),
             path_and_query: target.map_or(b"", |target| target.as_str().as_bytes()),
-            protocol: if header.version == http::Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
+            protocol: if header.version == http::Version::HTTP_10 {
+                "HTTP/1.0"
+            } else {
+                "HTTP/1.1"
+            },
             status_code: status,
             duration,
             client_ip: Some(context.client_ip),
-            user_agent: header.headers.get(header::USER_AGENT).map(|value| value.as_bytes()),
+            user_agent: header
+                .headers
+                .get(header::USER_AGENT)
+                .map(|value| value.as_bytes()),
             bytes_in,
             bytes_out,
             backend_service: context.upstream.as_ref().map(|upstream| &*upstream.name),
-            backend: context.attempt.as_ref().map(|attempt| &*attempt.admitted.backend().name),
+            backend: context
+                .attempt
+                .as_ref()
+                .map(|attempt| &*attempt.admitted.backend().name),
             backend_duration,
             retries: context.retries,
             error_type: context.error.or(label),
@@ -100,10 +131,14 @@ impl Refusals for Gateway {
 
 /// Method and target of what may not be a request, for the log; `-` for what is no method.
 fn first_words(bytes: &[u8]) -> (&str, &[u8]) {
-    let line = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
+    let line = bytes
+        .split(|byte| matches!(byte, b'\r' | b'\n'))
+        .next()
+        .unwrap_or_default();
     let mut words = line.splitn(3, |byte| *byte == b' ');
     let method = words.next().unwrap_or_default();
-    let is_method = !method.is_empty() && method.len() <= 32 && method.iter().all(u8::is_ascii_alphabetic);
+    let is_method =
+        !method.is_empty() && method.len() <= 32 && method.iter().all(u8::is_ascii_alphabetic);
     let method = std::str::from_utf8(method).ok().filter(|_| is_method);
     let target = words.next().unwrap_or_default();
     (method.unwrap_or("-"), &target[..target.len().min(1024)])

@@ -92,12 +92,18 @@ mod tests {
         assert_eq!(resolve("10.0.0.1", &["198.51.100.7:4711"]), "198.51.100.7");
         assert_eq!(resolve("::1", &["[2001:db8::7]:80"]), "2001:db8::7");
         assert_eq!(resolve("::1", &["[2001:db8::7]"]), "2001:db8::7");
-        assert_eq!(resolve("::ffff:10.0.0.1", &["198.51.100.7"]), "198.51.100.7");
+        assert_eq!(
+            resolve("::ffff:10.0.0.1", &["198.51.100.7"]),
+            "198.51.100.7"
+        );
     }
 
     #[test]
     fn garbage_ends_the_search() {
-        assert_eq!(resolve("10.0.0.1", &["203.0.113.9, unknown, 10.2.2.2"]), "10.2.2.2");
+        assert_eq!(
+            resolve("10.0.0.1", &["203.0.113.9, unknown, 10.2.2.2"]),
+            "10.2.2.2"
+        );
         assert_eq!(resolve("10.0.0.1", &[""]), "10.0.0.1");
     }
 

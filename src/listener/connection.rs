@@ -17,7 +17,8 @@ use tokio::net::TcpStream;
 
 use super::ListenerState;
 use super::head::{self, Bounds, Head};
-use super::stream::{Connection, Lease, Shared, Waited};
+use super::lease::{Lease, Shared};
+use super::stream::{Connection, Waited};
 use crate::config::model::Limits;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::ConnectionClose;
@@ -122,7 +123,12 @@ where
             Err(NoHead::Refused(rejection)) => {
                 listener.metrics.closed(close_reason(&rejection));
                 let bytes = connection.buffered();
-                let refused = Refused { rejection: &rejection, peer, received, bytes };
+                let refused = Refused {
+                    rejection: &rejection,
+                    peer,
+                    received,
+                    bytes,
+                };
                 let request_id = edge.refusals.refused(&refused);
                 let response = rejection.to_bytes(&request_id);
                 let deadline = Instant::now() + LINGER;
@@ -132,7 +138,6 @@ where
                 return;
             }
         };
-        drop(limits);
         let origin = Origin {
             shared: Arc::clone(&shared),
             listener: Arc::clone(&listener),

@@ -91,7 +91,9 @@ impl Framing {
             Self::Done => Ok(0),
             Self::Tunnel => Ok(bytes.len()),
             Self::Length(left) => {
-                let taken = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                let taken = bytes
+                    .len()
+                    .min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= taken as u64;
                 if *left == 0 {
                     *self = Self::Done;
@@ -270,12 +272,7 @@ mod tests {
             b"0\r\n A: b\r\n\r\n",
             b"0\r\nA: b\n\r\n",
         ] {
-            assert_eq!(
-                taken(body),
-                Err(MalformedChunk),
-                "{}",
-                body.escape_ascii()
-            );
+            assert_eq!(taken(body), Err(MalformedChunk), "{}", body.escape_ascii());
         }
     }
 

@@ -408,11 +408,17 @@ mod tests {
         );
         for method in ["TRACE / ", "CONNECT a:443 "] {
             let head = format!("{method}HTTP/1.1\r\nHost: a\r\n\r\n");
-            assert!(matches!(framing(&head), Err(Rejection::MethodNotAllowed(_))));
+            assert!(matches!(
+                framing(&head),
+                Err(Rejection::MethodNotAllowed(_))
+            ));
         }
         let long = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(9000));
         assert_eq!(framing(&long), Err(Rejection::UriTooLong));
-        let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(100));
+        let many = format!(
+            "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n",
+            "A: b\r\n".repeat(100)
+        );
         assert_eq!(framing(&many), Err(Rejection::HeaderTooLarge));
     }
 
@@ -420,7 +426,11 @@ mod tests {
     fn the_end_is_found_across_reads() {
         let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nrest";
         for searched in 0..head.len() - 4 {
-            assert_eq!(end_of_head(head, searched), Some(head.len() - 4), "{searched}");
+            assert_eq!(
+                end_of_head(head, searched),
+                Some(head.len() - 4),
+                "{searched}"
+            );
         }
         assert_eq!(end_of_head(b"GET / HTTP/1.1\r\n", 0), None);
     }

@@ -6,6 +6,7 @@ pub mod client_addr;
 pub mod connection;
 pub mod framing;
 pub mod head;
+pub mod lease;
 pub mod normalize;
 pub mod stream;
 
@@ -47,7 +48,11 @@ impl ListenerState {
 /// Binds an address, so that one in use is found before anything starts.
 pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     use socket2::{Domain, Protocol, Socket, Type};
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     // A restart must not wait for old connections in TIME_WAIT.
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {

@@ -1,28 +1,15 @@
 //! A client's connection as bytes: what was read too early, what waits to be written, and how much
-//! of the current request is left.
-//!
-//! Pingora reads and writes it through a [`Lease`], which lets it see the current request's bytes
-//! and no others, and hands the connection back when Pingora lets go of it, so that the loop in
-//! [`super::connection`] alone decides whether it is used again. A connection that waits for its
-//! next request holds no buffer.
+//! of the current request is left. A connection that waits for its next request holds no buffer.
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
-use pingora_core::protocols::raw_connect::ProxyDigest;
-use pingora_core::protocols::{
-    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
-    TimingDigest, UniqueID, UniqueIDType,
-};
+use pingora_core::protocols::UniqueIDType;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
@@ -35,76 +22,6 @@ const READ_BYTES: usize = 4 * 1024;
 const MAX_EARLY_BYTES: usize = 64 * 1024;
 /// Response bytes gathered before they are written; a header and a small body go out together.
 const WRITE_BYTES: usize = 16 * 1024;
-
-/// The wait for a response's first byte is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no response in time")]
-pub struct FirstByteTimeout;
-
-/// What the connection's loop and the phases of a request share.
-#[derive(Debug)]
-pub struct Shared {
-    /// The peer's address.
-    pub peer: SocketAddr,
-    /// The address it connected to.
-    pub local: SocketAddr,
-    /// When the response must have begun, in milliseconds since `epoch`; 0 for no deadline.
-    first_byte_deadline: AtomicU64,
-    /// Set when the gateway answered by itself, completely, and the connection can go on.
-    answered: AtomicBool,
-    /// Where a lease leaves the connection.
-    returned: Mutex<Option<Connection>>,
-    epoch: Instant,
-}
-
-impl Shared {
-    /// For a connection between these addresses.
-    pub fn new(peer: SocketAddr, local: SocketAddr) -> Self {
-        Self {
-            peer,
-            local,
-            first_byte_deadline: AtomicU64::new(0),
-            answered: AtomicBool::new(false),
-            returned: Mutex::new(None),
-            epoch: Instant::now(),
-        }
-    }
-
-    /// From now on the response must begin within this time.
-    pub fn expect_first_byte(&self, within: Duration) {
-        let deadline = (self.epoch.elapsed() + within).as_millis() as u64;
-        self.first_byte_deadline.store(deadline, Ordering::Relaxed);
-    }
-
-    /// The response has begun, or nothing waits for it any longer.
-    pub fn first_byte_arrived(&self) {
-        self.first_byte_deadline.store(0, Ordering::Relaxed);
-    }
-
-    /// A complete response of the gateway's own was written.
-    pub fn set_answered(&self) {
-        self.answered.store(true, Ordering::Relaxed);
-    }
-
-    fn first_byte_deadline(&self) -> Option<Instant> {
-        match self.first_byte_deadline.load(Ordering::Relaxed) {
-            0 => None,
-            millis => Some(self.epoch + Duration::from_millis(millis)),
-        }
-    }
-
-    /// Takes the connection back after a request: with whether a response of the gateway's own
-    /// says that it can go on. `None` when it is gone.
-    pub fn take_back(&self) -> Option<(Connection, bool)> {
-        let connection = self
-            .returned
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()?;
-        self.first_byte_arrived();
-        Some((connection, self.answered.swap(false, Ordering::Relaxed)))
-    }
-}
 
 /// One timer for every deadline of a connection.
 ///
@@ -276,7 +193,7 @@ impl Connection {
     pub async fn send(&mut self, bytes: &[u8], deadline: Instant) -> io::Result<()> {
         self.outbound.extend_from_slice(bytes);
         std::future::poll_fn(|context| {
-            if let Poll::Ready(result) = self.poll_flush_outbound(context) {
+            if let Poll::Ready(result) = self.poll_flush(context) {
                 return Poll::Ready(result);
             }
             self.alarm
@@ -309,12 +226,55 @@ impl Connection {
         }
     }
 
-    fn shut_down_writing(&mut self) -> io::Result<()> {
+    pub(super) fn shut_down_writing(&mut self) -> io::Result<()> {
         self.shut = true;
         socket2::SockRef::from(&self.tcp).shutdown(std::net::Shutdown::Write)
     }
 
-    fn poll_flush_outbound(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// The descriptor, which Pingora tells connections apart by.
+    pub(super) fn id(&self) -> UniqueIDType {
+        self.tcp.as_raw_fd()
+    }
+
+    /// Ready when the deadline has passed.
+    pub(super) fn poll_deadline(
+        &mut self,
+        deadline: Instant,
+        context: &mut Context<'_>,
+    ) -> Poll<()> {
+        self.alarm.poll(deadline, context)
+    }
+
+    /// Takes response bytes: small ones are gathered, large ones written at once with what waits.
+    pub(super) fn poll_send(
+        &mut self,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.outbound.len() + bytes.len() <= WRITE_BYTES {
+            self.outbound.extend_from_slice(bytes);
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        loop {
+            let waiting = self.outbound.len();
+            if waiting == 0 {
+                return Pin::new(&mut self.tcp).poll_write(context, bytes);
+            }
+            let both = [io::IoSlice::new(&self.outbound), io::IoSlice::new(bytes)];
+            let written = ready!(Pin::new(&mut self.tcp).poll_write_vectored(context, &both))?;
+            if written > waiting {
+                self.outbound.clear();
+                return Poll::Ready(Ok(written - waiting));
+            }
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.outbound.advance(written);
+        }
+    }
+
+    /// Writes what waits.
+    pub(super) fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.outbound.is_empty() {
             let count = ready!(Pin::new(&mut self.tcp).poll_write(context, &self.outbound))?;
             if count == 0 {
@@ -326,11 +286,16 @@ impl Connection {
     }
 
     /// Reads the current request's bytes, and none behind them, into `buffer`.
-    fn poll_request(
+    ///
+    /// Behind its end nothing is read into `buffer`; ready means then that the client has left.
+    pub(super) fn poll_request(
         &mut self,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.framing.is_done() {
+            return self.poll_departure(context);
+        }
         let begin = buffer.filled().len();
         if self.inbound.is_empty() {
             if self.ended {
@@ -387,146 +352,3 @@ fn poll_read_buf(
     let mut read = std::pin::pin!(tokio::io::AsyncReadExt::read_buf(tcp, buffer));
     read.as_mut().poll(context)
 }
-
-/// A connection lent to Pingora for one request.
-#[derive(Debug)]
-pub struct Lease {
-    /// Always there until drop.
-    connection: Option<Connection>,
-    shared: Arc<Shared>,
-}
-
-impl Lease {
-    /// Lends the connection; it comes back through [`Shared::take_back`].
-    pub fn new(connection: Connection, shared: Arc<Shared>) -> Self {
-        Self {
-            connection: Some(connection),
-            shared,
-        }
-    }
-
-    fn connection(&mut self) -> io::Result<&mut Connection> {
-        self.connection
-            .as_mut()
-            .ok_or_else(|| io::ErrorKind::NotConnected.into())
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        *self
-            .shared
-            .returned
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = self.connection.take();
-    }
-}
-
-impl AsyncRead for Lease {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let deadline = self.shared.first_byte_deadline();
-        let connection = self.connection()?;
-        let read = if connection.framing.is_done() {
-            connection.poll_departure(context)
-        } else {
-            connection.poll_request(context, buffer)
-        };
-        if read.is_ready() {
-            return read;
-        }
-        match deadline {
-            Some(deadline) => connection
-                .alarm
-                .poll(deadline, context)
-                .map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, FirstByteTimeout))),
-            None => Poll::Pending,
-        }
-    }
-}
-
-impl AsyncWrite for Lease {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let connection = self.connection()?;
-        if connection.outbound.len() + bytes.len() <= WRITE_BYTES {
-            connection.outbound.extend_from_slice(bytes);
-            return Poll::Ready(Ok(bytes.len()));
-        }
-        loop {
-            let waiting = connection.outbound.len();
-            if waiting == 0 {
-                return Pin::new(&mut connection.tcp).poll_write(context, bytes);
-            }
-            let both = [
-                io::IoSlice::new(&connection.outbound),
-                io::IoSlice::new(bytes),
-            ];
-            let written =
-                ready!(Pin::new(&mut connection.tcp).poll_write_vectored(context, &both))?;
-            if written > waiting {
-                connection.outbound.clear();
-                return Poll::Ready(Ok(written - waiting));
-            }
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            connection.outbound.advance(written);
-        }
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.connection()?.poll_flush_outbound(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let connection = self.connection()?;
-        ready!(connection.poll_flush_outbound(context))?;
-        Poll::Ready(connection.shut_down_writing())
-    }
-}
-
-#[async_trait]
-impl Shutdown for Lease {
-    async fn shutdown(&mut self) {
-        // The connection's loop closes it, with regard to what the client has yet to read.
-        let _ = tokio::io::AsyncWriteExt::flush(self).await;
-    }
-}
-
-impl UniqueID for Lease {
-    fn id(&self) -> UniqueIDType {
-        self.connection
-            .as_ref()
-            .map_or(0, |connection| connection.tcp.as_raw_fd())
-    }
-}
-
-impl Ssl for Lease {}
-
-impl GetTimingDigest for Lease {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        Vec::new()
-    }
-}
-
-impl GetProxyDigest for Lease {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        None
-    }
-}
-
-impl GetSocketDigest for Lease {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        None
-    }
-}
-
-#[async_trait]
-impl Peek for Lease {}

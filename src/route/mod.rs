@@ -91,7 +91,9 @@ impl Route {
         Self {
             name: Arc::clone(&config.name),
             action: match &config.action {
-                model::Action::Proxy(branches) => Action::Proxy(Split::compile(branches, upstreams)),
+                model::Action::Proxy(branches) => {
+                    Action::Proxy(Split::compile(branches, upstreams))
+                }
                 model::Action::Redirect(redirect) => Action::Redirect(redirect.clone()),
                 model::Action::Respond(response) => Action::Respond(response.clone()),
             },

@@ -65,9 +65,13 @@ impl Schedule {
 /// Divides the weights by what they have in common and bounds their sum.
 fn reduce(choices: &[(u16, u32)]) -> Vec<(u16, u64)> {
     let used = choices.iter().filter(|(_, weight)| *weight > 0);
-    let mut weighted: Vec<(u16, u64)> = used.map(|(id, weight)| (*id, u64::from(*weight))).collect();
+    let mut weighted: Vec<(u16, u64)> =
+        used.map(|(id, weight)| (*id, u64::from(*weight))).collect();
     let divisor = weighted.iter().fold(0, |a, (_, weight)| gcd(a, *weight));
-    let total: u64 = weighted.iter().map(|(_, weight)| weight / divisor.max(1)).sum();
+    let total: u64 = weighted
+        .iter()
+        .map(|(_, weight)| weight / divisor.max(1))
+        .sum();
     for (_, weight) in &mut weighted {
         *weight /= divisor;
         if total > MAX_SLOTS {

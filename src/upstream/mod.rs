@@ -129,7 +129,10 @@ impl Upstream {
         if !backend.outlier.failed(&self.outlier) || backend.state(now) != State::Up {
             return;
         }
-        let _one_at_a_time = self.rebuilding.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self
+            .rebuilding
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let ejected = self.count(State::Ejected, now);
         let allowed = (self.outlier.max_ejected * self.backends.len() as f64) as usize;
         if ejected >= allowed || backend.state(now) != State::Up {
@@ -155,7 +158,11 @@ impl Upstream {
         if up {
             log::info!("upstream={} backend={} is up", self.name, backend.name);
         } else {
-            log::warn!("upstream={} backend={} is down: its health checks fail", self.name, backend.name);
+            log::warn!(
+                "upstream={} backend={} is down: its health checks fail",
+                self.name,
+                backend.name
+            );
         }
         self.rebuild(now);
     }
@@ -177,7 +184,10 @@ impl Upstream {
     }
 
     fn rebuild(&self, now: Instant) {
-        let _one_at_a_time = self.rebuilding.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self
+            .rebuilding
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         self.rebuild_locked(now);
     }
 
@@ -265,11 +275,21 @@ mod tests {
     fn members_take_turns_and_a_retry_goes_elsewhere() {
         let now = Instant::now();
         let upstream = upstream(2, now);
-        assert_eq!(chosen(&upstream, now, 3), ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:1"]);
+        assert_eq!(
+            chosen(&upstream, now, 3),
+            ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:1"]
+        );
         let mut tried = Tried::default();
-        let first = upstream.select(&mut tried, now).map(|a| Arc::clone(a.backend()));
-        let second = upstream.select(&mut tried, now).map(|a| Arc::clone(a.backend()));
-        assert_ne!(first.map(|b| b.name.clone()), second.map(|b| b.name.clone()));
+        let first = upstream
+            .select(&mut tried, now)
+            .map(|a| Arc::clone(a.backend()));
+        let second = upstream
+            .select(&mut tried, now)
+            .map(|a| Arc::clone(a.backend()));
+        assert_ne!(
+            first.map(|b| b.name.clone()),
+            second.map(|b| b.name.clone())
+        );
     }
 
     #[test]
@@ -281,7 +301,11 @@ mod tests {
         assert_eq!(failing.state(now), State::Up);
         upstream.failed(&failing, FailureReason::Connect, now);
         assert_eq!(failing.state(now), State::Ejected);
-        assert!(chosen(&upstream, now, 4).iter().all(|name| name == "127.0.0.1:2"));
+        assert!(
+            chosen(&upstream, now, 4)
+                .iter()
+                .all(|name| name == "127.0.0.1:2")
+        );
         let later = now + Duration::from_secs(11);
         assert!(chosen(&upstream, later, 4).contains(&"127.0.0.1:1".to_owned()));
     }

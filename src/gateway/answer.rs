@@ -1,0 +1,143 @@
+//! What the gateway answers by itself: fixed responses, redirects and refusals.
+
+use bytes::Bytes;
+use http::header;
+use pingora_core::Result;
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+
+use super::receive::request_of;
+use super::{Context, Gateway};
+use crate::listener::framing::Framing;
+use crate::reply::{self, Rejection};
+use crate::route::{Action, redirect};
+
+/// An unread body up to this size is read and forgotten, so that a refusal keeps the connection.
+const DRAIN_BYTES: u64 = 64 * 1024;
+
+impl Gateway {
+    /// Does what the route says, as far as that needs no backend. True: the request is answered.
+    pub(super) async fn act(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
+        let Some(route) = context.route.clone() else {
+            return Ok(false);
+        };
+        match &route.action {
+            Action::Proxy(split) => {
+                if is_too_large(session, route.max_body_bytes) {
+                    let rejection = Rejection::BodyTooLarge;
+                    return self
+                        .refuse(session, context, rejection)
+                        .await
+                        .map(|()| true);
+                }
+                context.upstream = split.next().cloned();
+                if let Some(upstream) = &context.upstream {
+                    upstream.requested();
+                }
+                Ok(false)
+            }
+            Action::Redirect(target) => {
+                let request = request_of(session, context);
+                let port = crate::route::host::split(request.host()).1;
+                let location =
+                    context.with_facts(&request, |facts| redirect::location(target, facts, port));
+                let Some(location) = location else {
+                    let rejection = Rejection::BadRequest("host");
+                    return self
+                        .refuse(session, context, rejection)
+                        .await
+                        .map(|()| true);
+                };
+                let mut response = ResponseHeader::build(target.status, Some(4))?;
+                response.insert_header(header::LOCATION, location)?;
+                self.answer(session, context, response, Bytes::new())
+                    .await?;
+                Ok(true)
+            }
+            Action::Respond(fixed) => {
+                let mut response = ResponseHeader::build(fixed.status, Some(4))?;
+                response.insert_header(header::CONTENT_TYPE, fixed.content_type.clone())?;
+                self.answer(session, context, response, fixed.body.clone())
+                    .await?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Answers with a complete response of the route's own.
+    async fn answer(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+        mut response: ResponseHeader,
+        body: Bytes,
+    ) -> Result<()> {
+        // RFC 9110 section 8.6: none of these has a body or says how long it would be.
+        if !matches!(response.status.as_u16(), 204 | 304) {
+            response.insert_header(header::CONTENT_LENGTH, body.len())?;
+        }
+        response.insert_header("X-Request-Id", context.request_id.as_str())?;
+        if let Some(route) = &context.route
+            && !route.response_headers.is_empty()
+        {
+            let request = request_of(session, context);
+            context.with_facts(&request, |facts| {
+                route.response_headers.apply(facts, &mut response);
+            });
+        }
+        keep_open_if_small(session, context);
+        reply::respond(session, response, body).await?;
+        mark_answered(session, context);
+        Ok(())
+    }
+
+    /// Refuses the request and remembers why.
+    pub(super) async fn refuse(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+        rejection: Rejection,
+    ) -> Result<()> {
+        if let Some(counter) = self.refusals.get(rejection.index()) {
+            counter.inc();
+        }
+        keep_open_if_small(session, context);
+        let written = reply::refuse(session, &rejection, context.request_id.as_str()).await;
+        context.rejection = Some(rejection);
+        written?;
+        mark_answered(session, context);
+        Ok(())
+    }
+}
+
+/// Whether the length that the client states is beyond the route's limit.
+fn is_too_large(session: &Session, limit: Option<u64>) -> bool {
+    let length = session
+        .get_header(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.parse::<u64>().ok());
+    matches!((length, limit), (Some(length), Some(limit)) if length > limit)
+}
+
+/// Lets a refusal keep the connection when what is left of the request is little.
+///
+/// Behind an unanswered `Expect: 100-continue` nobody knows whether the body will come.
+fn keep_open_if_small(session: &mut Session, context: &Context) {
+    let Some(origin) = &context.origin else {
+        return;
+    };
+    let small = match origin.head.framing {
+        Framing::Length(length) => length <= DRAIN_BYTES,
+        Framing::Done | Framing::Chunked(_) | Framing::Tunnel => false,
+    };
+    let keep = small && !origin.head.expects_continue;
+    session.set_close_on_response_before_downstream_finish(!keep);
+}
+
+/// Tells the connection's loop that a complete response was written, if the connection goes on.
+pub(super) fn mark_answered(session: &Session, context: &Context) {
+    let goes_on = session.as_http1().is_some_and(|http| http.will_keepalive());
+    if let (true, Some(origin)) = (goes_on, &context.origin) {
+        origin.shared.set_answered();
+    }
+}

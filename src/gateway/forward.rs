@@ -1,0 +1,99 @@
+//! From a request with a route to a backend, and back.
+
+use std::time::Instant;
+
+use http::{Version, header};
+use pingora_core::Result;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
+
+use super::receive::expects_continue;
+use super::{Context, Gateway};
+use crate::context::Attempt;
+use crate::listener::framing::Framing;
+use crate::route::rewrite;
+use crate::upstream;
+
+impl Gateway {
+    /// Makes a backend's response one that this client understands.
+    pub(super) fn fit_to_client(
+        &self,
+        session: &mut Session,
+        context: &Context,
+        response: &mut ResponseHeader,
+    ) {
+        if session.req_header().version == Version::HTTP_10
+            && response.headers.contains_key(header::TRANSFER_ENCODING)
+        {
+            // HTTP/1.0 knows no chunks: the end of the connection is the end of the body.
+            response.remove_header(&header::TRANSFER_ENCODING);
+            session.set_keepalive(None);
+        }
+        let unsent = expects_continue(context) && !session.is_body_done();
+        if unsent || self.lifecycle.is_draining() {
+            session.set_keepalive(None);
+        }
+    }
+}
+
+/// Chooses a backend for the next attempt. `None`: none is in service.
+pub(super) fn select(context: &mut Context) -> Option<Box<HttpPeer>> {
+    let now = Instant::now();
+    let upstream = context.upstream.as_ref()?;
+    // The last attempt's backend is free before the next one is busy.
+    let retries = context.attempt.take().is_some();
+    let admitted = upstream.select(&mut context.tried, now)?;
+    if retries {
+        context.retries += 1;
+    }
+    let tunnel = is_tunnel(context);
+    let mut peer = admitted.backend().peer(tunnel);
+    let read = context.route.as_ref().and_then(|route| route.timeouts.read);
+    if let (Some(read), false) = (read, tunnel) {
+        peer.options.read_timeout = Some(read);
+    }
+    context.attempt = Some(Attempt {
+        admitted,
+        started: now,
+        connection: None,
+        answered: None,
+    });
+    Some(peer)
+}
+
+pub(super) fn is_tunnel(context: &Context) -> bool {
+    let origin = context.origin.as_ref();
+    origin.is_some_and(|origin| origin.head.framing == Framing::Tunnel)
+}
+
+/// Gives the backend the path that the route makes of the request's.
+pub(super) fn rewrite_target(request: &mut RequestHeader, context: &Context) -> Result<()> {
+    let (Some(route), Some(origin)) = (&context.route, &context.origin) else {
+        return Ok(());
+    };
+    let Some(rule) = &route.rewrite else {
+        return Ok(());
+    };
+    let target = &origin.head.target;
+    let path = rewrite::apply(rule, target.path());
+    let query = &target.as_str()[target.path().len()..];
+    request.set_raw_path(format!("{path}{query}").as_bytes())
+}
+
+/// From now on the backend owes an answer.
+pub(super) fn expect_first_byte(context: &Context) {
+    let (Some(origin), Some(upstream), Some(route)) =
+        (&context.origin, &context.upstream, &context.route)
+    else {
+        return;
+    };
+    let answered = context
+        .attempt
+        .as_ref()
+        .is_some_and(|attempt| attempt.answered.is_some());
+    if !answered {
+        let within = upstream::first_byte(upstream, &route.timeouts);
+        origin.shared.expect_first_byte(within);
+    }
+}

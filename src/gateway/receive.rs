@@ -1,0 +1,111 @@
+//! From Pingora's session to a request with a client, a name and a route.
+
+use http::header;
+use pingora_core::ErrorType::HTTPStatus;
+use pingora_core::{Error, Result};
+use pingora_proxy::Session;
+
+use super::{Context, Gateway};
+use crate::context::Request;
+use crate::listener::client_addr;
+use crate::reply::Rejection;
+use crate::request_id::RequestId;
+use crate::route::{Found, Lookup};
+
+/// What reading the rest of a refused body may take.
+const DRAIN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
+
+impl Gateway {
+    /// Gives the session its deadlines and says whether the connection may go on.
+    pub(super) fn set_bounds(&self, session: &mut Session, context: &Context) {
+        let limits = &context.snapshot.limits;
+        if expects_continue(context) {
+            // Pingora would take the interim answer for one that leaves the body unread.
+            session.set_close_on_response_before_downstream_finish(false);
+        }
+        session.set_read_timeout(Some(limits.request_body_timeout));
+        session.set_write_timeout(Some(limits.response_write_timeout));
+        session.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
+        // Pingora has already regarded what version and `Connection` header say.
+        if session.get_keepalive().is_some() {
+            let seconds = limits.keepalive_timeout.as_secs().max(1);
+            let keepalive = (!self.lifecycle.is_draining()).then_some(seconds);
+            session.set_keepalive(keepalive);
+        }
+    }
+}
+
+/// Who the client is and what the request is called.
+pub(super) fn identify(session: &Session, context: &mut Context) {
+    let Some(origin) = &context.origin else {
+        return;
+    };
+    let headers = &session.req_header().headers;
+    let peer = origin.shared.peer.ip();
+    let trusted = &context.snapshot.trusted_proxies;
+    context.trusted = client_addr::is_trusted(peer, trusted);
+    context.client_ip = client_addr::client_ip(peer, headers, trusted);
+    if context.trusted
+        && let Some(id) = headers.get("x-request-id").and_then(RequestId::adopt)
+    {
+        context.request_id = id;
+    }
+}
+
+/// Puts the normalised target in the place of the one received.
+pub(super) fn adopt_target(session: &mut Session, context: &Context) -> Result<()> {
+    let Some(origin) = &context.origin else {
+        return Err(Error::new_in(HTTPStatus(500)));
+    };
+    let target = &origin.head.target;
+    if target.changed {
+        let request = session.req_header_mut();
+        request.set_raw_path(target.as_str().as_bytes())?;
+        if let Some(authority) = &target.authority {
+            request.insert_header(header::HOST, authority.as_str())?;
+        }
+    }
+    Ok(())
+}
+
+/// Finds the request's route, or says why there is none.
+pub(super) fn find_route(
+    session: &Session,
+    context: &mut Context,
+) -> std::result::Result<(), Rejection> {
+    let request = request_of(session, context);
+    let found = context.snapshot.router.find(&Lookup {
+        host: request.host(),
+        path: request.path,
+        method: request.method,
+        headers: request.headers,
+        query: request.query,
+    });
+    match found {
+        Found::Route { index, params } => {
+            context.route = context.snapshot.routes.get(index).cloned();
+            context.params = params;
+            Ok(())
+        }
+        Found::MethodNotAllowed { allow } => Err(Rejection::MethodNotAllowed(allow)),
+        Found::NotFound => Err(Rejection::NotFound),
+    }
+}
+
+/// The request as routes, filters and templates see it.
+pub(super) fn request_of<'a>(session: &'a Session, context: &'a Context) -> Request<'a> {
+    let header = session.req_header();
+    let target = context.origin.as_ref().map(|origin| &origin.head.target);
+    Request {
+        method: &header.method,
+        headers: &header.headers,
+        path: target.map_or("/", |target| target.path()),
+        query: target.map_or("", |target| target.query()),
+    }
+}
+
+/// Whether the client may be waiting for `100 Continue` before it sends the body.
+pub(super) fn expects_continue(context: &Context) -> bool {
+    let origin = context.origin.as_ref();
+    origin.is_some_and(|origin| origin.head.expects_continue)
+}

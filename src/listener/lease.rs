@@ -1,0 +1,205 @@
+//! A connection lent to Pingora for one request, and what both sides know of it meanwhile.
+//!
+//! The [`Lease`] shows Pingora the current request's bytes and no others, and hands the connection
+//! back when Pingora lets go of it, so that the loop in [`super::connection`] alone decides whether
+//! it is used again.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::protocols::{
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+    TimingDigest, UniqueID, UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::stream::Connection;
+
+/// The wait for a response's first byte is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no response in time")]
+pub struct FirstByteTimeout;
+
+/// What the connection's loop and the phases of a request share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The peer's address.
+    pub peer: SocketAddr,
+    /// The address it connected to.
+    pub local: SocketAddr,
+    /// When the response must have begun, in milliseconds since `epoch`; 0 for no deadline.
+    first_byte_deadline: AtomicU64,
+    /// Set when the gateway answered by itself, completely, and the connection can go on.
+    answered: AtomicBool,
+    /// Where a lease leaves the connection.
+    returned: Mutex<Option<Connection>>,
+    epoch: Instant,
+}
+
+impl Shared {
+    /// For a connection between these addresses.
+    pub fn new(peer: SocketAddr, local: SocketAddr) -> Self {
+        Self {
+            peer,
+            local,
+            first_byte_deadline: AtomicU64::new(0),
+            answered: AtomicBool::new(false),
+            returned: Mutex::new(None),
+            epoch: Instant::now(),
+        }
+    }
+
+    /// From now on the response must begin within this time.
+    pub fn expect_first_byte(&self, within: Duration) {
+        let deadline = (self.epoch.elapsed() + within).as_millis() as u64;
+        self.first_byte_deadline.store(deadline, Ordering::Relaxed);
+    }
+
+    /// The response has begun, or nothing waits for it any longer.
+    pub fn first_byte_arrived(&self) {
+        self.first_byte_deadline.store(0, Ordering::Relaxed);
+    }
+
+    /// A complete response of the gateway's own was written.
+    pub fn set_answered(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+    }
+
+    fn first_byte_deadline(&self) -> Option<Instant> {
+        match self.first_byte_deadline.load(Ordering::Relaxed) {
+            0 => None,
+            millis => Some(self.epoch + Duration::from_millis(millis)),
+        }
+    }
+
+    /// Takes the connection back after a request: with whether a response of the gateway's own
+    /// says that it can go on. `None` when it is gone.
+    pub fn take_back(&self) -> Option<(Connection, bool)> {
+        let connection = self
+            .returned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()?;
+        self.first_byte_arrived();
+        Some((connection, self.answered.swap(false, Ordering::Relaxed)))
+    }
+}
+
+/// A connection lent to Pingora for one request.
+#[derive(Debug)]
+pub struct Lease {
+    /// Always there until drop.
+    connection: Option<Connection>,
+    shared: Arc<Shared>,
+}
+
+impl Lease {
+    /// Lends the connection; it comes back through [`Shared::take_back`].
+    pub fn new(connection: Connection, shared: Arc<Shared>) -> Self {
+        Self {
+            connection: Some(connection),
+            shared,
+        }
+    }
+
+    fn connection(&mut self) -> io::Result<&mut Connection> {
+        self.connection
+            .as_mut()
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        *self
+            .shared
+            .returned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = self.connection.take();
+    }
+}
+
+impl AsyncRead for Lease {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let deadline = self.shared.first_byte_deadline();
+        let connection = self.connection()?;
+        let read = connection.poll_request(context, buffer);
+        if read.is_ready() {
+            return read;
+        }
+        match deadline {
+            Some(deadline) => connection
+                .poll_deadline(deadline, context)
+                .map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, FirstByteTimeout))),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncWrite for Lease {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.connection()?.poll_send(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.connection()?.poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let connection = self.connection()?;
+        ready!(connection.poll_flush(context))?;
+        Poll::Ready(connection.shut_down_writing())
+    }
+}
+
+#[async_trait]
+impl Shutdown for Lease {
+    async fn shutdown(&mut self) {
+        // The connection's loop closes it, with regard to what the client has yet to read.
+        let _ = tokio::io::AsyncWriteExt::flush(self).await;
+    }
+}
+
+impl UniqueID for Lease {
+    fn id(&self) -> UniqueIDType {
+        self.connection.as_ref().map_or(0, Connection::id)
+    }
+}
+
+impl Ssl for Lease {}
+
+impl GetTimingDigest for Lease {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Lease {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        None
+    }
+}
+
+impl GetSocketDigest for Lease {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        None
+    }
+}
+
+#[async_trait]
+impl Peek for Lease {}
