@@ -11,6 +11,7 @@ use pingora_proxy::Session;
 use super::receive::expects_continue;
 use super::{Context, Gateway};
 use crate::context::Attempt;
+use crate::filter::framing;
 use crate::listener::framing::Framing;
 use crate::route::rewrite;
 use crate::upstream;
@@ -23,6 +24,7 @@ impl Gateway {
         context: &Context,
         response: &mut ResponseHeader,
     ) {
+        framing::settle(response);
         if session.req_header().version == Version::HTTP_10
             && response.headers.contains_key(header::TRANSFER_ENCODING)
         {
