@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{StatusCode, header};
-use pingora_core::ErrorType::Custom;
+use http::{StatusCode, Version, header};
+use pingora_core::ErrorType::{Custom, InvalidHTTPHeader};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -127,14 +127,10 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         forward::rewrite_target(request, context)?;
         if !forward::is_tunnel(context) {
-            // The gate took the bytes behind this request for the next one.
+            // The gate took the bytes behind this request for the next one. All that Pingora
+            // leaves of `Connection` is the wish to upgrade.
             request.remove_header(&header::UPGRADE);
-        }
-        if let Some(attempt) = &context.attempt
-            && !request.headers.contains_key(header::HOST)
-        {
-            // HTTP/1.0 can do without, HTTP/1.1 cannot.
-            request.insert_header(header::HOST, &*attempt.admitted.backend().name)?;
+            request.remove_header(&header::CONNECTION);
         }
         let peer = context
             .origin
@@ -150,6 +146,13 @@ impl ProxyHttp for Gateway {
                 request_id: context.request_id.as_str(),
             },
         )?;
+        if let Some(attempt) = &context.attempt
+            && !request.headers.contains_key(header::HOST)
+        {
+            // HTTP/1.0 can do without, HTTP/1.1 cannot. The client did not ask for this name, so
+            // the forwarding headers do not say that it did.
+            request.insert_header(header::HOST, &*attempt.admitted.backend().name)?;
+        }
         if let Some(route) = &context.route
             && !route.request_headers.is_empty()
         {
@@ -197,6 +200,12 @@ impl ProxyHttp for Gateway {
             && response.status != StatusCode::SWITCHING_PROTOCOLS;
         if interim {
             return Ok(());
+        }
+        if response.status == StatusCode::SWITCHING_PROTOCOLS
+            && !(forward::is_tunnel(context) && response.version == Version::HTTP_11)
+        {
+            // Passed on, it would turn a connection into a tunnel that nobody asked for.
+            return Err(Error::explain(InvalidHTTPHeader, "101 without an upgrade").into_up());
         }
         if let Some(origin) = &context.origin {
             origin.shared.first_byte_arrived();
