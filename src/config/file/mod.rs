@@ -101,14 +101,15 @@ pub struct Admin {
 pub struct Limits {
     /// From the first byte of a request header to its last; then 408.
     pub request_header_timeout: Duration,
+    // The greatest values of these three are what Pingora's own parser can take.
     /// Request line and header fields together; then 431.
-    #[schemars(extend("x-min" = "1KiB", "x-max" = "1MiB"))]
+    #[schemars(extend("x-min" = "1KiB", "x-max" = "512KiB"))]
     pub request_header_size: Size,
     /// Number of header fields; then 431.
-    #[schemars(range(min = 10, max = 1000))]
+    #[schemars(range(min = 10, max = 256))]
     pub request_header_count: u32,
     /// The request target; then 414.
-    #[schemars(extend("x-min" = "256", "x-max" = "1MiB"))]
+    #[schemars(extend("x-min" = "256", "x-max" = "60KiB"))]
     pub uri_size: Size,
     /// Between two reads of a request body; then 408.
     pub request_body_timeout: Duration,
