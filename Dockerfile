@@ -7,6 +7,7 @@ COPY scripts/install-deps.sh scripts/
 RUN scripts/install-deps.sh build
 
 # The dependencies, in a layer that changes only with the manifest: built for an empty crate.
+COPY .cargo .cargo
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir -p src tests/gateway benches \
     && echo 'fn main() {}' | tee build.rs src/main.rs tests/gateway/main.rs benches/router.rs \

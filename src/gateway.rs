@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{StatusCode, Version, header};
+use http::{StatusCode, Version};
 use pingora_core::ErrorType::{Custom, InvalidHTTPHeader};
+use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -20,8 +21,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use self::failure::Reach;
 use crate::access_log::AccessLog;
-use crate::context::{RequestContext, SCHEME};
-use crate::filter::forwarding::{self, Hop};
+use crate::context::RequestContext;
 use crate::filter::hop_by_hop;
 use crate::lifecycle::Lifecycle;
 use crate::listener::connection::Origin;
@@ -56,6 +56,10 @@ impl ProxyHttp for Gateway {
 
     fn new_ctx(&self) -> Context {
         RequestContext::new(self.live.load())
+    }
+
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {
+        // Pingora's default is a compression module that is switched off, at a cost a request.
     }
 
     fn on_connection_reuse(
@@ -126,39 +130,7 @@ impl ProxyHttp for Gateway {
         context: &mut Context,
     ) -> Result<()> {
         forward::rewrite_target(request, context)?;
-        if !forward::is_tunnel(context) {
-            // The gate took the bytes behind this request for the next one. All that Pingora
-            // leaves of `Connection` is the wish to upgrade.
-            request.remove_header(&header::UPGRADE);
-            request.remove_header(&header::CONNECTION);
-        }
-        let peer = context
-            .origin
-            .as_ref()
-            .map(|origin| origin.shared.peer.ip());
-        forwarding::apply(
-            request,
-            &Hop {
-                peer: peer.unwrap_or(context.client_ip).to_canonical(),
-                trusted: context.trusted,
-                scheme: SCHEME,
-                version: session.req_header().version,
-                request_id: context.request_id.as_str(),
-            },
-        )?;
-        if let Some(attempt) = &context.attempt
-            && !request.headers.contains_key(header::HOST)
-        {
-            // HTTP/1.0 can do without, HTTP/1.1 cannot. The client did not ask for this name, so
-            // the forwarding headers do not say that it did.
-            request.insert_header(header::HOST, &*attempt.admitted.backend().name)?;
-        }
-        if let Some(route) = &context.route
-            && !route.request_headers.is_empty()
-        {
-            let facts = receive::request_of(session, context);
-            context.with_facts(&facts, |facts| route.request_headers.apply(facts, request));
-        }
+        forward::dress(session, request, context);
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 """Compares reverse proxies side by side on one machine: `python3 loadtest/bench --help`."""
 
 import argparse
+import fcntl
 import os
 import shutil
 import signal
@@ -85,6 +86,7 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if not shutil.which("wrk") or not peers.nginx():
         raise SystemExit("bench: wrk and nginx are needed; run it through `make bench`")
+    alone = wait_for_turn()
     if machine.raise_open_files(2 * peers.CONNECTIONS + 1000) < settings.idle + 1000:
         raise SystemExit(f"bench: {settings.idle} connections need a higher limit of open files")
     compared = chosen_peers(given.peers)
@@ -93,11 +95,23 @@ def main():
         # nginx drops its rights when root starts it, and its worker writes here.
         os.chmod(folder, 0o755)
         results = run(given, settings, compared, Path(folder))
+    alone.close()
     text = report.render(results, compared, settings, command_line(given))
     print(text)
     if given.write:
         report.write(PERFORMANCE, text)
     return 1 if complain(results) else 0
+
+
+def wait_for_turn():
+    """Waits while another benchmark measures on this machine; closing the result lets the next in."""
+    turn = open(Path(tempfile.gettempdir()) / f"gateway-bench-{os.getuid()}.lock", "w", encoding="utf-8")
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        note("another benchmark is running here; waiting for its end")
+        fcntl.flock(turn, fcntl.LOCK_EX)
+    return turn
 
 
 def chosen_peers(names):

@@ -3,11 +3,9 @@
 //! `X-Forwarded-For`, `-Proto`, `-Host`, `Forwarded` (RFC 7239), `Via` (RFC 9110 section 7.6.3) and
 //! `X-Request-Id`. What the peer says about hops before it is kept only when the peer is trusted.
 
-use std::fmt::Write;
 use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
-use pingora_http::RequestHeader;
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -22,11 +20,36 @@ const ALIASES: [HeaderName; 3] = [
     HeaderName::from_static("x-forwarded-prefix"),
 ];
 
+/// The peer of a connection, as the headers name it: written once for all its requests.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// As `X-Forwarded-For` has it.
+    address: HeaderValue,
+    /// As RFC 7239 has it: `for=…`, an IPv6 address in brackets and quotes.
+    element: Box<str>,
+}
+
+impl Peer {
+    /// The peer with this address.
+    pub fn new(address: IpAddr) -> Self {
+        let text = address.to_string();
+        let element = match address {
+            IpAddr::V4(_) => format!("for={text}"),
+            IpAddr::V6(_) => format!("for=\"[{text}]\""),
+        };
+        Self {
+            element: element.into(),
+            // An address is visible ASCII.
+            address: HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("unknown")),
+        }
+    }
+}
+
 /// Where a request comes from.
 #[derive(Clone, Copy)]
 pub struct Hop<'a> {
     /// The peer of the connection.
-    pub peer: IpAddr,
+    pub peer: &'a Peer,
     /// Whether what the peer says is believed.
     pub trusted: bool,
     /// `http` or `https`.
@@ -38,55 +61,49 @@ pub struct Hop<'a> {
 }
 
 /// Sets them on the request that goes to the backend.
-pub fn apply(request: &mut RequestHeader, hop: &Hop<'_>) -> pingora_core::Result<()> {
+pub fn apply(headers: &mut HeaderMap, hop: &Hop<'_>) {
     if !hop.trusted {
         for name in &ALIASES {
-            if request.headers.contains_key(name) {
-                request.remove_header(name);
-            }
+            headers.remove(name);
         }
     }
-    let host = request.headers.get(http::header::HOST).cloned();
-    let mut text = String::with_capacity(128);
-
-    prefix_with(&mut text, &request.headers, &FOR, hop.trusted);
-    push(&mut text, format_args!("{}", hop.peer));
-    request.insert_header(FOR, text.as_str())?;
-
-    prefix_with(&mut text, &request.headers, &FORWARDED, hop.trusted);
-    push_forwarded(&mut text, hop, host.as_ref());
-    request.insert_header(FORWARDED, text.as_str())?;
-
-    prefix_with(&mut text, &request.headers, &VIA, true);
-    text.push_str(via(hop.version));
-    request.insert_header(VIA, text.as_str())?;
-
-    if !(hop.trusted && request.headers.contains_key(PROTO)) {
-        request.insert_header(PROTO, HeaderValue::from_static(hop.scheme))?;
+    let host = headers.get(http::header::HOST).cloned();
+    let via = HeaderValue::from_static(via(hop.version));
+    let element = forwarded(hop, host.as_ref());
+    append(headers, FOR, hop.peer.address.clone(), hop.trusted);
+    append(headers, FORWARDED, element, hop.trusted);
+    append(headers, VIA, via, true);
+    if !(hop.trusted && headers.contains_key(PROTO)) {
+        headers.insert(PROTO, HeaderValue::from_static(hop.scheme));
     }
-    if !(hop.trusted && request.headers.contains_key(HOST)) {
+    if !(hop.trusted && headers.contains_key(HOST)) {
         match host {
-            Some(host) => request.insert_header(HOST, host)?,
-            None => {
-                request.remove_header(&HOST);
-            }
-        }
+            Some(host) => headers.insert(HOST, host),
+            None => headers.remove(HOST),
+        };
     }
-    request.insert_header(REQUEST_ID, hop.request_id)
+    // A request id holds nothing that a header may not.
+    if let Ok(id) = HeaderValue::from_str(hop.request_id) {
+        headers.insert(REQUEST_ID, id);
+    }
 }
 
-/// Begins a list with what is there already, when that is to be kept.
-fn prefix_with(text: &mut String, headers: &HeaderMap, name: &HeaderName, keep: bool) {
-    text.clear();
-    if !keep {
+/// Sets a list to `value`, behind what is there already when that is to be kept.
+fn append(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue, keep: bool) {
+    if !keep || !headers.contains_key(&name) {
+        headers.insert(name, value);
         return;
     }
-    for value in headers.get_all(name) {
-        if let Ok(value) = value.to_str() {
-            text.push_str(value);
-            text.push_str(", ");
+    let mut list = Vec::new();
+    for value in headers.get_all(&name).iter().chain([&value]) {
+        if !list.is_empty() {
+            list.extend_from_slice(b", ");
         }
+        list.extend_from_slice(value.as_bytes());
     }
+    // Every piece was a value, and so is the list.
+    let list = HeaderValue::from_maybe_shared(bytes::Bytes::from(list)).unwrap_or(value);
+    headers.insert(name, list);
 }
 
 fn via(version: Version) -> &'static str {
@@ -97,55 +114,51 @@ fn via(version: Version) -> &'static str {
     }
 }
 
-/// One element of RFC 7239: addresses of IPv6 in brackets and quotes, a host with a port quoted.
-fn push_forwarded(text: &mut String, hop: &Hop<'_>, host: Option<&HeaderValue>) {
-    match hop.peer {
-        IpAddr::V4(peer) => push(text, format_args!("for={peer}")),
-        IpAddr::V6(peer) => push(text, format_args!("for=\"[{peer}]\"")),
-    }
-    // The header gate lets no quote or backslash into a host.
-    if let Some(host) = host.and_then(|host| host.to_str().ok()) {
-        if host.contains([':', '[']) {
-            push(text, format_args!(";host=\"{host}\""));
+/// One element of RFC 7239. A host with a port is quoted; the header gate lets no quote or
+/// backslash into a host.
+fn forwarded(hop: &Hop<'_>, host: Option<&HeaderValue>) -> HeaderValue {
+    let mut element = Vec::with_capacity(128);
+    element.extend_from_slice(hop.peer.element.as_bytes());
+    if let Some(host) = host {
+        let host = host.as_bytes();
+        let quote: &[u8] = if host.iter().any(|byte| b":[".contains(byte)) {
+            b"\""
         } else {
-            push(text, format_args!(";host={host}"));
+            b""
+        };
+        for piece in [b";host=", quote, host, quote] {
+            element.extend_from_slice(piece);
         }
     }
-    push(text, format_args!(";proto={}", hop.scheme));
-}
-
-fn push(text: &mut String, arguments: std::fmt::Arguments<'_>) {
-    // Writing to a string does not fail.
-    let _ = text.write_fmt(arguments);
+    element.extend_from_slice(b";proto=");
+    element.extend_from_slice(hop.scheme.as_bytes());
+    let value = HeaderValue::from_maybe_shared(bytes::Bytes::from(element));
+    value.unwrap_or_else(|_| hop.peer.address.clone())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn forwarded(
-        trusted: bool,
-        peer: &str,
-        given: &[(&'static str, &'static str)],
-    ) -> RequestHeader {
-        let mut request = RequestHeader::build("GET", b"/", None)
-            .unwrap_or_else(|error| panic!("a request header: {error}"));
+    fn sent(trusted: bool, peer: &str, given: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
         for (name, value) in given {
-            let _ = request.append_header(*name, *value);
+            headers.append(*name, HeaderValue::from_static(value));
         }
+        let peer = Peer::new(peer.parse().unwrap_or(IpAddr::from([0, 0, 0, 0])));
         let hop = Hop {
-            peer: peer.parse().unwrap_or(IpAddr::from([0, 0, 0, 0])),
+            peer: &peer,
             trusted,
             scheme: "http",
             version: Version::HTTP_11,
             request_id: "id-1",
         };
-        apply(&mut request, &hop).unwrap_or_else(|error| panic!("headers: {error}"));
-        request
+        apply(&mut headers, &hop);
+        headers
     }
 
-    fn value<'a>(request: &'a RequestHeader, name: &str) -> &'a str {
-        let mut values = request.headers.get_all(name).iter();
+    fn value<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+        let mut values = headers.get_all(name).iter();
         let first = values.next().and_then(|value| value.to_str().ok());
         assert!(values.next().is_none(), "{name} is there once");
         first.unwrap_or("-")
@@ -153,7 +166,7 @@ mod tests {
 
     #[test]
     fn strangers_do_not_choose_where_they_come_from() {
-        let request = forwarded(
+        let headers = sent(
             false,
             "192.0.2.1",
             &[
@@ -166,21 +179,21 @@ mod tests {
                 ("x-request-id", "theirs"),
             ],
         );
-        assert_eq!(value(&request, "x-forwarded-for"), "192.0.2.1");
-        assert_eq!(value(&request, "x-forwarded-proto"), "http");
-        assert_eq!(value(&request, "x-forwarded-host"), "a.test:8080");
+        assert_eq!(value(&headers, "x-forwarded-for"), "192.0.2.1");
+        assert_eq!(value(&headers, "x-forwarded-proto"), "http");
+        assert_eq!(value(&headers, "x-forwarded-host"), "a.test:8080");
         assert_eq!(
-            value(&request, "forwarded"),
+            value(&headers, "forwarded"),
             "for=192.0.2.1;host=\"a.test:8080\";proto=http"
         );
-        assert_eq!(value(&request, "x-real-ip"), "-");
-        assert_eq!(value(&request, "x-request-id"), "id-1");
-        assert_eq!(value(&request, "via"), "1.1 gateway");
+        assert_eq!(value(&headers, "x-real-ip"), "-");
+        assert_eq!(value(&headers, "x-request-id"), "id-1");
+        assert_eq!(value(&headers, "via"), "1.1 gateway");
     }
 
     #[test]
     fn trusted_proxies_are_added_to() {
-        let request = forwarded(
+        let headers = sent(
             true,
             "2001:db8::1",
             &[
@@ -193,22 +206,22 @@ mod tests {
             ],
         );
         assert_eq!(
-            value(&request, "x-forwarded-for"),
+            value(&headers, "x-forwarded-for"),
             "198.51.100.7, 10.0.0.2, 2001:db8::1"
         );
-        assert_eq!(value(&request, "x-forwarded-proto"), "https");
-        assert_eq!(value(&request, "x-forwarded-host"), "a.test");
+        assert_eq!(value(&headers, "x-forwarded-proto"), "https");
+        assert_eq!(value(&headers, "x-forwarded-host"), "a.test");
         assert_eq!(
-            value(&request, "forwarded"),
+            value(&headers, "forwarded"),
             "for=198.51.100.7, for=\"[2001:db8::1]\";host=a.test;proto=http"
         );
-        assert_eq!(value(&request, "via"), "1.1 edge, 1.1 gateway");
+        assert_eq!(value(&headers, "via"), "1.1 edge, 1.1 gateway");
     }
 
     #[test]
     fn a_request_without_a_host_has_none() {
-        let request = forwarded(false, "192.0.2.1", &[("x-forwarded-host", "admin.test")]);
-        assert_eq!(value(&request, "x-forwarded-host"), "-");
-        assert_eq!(value(&request, "forwarded"), "for=192.0.2.1;proto=http");
+        let headers = sent(false, "192.0.2.1", &[("x-forwarded-host", "admin.test")]);
+        assert_eq!(value(&headers, "x-forwarded-host"), "-");
+        assert_eq!(value(&headers, "forwarded"), "for=192.0.2.1;proto=http");
     }
 }

@@ -1,20 +1,29 @@
 //! From a request with a route to a backend, and back.
 
+use std::sync::LazyLock;
 use std::time::Instant;
 
-use http::{Version, header};
+use http::request::Parts as RequestParts;
+use http::{HeaderValue, Version, header};
 use pingora_core::Result;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
-use super::receive::expects_continue;
+use super::receive::{expects_continue, request_of};
 use super::{Context, Gateway};
-use crate::context::Attempt;
+use crate::context::{Attempt, SCHEME};
+use crate::filter::forwarding::{self, Hop};
 use crate::filter::framing;
 use crate::listener::framing::Framing;
 use crate::route::rewrite;
 use crate::upstream;
+
+/// Stands in for a request whose parts are being changed.
+static EMPTY: LazyLock<RequestHeader> = LazyLock::new(|| {
+    let parts = http::Request::new(()).into_parts().0;
+    RequestHeader::from(parts)
+});
 
 impl Gateway {
     /// Makes a backend's response one that this client understands.
@@ -81,6 +90,49 @@ pub(super) fn rewrite_target(request: &mut RequestHeader, context: &Context) -> 
     let path = rewrite::apply(rule, target.path());
     let query = &target.as_str()[target.path().len()..];
     request.set_raw_path(format!("{path}{query}").as_bytes())
+}
+
+/// Gives the backend's request the header it is to have.
+///
+/// The names lose their case on the way: names have none (RFC 9110 section 5.1), and one map less is
+/// kept up to date.
+pub(super) fn dress(session: &Session, request: &mut RequestHeader, context: &Context) {
+    let Some(origin) = &context.origin else {
+        return;
+    };
+    let mut parts: RequestParts = std::mem::replace(request, EMPTY.clone()).into();
+    let headers = &mut parts.headers;
+    if !is_tunnel(context) {
+        // The gate took the bytes behind this request for the next one. All that Pingora leaves of
+        // `Connection` is the wish to upgrade.
+        headers.remove(header::UPGRADE);
+        headers.remove(header::CONNECTION);
+    }
+    let hop = Hop {
+        peer: &origin.shared.forwarded,
+        trusted: context.trusted,
+        scheme: SCHEME,
+        version: session.req_header().version,
+        request_id: context.request_id.as_str(),
+    };
+    forwarding::apply(headers, &hop);
+    if let Some(attempt) = &context.attempt
+        && !headers.contains_key(header::HOST)
+        && let Ok(host) = HeaderValue::from_str(&attempt.admitted.backend().name)
+    {
+        // HTTP/1.0 can do without, HTTP/1.1 cannot. The client did not ask for this name, so the
+        // forwarding headers do not say that it did.
+        headers.insert(header::HOST, host);
+    }
+    if let Some(route) = &context.route
+        && !route.request_headers.is_empty()
+    {
+        let received = request_of(session, context);
+        context.with_facts(&received, |facts| {
+            route.request_headers.apply(facts, headers)
+        });
+    }
+    *request = parts.into();
 }
 
 /// From now on the backend owes an answer.

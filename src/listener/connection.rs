@@ -89,11 +89,11 @@ where
     SV: ProxyHttp + Send + Sync + 'static,
     SV::CTX: Send + Sync,
 {
-    let (Ok(peer), Ok(local)) = (tcp.peer_addr(), tcp.local_addr()) else {
+    let Ok(peer) = tcp.peer_addr() else {
         return;
     };
     let _open = listener.metrics.connection();
-    let shared = Arc::new(Shared::new(peer, local));
+    let shared = Arc::new(Shared::new(peer));
     let mut connection = Connection::new(tcp);
     let mut closing = edge.closing.clone();
     let mut closing = pin!(async move {

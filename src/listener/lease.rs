@@ -21,6 +21,7 @@ use pingora_core::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::stream::Connection;
+use crate::filter::forwarding::Peer;
 
 /// The wait for a response's first byte is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,8 +33,8 @@ pub struct FirstByteTimeout;
 pub struct Shared {
     /// The peer's address.
     pub peer: SocketAddr,
-    /// The address it connected to.
-    pub local: SocketAddr,
+    /// The peer as forwarding headers name it.
+    pub forwarded: Peer,
     /// When the response must have begun, in milliseconds since `epoch`; 0 for no deadline.
     first_byte_deadline: AtomicU64,
     /// Set when the gateway answered by itself, completely, and the connection can go on.
@@ -44,11 +45,11 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// For a connection between these addresses.
-    pub fn new(peer: SocketAddr, local: SocketAddr) -> Self {
+    /// For a connection from this address.
+    pub fn new(peer: SocketAddr) -> Self {
         Self {
             peer,
-            local,
+            forwarded: Peer::new(peer.ip().to_canonical()),
             first_byte_deadline: AtomicU64::new(0),
             answered: AtomicBool::new(false),
             returned: Mutex::new(None),
