@@ -15,6 +15,7 @@ mod access_log;
 mod actions;
 mod architecture;
 mod config_cli;
+mod documents;
 mod faults;
 mod forwarding;
 mod health;
