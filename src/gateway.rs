@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::StatusCode;
-use pingora_core::ErrorType::Custom;
+use http::{StatusCode, Version};
+use pingora_core::ErrorType::{Custom, InvalidHTTPHeader};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, Result};
@@ -172,6 +172,12 @@ impl ProxyHttp for Gateway {
             && response.status != StatusCode::SWITCHING_PROTOCOLS;
         if interim {
             return Ok(());
+        }
+        if response.status == StatusCode::SWITCHING_PROTOCOLS
+            && !(forward::is_tunnel(context) && response.version == Version::HTTP_11)
+        {
+            // Passed on, it would turn a connection into a tunnel that nobody asked for.
+            return Err(Error::explain(InvalidHTTPHeader, "101 without an upgrade").into_up());
         }
         if let Some(origin) = &context.origin {
             origin.shared.first_byte_arrived();

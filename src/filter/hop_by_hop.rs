@@ -17,12 +17,14 @@ const FIELDS: [HeaderName; 4] = [
 /// `Transfer-Encoding` stays: it tells Pingora how to frame the body. What `Connection` names goes,
 /// unless that would take the framing away.
 pub fn strip(response: &mut ResponseHeader) {
-    let Some(value) = response.headers.get(header::CONNECTION) else {
+    if !response.headers.contains_key(header::CONNECTION) {
         return strip_fields(response);
-    };
-    let named: Vec<HeaderName> = value
-        .as_bytes()
-        .split(|byte| *byte == b',')
+    }
+    let named: Vec<HeaderName> = response
+        .headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
         .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
         .filter(|name| *name != header::CONTENT_LENGTH && *name != header::TRANSFER_ENCODING)
         .collect();
@@ -51,7 +53,9 @@ mod tests {
             .unwrap_or_else(|error| panic!("a response header: {error}"));
         for (name, value) in [
             ("connection", "close, X-Internal, content-length"),
+            ("connection", "X-Second"),
             ("x-internal", "1"),
+            ("x-second", "1"),
             ("keep-alive", "timeout=5"),
             ("content-length", "3"),
             ("x-kept", "1"),

@@ -3,6 +3,7 @@
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod forwarding;
+pub mod framing;
 pub mod headers;
 pub mod hop_by_hop;
 pub mod template;

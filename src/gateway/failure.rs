@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use http::Method;
+use http::{Method, StatusCode};
 use pingora_core::ErrorType::{ConnectTimedout, InvalidHTTPHeader, ReadTimedout, WriteTimedout};
 use pingora_core::{Error, ErrorSource};
 use pingora_proxy::Session;
@@ -52,6 +52,10 @@ impl Gateway {
         let Fault::Backend(reason) = fault else {
             return error;
         };
+        if session.was_upgraded() && reason == FailureReason::TimeoutInBody {
+            // A tunnel that fell silent says nothing about the backend.
+            return error;
+        }
         let now = Instant::now();
         let (Some(upstream), Some(attempt)) = (&context.upstream, &mut context.attempt) else {
             return error;
@@ -99,10 +103,7 @@ impl Gateway {
                 Rejection::Internal
             }
         };
-        if session
-            .response_written()
-            .is_some_and(|response| !response.status.is_informational())
-        {
+        if has_begun(session) {
             // All that is left is to break the connection, so that the end is not taken for good.
             context.error.get_or_insert(rejection.label());
             return 0;
@@ -118,11 +119,18 @@ impl Gateway {
     }
 }
 
+/// Whether the client was sent a response that nothing can take the place of any more. Behind a 101
+/// the connection belongs to another protocol.
+fn has_begun(session: &Session) -> bool {
+    session.response_written().is_some_and(|response| {
+        let status = response.status;
+        !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS
+    })
+}
+
 /// Finds out whose fault a failure is.
 fn fault(error: &Error, session: &Session) -> Fault {
-    let begun = session
-        .response_written()
-        .is_some_and(|response| !response.status.is_informational());
+    let begun = has_begun(session);
     if has_cause::<FirstByteTimeout>(error) {
         return Fault::Backend(FailureReason::Timeout);
     }

@@ -14,6 +14,7 @@ use super::receive::{expects_continue, request_of};
 use super::{Context, Gateway};
 use crate::context::{Attempt, SCHEME};
 use crate::filter::forwarding::{self, Hop};
+use crate::filter::framing;
 use crate::listener::framing::Framing;
 use crate::route::rewrite;
 use crate::upstream;
@@ -32,6 +33,7 @@ impl Gateway {
         context: &Context,
         response: &mut ResponseHeader,
     ) {
+        framing::settle(response);
         if session.req_header().version == Version::HTTP_10
             && response.headers.contains_key(header::TRANSFER_ENCODING)
         {
@@ -101,15 +103,10 @@ pub(super) fn dress(session: &Session, request: &mut RequestHeader, context: &Co
     let mut parts: RequestParts = std::mem::replace(request, EMPTY.clone()).into();
     let headers = &mut parts.headers;
     if !is_tunnel(context) {
-        // The gate took the bytes behind this request for the next one.
+        // The gate took the bytes behind this request for the next one. All that Pingora leaves of
+        // `Connection` is the wish to upgrade.
         headers.remove(header::UPGRADE);
-    }
-    if let Some(attempt) = &context.attempt
-        && !headers.contains_key(header::HOST)
-        && let Ok(host) = HeaderValue::from_str(&attempt.admitted.backend().name)
-    {
-        // HTTP/1.0 can do without, HTTP/1.1 cannot.
-        headers.insert(header::HOST, host);
+        headers.remove(header::CONNECTION);
     }
     let hop = Hop {
         peer: &origin.shared.forwarded,
@@ -119,6 +116,14 @@ pub(super) fn dress(session: &Session, request: &mut RequestHeader, context: &Co
         request_id: context.request_id.as_str(),
     };
     forwarding::apply(headers, &hop);
+    if let Some(attempt) = &context.attempt
+        && !headers.contains_key(header::HOST)
+        && let Ok(host) = HeaderValue::from_str(&attempt.admitted.backend().name)
+    {
+        // HTTP/1.0 can do without, HTTP/1.1 cannot. The client did not ask for this name, so the
+        // forwarding headers do not say that it did.
+        headers.insert(header::HOST, host);
+    }
     if let Some(route) = &context.route
         && !route.request_headers.is_empty()
     {

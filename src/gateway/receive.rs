@@ -1,6 +1,6 @@
 //! From Pingora's session to a request with a client, a name and a route.
 
-use http::header;
+use http::{Version, header};
 use pingora_core::ErrorType::HTTPStatus;
 use pingora_core::{Error, Result};
 use pingora_proxy::Session;
@@ -23,8 +23,11 @@ impl Gateway {
             // Pingora would take the interim answer for one that leaves the body unread.
             session.set_close_on_response_before_downstream_finish(false);
         }
+        if session.req_header().version == Version::HTTP_10 {
+            // HTTP/1.0 knows no interim responses (RFC 9110 section 15.2).
+            session.set_ignore_info_resp(true);
+        }
         session.set_read_timeout(Some(limits.request_body_timeout));
-        session.set_write_timeout(Some(limits.response_write_timeout));
         session.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
         // Pingora has already regarded what version and `Connection` header say.
         if session.get_keepalive().is_some() {

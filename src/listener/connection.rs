@@ -138,13 +138,14 @@ where
                 return;
             }
         };
+        let write_timeout = limits.response_write_timeout;
         let origin = Origin {
             shared: Arc::clone(&shared),
             listener: Arc::clone(&listener),
             head,
             received,
         };
-        match handle(connection, end, origin, &edge).await {
+        match handle(connection, end, origin, write_timeout, &edge).await {
             Some(returned) => connection = returned,
             None => return,
         }
@@ -199,7 +200,12 @@ async fn read_head(
         if let Some(rejection) = too_much(bytes, searched, &bounds) {
             return Err(NoHead::Refused(rejection));
         }
-        searched = bytes.len();
+        // The first half of an empty line is not the beginning of a request line.
+        searched = if bytes.as_ref() == b"\r" {
+            0
+        } else {
+            bytes.len()
+        };
         match connection.fill(deadline).await {
             Ok(0) => return Err(NoHead::Closed),
             Ok(_) => {}
@@ -249,6 +255,7 @@ async fn handle<SV>(
     mut connection: Connection,
     end: usize,
     origin: Origin,
+    write_timeout: Duration,
     edge: &Edge<SV>,
 ) -> Option<Connection>
 where
@@ -259,7 +266,7 @@ where
     let _counted = origin.listener.metrics.request();
     let shared = Arc::clone(&origin.shared);
     let header = connection.begin(end, origin.head.framing);
-    let lease = Lease::new(connection, Arc::clone(&shared));
+    let lease = Lease::new(connection, Arc::clone(&shared), write_timeout);
     let mut session = ServerSession::new_http1(Box::new(lease));
     session.set_pipelined_prefix(header);
     session.set_connection_user_context(Some(Box::new(origin)));
@@ -286,7 +293,7 @@ where
 /// Closes a connection, with patience when the client may still be sending.
 async fn close(mut connection: Connection) {
     let deadline = Instant::now() + LINGER;
-    if connection.framing().is_done() {
+    if connection.framing().is_done() && connection.buffered().is_empty() {
         let _ = connection.send(&[], deadline).await;
     } else {
         connection.linger(LINGER_BYTES, deadline).await;

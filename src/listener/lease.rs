@@ -99,14 +99,17 @@ pub struct Lease {
     /// Always there until drop.
     connection: Option<Connection>,
     shared: Arc<Shared>,
+    /// How long a write may make no progress. Pingora would bound the writes of bodies alone.
+    write_timeout: Duration,
 }
 
 impl Lease {
     /// Lends the connection; it comes back through [`Shared::take_back`].
-    pub fn new(connection: Connection, shared: Arc<Shared>) -> Self {
+    pub fn new(connection: Connection, shared: Arc<Shared>, write_timeout: Duration) -> Self {
         Self {
             connection: Some(connection),
             shared,
+            write_timeout,
         }
     }
 
@@ -154,16 +157,22 @@ impl AsyncWrite for Lease {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.connection()?.poll_send(context, bytes)
+        let patience = self.write_timeout;
+        let connection = self.connection()?;
+        let written = connection.poll_send(context, bytes);
+        connection.limit_write(written, patience, context)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.connection()?.poll_flush(context)
+        let patience = self.write_timeout;
+        let connection = self.connection()?;
+        let flushed = connection.poll_flush(context);
+        connection.limit_write(flushed, patience, context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.as_mut().poll_flush(context))?;
         let connection = self.connection()?;
-        ready!(connection.poll_flush(context))?;
         Poll::Ready(connection.shut_down_writing())
     }
 }

@@ -56,6 +56,11 @@ pub fn normalize(target: &str, is_options: bool) -> Result<Target, Rejection> {
         (Some(authority.to_owned()), rest)
     };
     let (path, query) = rest.split_at(rest.find('?').unwrap_or(rest.len()));
+    // No URI holds these, and Pingora's parser would refuse them without a word to the client, the
+    // log or the metrics.
+    if path.contains(['<', '>', '`']) || query.contains(['<', '>', '"']) {
+        return Err(REFUSED);
+    }
     let path = normalize_path(if path.is_empty() { "/" } else { path }).ok_or(REFUSED)?;
     let mut text = String::with_capacity(path.len() + query.len());
     text.push_str(&path);
@@ -222,6 +227,10 @@ mod tests {
     #[test]
     fn encodings_that_hide_something_are_refused() {
         for target in [
+            "/<a>",
+            "/a`",
+            "/?a=<b>",
+            "/?\"",
             "/%",
             "/%4",
             "/%zz",

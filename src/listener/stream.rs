@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use pingora_core::protocols::UniqueIDType;
@@ -64,8 +64,12 @@ pub struct Connection {
     /// What is left of the current request.
     framing: Framing,
     alarm: Alarm,
+    /// When the peer must have taken some of what it is sent; `None` while it does.
+    write_deadline: Option<Instant>,
     /// The peer has sent its last byte.
     ended: bool,
+    /// It had done so before the current request began: it waits for answers and is not leaving.
+    half_closed: bool,
     /// Our side was shut down.
     shut: bool,
 }
@@ -88,7 +92,9 @@ impl Connection {
             outbound: BytesMut::new(),
             framing: Framing::Done,
             alarm: Alarm::default(),
+            write_deadline: None,
             ended: false,
+            half_closed: false,
             shut: false,
         }
     }
@@ -106,6 +112,7 @@ impl Connection {
     /// Begins a request: `head` bytes of the buffer are taken out as its header.
     pub fn begin(&mut self, head: usize, framing: Framing) -> BytesMut {
         self.framing = framing;
+        self.half_closed = self.ended;
         if head == self.inbound.len() {
             std::mem::take(&mut self.inbound)
         } else {
@@ -270,6 +277,7 @@ impl Connection {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.outbound.advance(written);
+            self.write_deadline = None;
         }
     }
 
@@ -281,8 +289,28 @@ impl Connection {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.outbound.advance(count);
+            self.write_deadline = None;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Passes the outcome of a write on, and ends one that makes no progress for so long.
+    pub(super) fn limit_write<T>(
+        &mut self,
+        written: Poll<io::Result<T>>,
+        patience: Duration,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.write_deadline = None;
+            return written;
+        }
+        let deadline = *self
+            .write_deadline
+            .get_or_insert_with(|| Instant::now() + patience);
+        self.alarm
+            .poll(deadline, context)
+            .map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// Reads the current request's bytes, and none behind them, into `buffer`.
@@ -324,7 +352,7 @@ impl Connection {
     /// What arrives meanwhile is kept for the next request. Ready means that the client has left.
     fn poll_departure(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            if self.inbound.len() >= MAX_EARLY_BYTES {
+            if self.half_closed || self.inbound.len() >= MAX_EARLY_BYTES {
                 return Poll::Pending;
             }
             if ready!(self.poll_fill(context))? == 0 {

@@ -24,6 +24,7 @@ mod memory;
 mod metrics;
 mod proxying;
 mod refusals;
+mod responses;
 mod retries;
 mod routing;
 mod self_test;

@@ -2,6 +2,7 @@
 
 use tungstenite::Message;
 
+use crate::support::client::status;
 use crate::support::{Gateway, Origin, Script};
 
 fn websocket_echo() -> Origin {
@@ -59,6 +60,28 @@ fn other_protocols_are_not_offered_to_the_backend() {
         assert_eq!(origin.only_request().header("upgrade"), None, "{protocol}");
         assert_eq!(client.get("/next").json()["target"], "/next");
     }
+}
+
+/// Anything the gateway said would be taken for the other protocol's bytes.
+#[test]
+fn a_silent_tunnel_ends_without_a_word_and_blames_nobody() {
+    let accepts =
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let origin = Origin::script(Script::new().send(accepts).hold());
+    let settings = "    timeouts: { upgraded_idle: 300ms }";
+    let gateway = Gateway::with_upstream(&[origin.address()], settings);
+    let mut client = gateway.connect();
+    client.send(handshake("websocket"));
+    let head = client.read_head();
+    assert_eq!(status(&head), 101);
+    assert!(client.is_closed(), "nothing but the end");
+    let line = gateway.wait_access(|line| line["path"] == "/chat");
+    assert_eq!(line["status_code"], 101);
+    let blamed = [("backend_service", "u"), ("reason", "timeout_in_body")];
+    assert_eq!(
+        gateway.metric("gateway_backend_failures_total", &blamed),
+        0.0
+    );
 }
 
 #[test]

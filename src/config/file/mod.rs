@@ -104,14 +104,15 @@ pub struct Limits {
     /// How long a request header may take from its first byte to its last; then 408. A new
     /// connection that sends nothing is closed after the same time.
     pub request_header_timeout: Duration,
+    // The greatest values of these three are what Pingora's own parser can take.
     /// The largest request line and header fields together; beyond it 431.
-    #[schemars(extend("x-min" = "1KiB", "x-max" = "1MiB"))]
+    #[schemars(extend("x-min" = "1KiB", "x-max" = "512KiB"))]
     pub request_header_size: Size,
     /// The largest number of header fields; beyond it 431.
-    #[schemars(range(min = 10, max = 1000))]
+    #[schemars(range(min = 10, max = 256))]
     pub request_header_count: u32,
     /// The longest request target (path and query); beyond it 414.
-    #[schemars(extend("x-min" = "256", "x-max" = "1MiB"))]
+    #[schemars(extend("x-min" = "256", "x-max" = "60KiB"))]
     pub uri_size: Size,
     /// How long a client may pause inside a request body; then 408.
     pub request_body_timeout: Duration,

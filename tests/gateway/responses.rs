@@ -1,0 +1,113 @@
+//! What becomes of a backend's response that clients could misread, and of clients that do not read.
+
+use std::net::Shutdown;
+use std::time::Duration;
+
+use crate::support::{Gateway, Origin, Script};
+
+fn origin(response: &str) -> Origin {
+    Origin::script(Script::new().read_body().send(response))
+}
+
+#[test]
+fn the_version_is_the_gateways_own() {
+    for framing in [
+        "Content-Length: 2\r\n\r\nok",
+        "Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    ] {
+        let origin = origin(&format!("HTTP/1.0 200 OK\r\n{framing}"));
+        let gateway = Gateway::in_front_of(&origin);
+        let response = gateway.connect().get("/");
+        assert_eq!(response.version, "HTTP/1.1");
+        assert_eq!(response.text(), "ok");
+    }
+}
+
+#[test]
+fn a_repeated_length_is_passed_on_once() {
+    for length in ["5\r\nContent-Length: 5", "5, 5"] {
+        let origin = origin(&format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\nhello"
+        ));
+        let gateway = Gateway::in_front_of(&origin);
+        let response = gateway.connect().get("/");
+        assert_eq!(response.headers.all("content-length"), ["5"]);
+        assert_eq!(response.text(), "hello");
+    }
+}
+
+#[test]
+fn no_content_states_no_length() {
+    let origin = origin("HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n");
+    let gateway = Gateway::in_front_of(&origin);
+    let response = gateway.connect().get("/");
+    assert_eq!(response.status, 204);
+    assert_eq!(response.header("content-length"), None);
+}
+
+#[test]
+fn clients_of_http_1_0_get_no_interim_responses() {
+    let origin = origin(
+        "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    );
+    let gateway = Gateway::in_front_of(&origin);
+    let old = gateway
+        .connect()
+        .exchange("GET / HTTP/1.0\r\nHost: test\r\n\r\n");
+    assert!(old.interim.is_empty(), "{:?}", old.interim);
+    assert_eq!(old.text(), "ok");
+    assert_eq!(gateway.connect().get("/").interim, [103]);
+}
+
+#[test]
+fn a_request_without_a_host_does_not_reveal_the_backends_address() {
+    let origin = Origin::echo();
+    let gateway = Gateway::in_front_of(&origin);
+    gateway.connect().exchange("GET / HTTP/1.0\r\n\r\n");
+    let request = origin.only_request();
+    assert_eq!(request.header("x-forwarded-host"), None);
+    assert_eq!(
+        request.header("forwarded"),
+        Some("for=127.0.0.1;proto=http")
+    );
+    assert!(request.header("host").is_some());
+}
+
+/// The last of them is still being answered when the gateway has long seen the client's end.
+#[test]
+fn a_client_that_has_said_all_it_will_is_answered() {
+    let origin = Origin::script(
+        Script::new()
+            .delay(Duration::from_millis(200))
+            .and(&Script::answer("ok")),
+    );
+    let gateway = Gateway::in_front_of(&origin);
+    let mut client = gateway.connect();
+    client.send("GET /1 HTTP/1.1\r\nHost: a\r\n\r\n".repeat(3));
+    client.writer().shutdown(Shutdown::Write).expect("shutdown");
+    for _ in 0..3 {
+        assert_eq!(client.read_response().text(), "ok");
+    }
+    assert!(client.is_closed());
+}
+
+/// More than all socket buffers on the way can hold, and not one body among them.
+#[test]
+fn a_client_that_reads_nothing_is_cut_off() {
+    let padding = "x".repeat(16 * 1024);
+    let origin = origin(&format!(
+        "HTTP/1.1 304 Not Modified\r\nX-Padding: {padding}\r\n\r\n"
+    ));
+    let gateway = Gateway::start(&format!(
+        "limits: {{ response_write_timeout: 500ms }}
+routes: [{{ upstream: 'http://{}' }}]",
+        origin.address()
+    ));
+    let mut client = gateway.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(1500));
+    let listener = [("listener", "main")];
+    gateway.wait_metric("gateway_connections_active", &listener, 1.0);
+    gateway.wait_metric("gateway_connections_active", &listener, 0.0);
+    gateway.wait_metric("gateway_http_requests_in_flight", &listener, 0.0);
+    drop(client);
+}
