@@ -16,6 +16,7 @@ mod actions;
 mod architecture;
 mod config_cli;
 mod demo;
+mod documents;
 mod faults;
 mod forwarding;
 mod health;

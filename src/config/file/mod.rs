@@ -28,24 +28,26 @@ pub struct File {
     pub listeners: Option<List<Listener>>,
     /// The operators' listener: metrics and status.
     pub admin: Admin,
-    /// Peers whose `X-Forwarded-For` and `Forwarded` headers are believed. The client is the last
-    /// address that is not one of them. When empty, it is the peer itself.
+    /// Peers that are believed about who the client is, such as the load balancer in front. The
+    /// client is the last address in `X-Forwarded-For` that is not one of them. Their `Forwarded`,
+    /// other `X-Forwarded-*` and `X-Request-Id` headers are kept, too; those of anybody else are
+    /// replaced. When empty, nobody is believed, and the client is the peer itself.
     #[schemars(extend("examples" = [["10.0.0.0/8", "192.0.2.1"]]))]
     pub trusted_proxies: List<Network>,
     /// What a client may send, and how slowly.
     pub limits: Limits,
-    /// How the process ends after SIGTERM.
+    /// How the process ends after SIGTERM, SIGINT or SIGQUIT.
     pub shutdown: Shutdown,
-    /// The process log, on standard error.
+    /// The process log, on standard error: start, stop, backends, faults.
     pub log: Log,
-    /// One line for each request.
+    /// The access log: one line for each request.
     pub access_log: AccessLog,
     /// How metrics are named.
     pub metrics: Metrics,
     /// Named groups of backends. Names have letters, digits, `_`, `-` and `.`.
     pub upstreams: BTreeMap<String, Upstream>,
-    /// What is done with which requests; at least one. The most specific route wins, whatever
-    /// the order.
+    /// What is done with which requests; at least one. Each route has exactly one of `upstream`,
+    /// `redirect` and `respond`. The most specific route wins, whatever the order.
     pub routes: List<Route>,
 }
 
@@ -71,7 +73,7 @@ pub struct Listener {
     /// `/_health/ready` here, before routing.
     #[serde(default = "enabled")]
     pub health: bool,
-    /// Metrics on this listener, beside the admin listener.
+    /// Whether this listener shows metrics as well as the admin listener does.
     #[serde(default)]
     pub metrics: ListenerMetrics,
 }
@@ -80,7 +82,7 @@ pub struct Listener {
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ListenerMetrics {
-    /// Clients that may read `/metrics` here. When empty, `/metrics` is a path like any other.
+    /// Clients that may read `/metrics` here. For all others it is a path like any other.
     #[schemars(extend("examples" = [["10.0.0.0/8"]]))]
     pub allow: List<Network>,
 }
@@ -89,7 +91,7 @@ pub struct ListenerMetrics {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Admin {
-    /// Whether there is such a listener.
+    /// Whether there is an admin listener.
     pub enabled: bool,
     /// The IP address and port to listen on.
     pub address: Address,
@@ -99,26 +101,27 @@ pub struct Admin {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// From the first byte of a request header to its last; then 408.
+    /// How long a request header may take from its first byte to its last; then 408. A new
+    /// connection that sends nothing is closed after the same time.
     pub request_header_timeout: Duration,
     // The greatest values of these three are what Pingora's own parser can take.
-    /// Request line and header fields together; then 431.
+    /// The largest request line and header fields together; beyond it 431.
     #[schemars(extend("x-min" = "1KiB", "x-max" = "512KiB"))]
     pub request_header_size: Size,
-    /// Number of header fields; then 431.
+    /// The largest number of header fields; beyond it 431.
     #[schemars(range(min = 10, max = 256))]
     pub request_header_count: u32,
-    /// The request target; then 414.
+    /// The longest request target (path and query); beyond it 414.
     #[schemars(extend("x-min" = "256", "x-max" = "60KiB"))]
     pub uri_size: Size,
-    /// Between two reads of a request body; then 408.
+    /// How long a client may pause inside a request body; then 408.
     pub request_body_timeout: Duration,
-    /// Between two writes of a response to a client that does not read; then the connection is
-    /// closed.
+    /// How long a client may leave a response unread; then the connection is closed.
     pub response_write_timeout: Duration,
-    /// An idle client connection between two requests; then it is closed.
+    /// How long a client connection may be idle between two requests; then it is closed.
     pub keepalive_timeout: Duration,
-    /// Open client connections in all; further ones are closed and counted.
+    /// The largest number of open client connections over all listeners; further ones are closed
+    /// at once and counted.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_connections: u32,
 }
@@ -127,11 +130,11 @@ pub struct Limits {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Shutdown {
-    /// From readiness turning false to the listeners closing. Give load balancers this long to
-    /// notice.
+    /// How long the listeners stay open after `/ready` begins to fail. Make it longer than load
+    /// balancers take to notice.
     #[schemars(extend("x-min" = "0s", "x-max" = "1h"))]
     pub delay: Duration,
-    /// What requests in flight are given after that, before their connections are closed.
+    /// How long requests in flight are waited for after that, before they are cut off.
     #[schemars(extend("x-min" = "0s", "x-max" = "1d"))]
     pub drain_timeout: Duration,
 }
@@ -140,7 +143,7 @@ pub struct Shutdown {
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
-    /// The least important level that is written. `RUST_LOG` overrides it.
+    /// How much is written: lines of this level and of those above it. `RUST_LOG` overrides it.
     pub level: Level,
     /// How lines are written.
     pub format: LogFormat,
@@ -152,16 +155,16 @@ pub struct Log {
 pub enum Level {
     /// Nothing.
     Off,
-    /// What must be looked at.
+    /// Faults.
     Error,
-    /// What should be looked at.
+    /// Also what may become one, such as a backend taken out.
     Warn,
-    /// What happened.
+    /// Also start, stop and other changes.
     #[default]
     Info,
-    /// How it happened.
+    /// Also details for finding a fault.
     Debug,
-    /// Every step.
+    /// Everything.
     Trace,
 }
 
@@ -180,15 +183,15 @@ pub enum LogFormat {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AccessLog {
-    /// Whether it is written.
+    /// Whether there is an access log.
     pub enabled: bool,
     /// How lines are written.
     pub format: LogFormat,
-    /// `stdout`, `stderr` or the path of a file, which is appended to. A relative path begins at
-    /// the configuration's folder.
+    /// Where lines go: `stdout`, `stderr` or the path of a file, which is appended to. A relative
+    /// path begins at the configuration's folder.
     #[schemars(extend("examples" = ["stdout", "/var/log/gateway/access.log"]))]
     pub output: String,
-    /// What may wait for the writer; lines beyond that are dropped and counted.
+    /// How much may wait to be written; lines beyond that are dropped and counted.
     #[schemars(extend("x-min" = "64KiB", "x-max" = "1GiB"))]
     pub buffer: Size,
 }
@@ -197,7 +200,7 @@ pub struct AccessLog {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Metrics {
-    /// The prefix of every metric of the gateway's own: letters, digits and `_`.
+    /// What the names of the gateway's own metrics begin with: letters, digits and `_`.
     pub namespace: String,
 }
 

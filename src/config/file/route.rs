@@ -30,11 +30,12 @@ pub struct Route {
     pub redirect: Option<Redirect>,
     /// Answers with a fixed response.
     pub respond: Option<Respond>,
-    /// How the path is changed for the backend; the query stays. Only with `upstream`.
+    /// How the path is changed for the backend, in one of three ways; the query stays. Only with
+    /// `upstream`.
     pub rewrite: Option<Rewrite>,
     /// Changes to headers: removals first, then `set`, then `add`.
     pub headers: Headers,
-    /// The largest request body; then 413.
+    /// The largest request body that goes to an upstream; beyond it 413.
     pub max_body_size: Limit,
     /// The route's own timeouts in the place of its upstream's. Only with `upstream`.
     pub timeouts: RouteTimeouts,
@@ -123,18 +124,20 @@ pub struct Branch {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Redirect {
-    /// 301, 302, 307 or 308.
+    /// The status: 301, 302, 307 or 308. With 307 and 308 clients keep the method.
     #[schemars(range(min = 301, max = 308))]
     pub status: u16,
-    /// `https` or `http`.
+    /// The scheme to go to: `https` or `http`.
     #[schemars(extend("examples" = ["https"]))]
     pub scheme: Option<String>,
-    /// The host.
+    /// The host to go to.
     pub host: Option<String>,
-    /// The port. When left out, it goes away where `scheme` or `host` are changed.
+    /// The port to go to. When left out, the request's is kept, unless the scheme changes or
+    /// `host` is given.
     #[schemars(range(min = 1, max = 65_535))]
     pub port: Option<u16>,
-    /// The path and, if it has one, the query; with variables. When left out, both are kept.
+    /// The path to go to, with variables. If it has a query, that takes the place of the request's.
+    /// When left out, path and query are the request's.
     #[schemars(extend("examples" = ["/new/{path.id}"]))]
     pub path: Option<String>,
 }
@@ -143,12 +146,12 @@ pub struct Redirect {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Respond {
-    /// Its status.
+    /// The status of the response.
     #[schemars(range(min = 200, max = 599))]
     pub status: u16,
-    /// Its content type.
+    /// The content type of the response.
     pub content_type: String,
-    /// Its body; `file:PATH` takes it from a file.
+    /// The body of the response; `file:PATH` takes it from a file.
     pub body: String,
 }
 
@@ -201,13 +204,13 @@ pub struct Headers {
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HeaderRules {
-    /// Put beside whatever is there.
+    /// Headers that are added beside any of the same name. Values may hold variables.
     #[schemars(extend("examples" = [{ "x-served-by": "{route}" }]))]
     pub add: BTreeMap<String, String>,
-    /// Put in the place of whatever is there.
+    /// Headers that take the place of any of the same name. Values may hold variables.
     #[schemars(extend("examples" = [{ "x-user": "{path.id}" }]))]
     pub set: BTreeMap<String, String>,
-    /// Taken away.
+    /// Names of headers that are taken away.
     #[schemars(extend("examples" = [["x-internal"]]))]
     pub remove: List<String>,
 }
@@ -216,9 +219,9 @@ pub struct HeaderRules {
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RouteTimeouts {
-    /// From the request sent to the first byte of the response; then 504.
+    /// How long the response header may take once the whole request is sent; then 504.
     pub first_byte: Option<Duration>,
-    /// Between two reads of the response body.
+    /// How long the backend may pause inside its response; then the response is cut off.
     pub read: Option<Duration>,
 }
 

@@ -10,10 +10,10 @@ use super::secs;
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Upstream {
-    /// Its members; at least one with a weight above 0.
+    /// The backends; at least one with a weight above 0.
     #[schemars(extend("examples" = [["10.0.0.11:3000", { "address": "10.0.0.12:3000", "weight": 2 }]]))]
     pub backends: List<Backend>,
-    /// How a member is chosen.
+    /// How the backend of a request is chosen.
     pub balance: Balance,
     /// What one attempt may take.
     pub timeouts: Timeouts,
@@ -23,7 +23,7 @@ pub struct Upstream {
     pub retries: Retries,
     /// Probing of the backends. When left out, there is none; `{}` probes with the defaults.
     pub health_check: Option<HealthCheck>,
-    /// Leaves a backend that fails real requests out for a while.
+    /// Ejection: a backend that fails real requests is left out for a while.
     pub outlier: Outlier,
 }
 
@@ -41,9 +41,10 @@ pub enum Backend {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WeightedBackend {
-    /// `host:port`. A host name is resolved once, when the configuration is loaded.
+    /// `host:port`. A host name is resolved once, when the configuration is loaded, and its first
+    /// address is used.
     pub address: String,
-    /// Its share of the traffic; 0 takes it out.
+    /// Its share of the requests in relation to the other backends; 0 sends none.
     #[serde(default = "one")]
     #[schemars(range(min = 0, max = 1000))]
     pub weight: u32,
@@ -62,14 +63,14 @@ pub enum Balance {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Timeouts {
-    /// Establishing a connection; then another attempt, or 502.
+    /// How long establishing a connection may take; then another attempt, or 502.
     #[schemars(extend("x-max" = "5s"))]
     pub connect: Duration,
-    /// From the request sent to the first byte of the response; then 504.
+    /// How long the response header may take once the whole request is sent; then 504.
     pub first_byte: Duration,
-    /// Between two reads of the response body; then the response is cut off.
+    /// How long the backend may pause inside its response; then the response is cut off.
     pub read: Duration,
-    /// Between two writes of the request.
+    /// How long the backend may leave the request unread; then 504.
     pub write: Duration,
     /// How long an upgraded connection (WebSocket) may be silent in both directions.
     pub upgraded_idle: Duration,
@@ -79,7 +80,7 @@ pub struct Timeouts {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Pool {
-    /// How long an unused connection is kept. Keep it below the backends' own keep-alive.
+    /// How long an unused connection is kept. Set it below the backends' own keep-alive time.
     pub idle_timeout: Duration,
 }
 
@@ -91,9 +92,9 @@ pub struct Retries {
     /// of it was sent, or its method is idempotent.
     #[schemars(range(min = 0, max = 10))]
     pub attempts: u32,
-    /// The share of requests that may be retries.
+    /// How many retries there may be in relation to requests. 100 can be saved up.
     pub budget: Share,
-    /// Retries a second that are allowed whatever the budget.
+    /// How many retries a second are allowed even when the budget is used up.
     #[schemars(range(min = 0, max = 100_000))]
     pub min_per_second: u32,
 }
@@ -107,10 +108,10 @@ pub struct HealthCheck {
     pub path: Option<String>,
     /// The `Host` to send. When left out, the backend's address as written.
     pub host: Option<String>,
-    /// Between two probes of one backend.
+    /// The time between two probes of one backend.
     #[schemars(extend("x-min" = "100ms"))]
     pub interval: Duration,
-    /// What one probe may take; at most the interval.
+    /// How long one probe may take; at most the interval.
     pub timeout: Duration,
     /// Failed probes in a row after which a backend is out.
     #[schemars(range(min = 1, max = 100))]
@@ -129,11 +130,13 @@ pub struct Outlier {
     /// Failed attempts in a row (refused, reset, timed out) that eject a backend; 0 turns it off.
     #[schemars(range(min = 0, max = 1000))]
     pub consecutive_failures: u32,
-    /// The first ejection; each further one in a row is twice as long.
+    /// How long the first ejection lasts; each further one without a success in between lasts
+    /// twice as long.
     pub base_ejection: Duration,
-    /// The longest ejection.
+    /// How long an ejection lasts at most.
     pub max_ejection: Duration,
-    /// The share of the upstream that may be ejected at once.
+    /// The share of the backends that may be ejected at once, rounded down. An only backend is
+    /// never ejected, except with `100%`.
     pub max_ejected: Share,
 }
 

@@ -59,6 +59,7 @@ routes:
         "g.yaml:9: routes[1].respond: stands beside `upstream`, expected one of them",
         "g.yaml:10: routes[2]: does nothing, expected one of `upstream`, `redirect` and `respond`",
         "g.yaml:11: routes[3].max_body_size: is a list, expected a size such as",
+        "g.yaml:11: routes[3]: `users` matches every method on every host and path /*, as does `a`",
     ];
     for start in expected {
         assert!(
