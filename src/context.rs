@@ -56,6 +56,8 @@ pub struct Attempt {
     pub connection: Option<PooledConnection>,
     /// The status it answered with, once it has.
     pub answered: Option<u16>,
+    /// Whether its end was recorded already, because it failed.
+    pub recorded: bool,
 }
 
 impl<O> RequestContext<O> {

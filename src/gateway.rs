@@ -26,7 +26,7 @@ use crate::filter::hop_by_hop;
 use crate::lifecycle::Lifecycle;
 use crate::listener::connection::Origin;
 use crate::metrics::{Counter, Metrics};
-use crate::reply::Rejection;
+use crate::reply::{REQUEST_ID, Rejection};
 use crate::snapshot::Live;
 
 /// Why a request is ended by the gateway itself; the rejection is in the context.
@@ -207,7 +207,7 @@ impl ProxyHttp for Gateway {
             hop_by_hop::strip(response);
             self.fit_to_client(session, context, response);
         }
-        response.insert_header("X-Request-Id", context.request_id.as_str())?;
+        response.insert_header(REQUEST_ID, context.request_id.as_str())?;
         if let Some(route) = &context.route
             && !route.response_headers.is_empty()
         {

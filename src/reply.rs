@@ -4,11 +4,14 @@
 //! the `error` of the body, the `error_type` of the access log and the `reason` of the metric.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
 use crate::lifecycle::Lifecycle;
+
+/// Tells the client what its request is called.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Why a request was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,7 +170,7 @@ impl Rejection {
         let reason = status.canonical_reason().unwrap_or("Error");
         let mut response = format!(
             "HTTP/1.1 {} {reason}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-             X-Request-Id: {request_id}\r\nCache-Control: no-store\r\nConnection: close\r\n",
+             x-request-id: {request_id}\r\nCache-Control: no-store\r\nConnection: close\r\n",
             status.as_u16(),
             body.len(),
         );
@@ -195,7 +198,7 @@ impl Rejection {
         header.insert_header(header::CONTENT_TYPE, HeaderValue::from_static(content_type))?;
         header.insert_header(header::CONTENT_LENGTH, length)?;
         header.insert_header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))?;
-        header.insert_header("X-Request-Id", request_id)?;
+        header.insert_header(REQUEST_ID, request_id)?;
         if let Self::MethodNotAllowed(allow) = self {
             header.insert_header(header::ALLOW, allow)?;
         }

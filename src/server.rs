@@ -104,6 +104,7 @@ pub fn run(
     }
     server.run(RunArgs {
         shutdown_signal: Box::new(Drain {
+            access_log: access_log.clone(),
             lifecycle: Arc::clone(&gateway.lifecycle),
             shutdown: config.shutdown.clone(),
             close,
@@ -216,6 +217,7 @@ fn build_server(gateway: &Gateway, admin: Option<TcpListener>, build: Build) -> 
 /// Readiness fails at once; after a pause the listeners and idle connections are closed; the
 /// process ends when nothing is in flight, or when its time is over.
 struct Drain {
+    access_log: Option<Arc<AccessLog>>,
     lifecycle: Arc<Lifecycle>,
     shutdown: Shutdown,
     close: watch::Sender<bool>,
@@ -224,11 +226,12 @@ struct Drain {
 #[async_trait]
 impl ShutdownSignalWatch for Drain {
     async fn recv(&self) -> ShutdownSignal {
-        wait_for_signal().await;
-        log::info!(
-            "draining: readiness fails, listeners close in {:?}",
-            self.shutdown.delay
-        );
+        tokio::select! {
+            () = wait_for_signal() => {}
+            () = self.rotate() => {}
+        }
+        let delay = self.shutdown.delay.as_secs_f32();
+        log::info!("draining: readiness fails, listeners close after {delay}s");
         self.lifecycle.begin_drain();
         let drained = async {
             tokio::time::sleep(self.shutdown.delay).await;
@@ -249,6 +252,22 @@ impl ShutdownSignalWatch for Drain {
             () = wait_for_signal() => log::warn!("asked again to stop: not waiting any longer"),
         }
         ShutdownSignal::FastShutdown
+    }
+}
+
+impl Drain {
+    /// Opens the access log's file anew at every SIGHUP, as log rotation asks for.
+    async fn rotate(&self) {
+        let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+            return std::future::pending().await;
+        };
+        while hangup.recv().await.is_some() {
+            if let Some(log) = &self.access_log {
+                log.reopen();
+            }
+            log::info!("SIGHUP: the access log was reopened; the configuration is not reloaded");
+        }
+        std::future::pending().await
     }
 }
 

@@ -8,12 +8,10 @@ use pingora_proxy::Session;
 
 use super::receive::request_of;
 use super::{Context, Gateway};
+use crate::listener::connection::DRAIN_BYTES;
 use crate::listener::framing::Framing;
-use crate::reply::{self, Rejection};
+use crate::reply::{self, REQUEST_ID, Rejection};
 use crate::route::{Action, redirect};
-
-/// An unread body up to this size is read and forgotten, so that a refusal keeps the connection.
-const DRAIN_BYTES: u64 = 64 * 1024;
 
 impl Gateway {
     /// Does what the route says, as far as that needs no backend. True: the request is answered.
@@ -21,15 +19,15 @@ impl Gateway {
         let Some(route) = context.route.clone() else {
             return Ok(false);
         };
+        if is_too_large(session, route.max_body_bytes) {
+            let rejection = Rejection::BodyTooLarge;
+            return self
+                .refuse(session, context, rejection)
+                .await
+                .map(|()| true);
+        }
         match &route.action {
             Action::Proxy(split) => {
-                if is_too_large(session, route.max_body_bytes) {
-                    let rejection = Rejection::BodyTooLarge;
-                    return self
-                        .refuse(session, context, rejection)
-                        .await
-                        .map(|()| true);
-                }
                 context.upstream = split.next().cloned();
                 if let Some(upstream) = &context.upstream {
                     upstream.requested();
@@ -76,7 +74,7 @@ impl Gateway {
         if !matches!(response.status.as_u16(), 204 | 304) {
             response.insert_header(header::CONTENT_LENGTH, body.len())?;
         }
-        response.insert_header("X-Request-Id", context.request_id.as_str())?;
+        response.insert_header(REQUEST_ID, context.request_id.as_str())?;
         if let Some(route) = &context.route
             && !route.response_headers.is_empty()
         {
@@ -101,7 +99,15 @@ impl Gateway {
         if let Some(counter) = self.refusals.get(rejection.index()) {
             counter.inc();
         }
-        keep_open_if_small(session, context);
+        if matches!(
+            rejection,
+            Rejection::RequestTimeout | Rejection::MalformedBody
+        ) {
+            // Nobody knows where the next request would begin.
+            session.set_keepalive(None);
+        } else {
+            keep_open_if_small(session, context);
+        }
         let written = reply::refuse(session, &rejection, context.request_id.as_str()).await;
         context.rejection = Some(rejection);
         written?;
@@ -127,7 +133,7 @@ fn keep_open_if_small(session: &mut Session, context: &Context) {
         return;
     };
     let small = match origin.head.framing {
-        Framing::Length(length) => length <= DRAIN_BYTES,
+        Framing::Length(length) => length <= DRAIN_BYTES as u64,
         Framing::Done | Framing::Chunked(_) | Framing::Tunnel => false,
     };
     let keep = small && !origin.head.expects_continue;

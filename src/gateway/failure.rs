@@ -4,14 +4,16 @@
 use std::time::Instant;
 
 use http::{Method, StatusCode};
-use pingora_core::ErrorType::{ConnectTimedout, InvalidHTTPHeader, ReadTimedout, WriteTimedout};
+use pingora_core::ErrorType::{
+    ConnectTimedout, InvalidHTTPHeader, ReadTimedout, WriteError, WriteTimedout,
+};
 use pingora_core::{Error, ErrorSource};
 use pingora_proxy::Session;
 
 use super::{Context, Gateway};
 use crate::listener::framing::MalformedChunk;
 use crate::listener::lease::FirstByteTimeout;
-use crate::metrics::{FailureReason, RetryReason};
+use crate::metrics::{ConnectionClose, FailureReason, RetryReason};
 use crate::reply::Rejection;
 
 /// How far an attempt came.
@@ -34,6 +36,8 @@ enum Fault {
     Client(Rejection),
     /// The client is gone.
     ClientGone,
+    /// The client is there but takes nothing.
+    ClientDoesNotRead,
     /// The gateway's own, or its own decision.
     Own,
 }
@@ -63,12 +67,14 @@ impl Gateway {
         attempt.connection = None;
         upstream.failed(attempt.admitted.backend(), reason, now);
         if attempt.answered.is_none() {
+            attempt.recorded = true;
             let status = rejection(reason).status().as_u16();
             upstream.metrics.observe(status, now - attempt.started);
         }
         if may_repeat(session, reason, reach)
             && has_attempts_left(context)
-            && upstream.may_retry(now)
+            // Where nothing was sent, another attempt is no further load on anyone.
+            && (reach == Reach::NothingSent || upstream.may_retry(now))
         {
             upstream.metrics.retried(retry_reason(reason, reach));
             error.retry = true.into();
@@ -93,9 +99,19 @@ impl Gateway {
                 context.error = Some(reason.as_str());
                 rejection(reason)
             }
-            (None, Fault::Client(rejection)) => rejection,
+            (None, Fault::Client(rejection)) => {
+                if rejection == Rejection::RequestTimeout {
+                    count_close(context, ConnectionClose::BodyTimeout);
+                }
+                rejection
+            }
             (None, Fault::ClientGone) => {
                 context.error = Some("client_closed");
+                return 0;
+            }
+            (None, Fault::ClientDoesNotRead) => {
+                count_close(context, ConnectionClose::WriteTimeout);
+                context.error = Some("client_not_reading");
                 return 0;
             }
             (None, Fault::Own) => {
@@ -154,10 +170,26 @@ fn fault(error: &Error, session: &Session) -> Fault {
         ErrorSource::Downstream => match error.etype {
             ReadTimedout => Fault::Client(Rejection::RequestTimeout),
             InvalidHTTPHeader => Fault::Client(Rejection::BadRequest("header")),
+            WriteTimedout => Fault::ClientDoesNotRead,
+            WriteError if is_timeout(error) => Fault::ClientDoesNotRead,
             _ => Fault::ClientGone,
         },
         ErrorSource::Internal | ErrorSource::Unset => Fault::Own,
     }
+}
+
+fn count_close(context: &Context, reason: ConnectionClose) {
+    if let Some(origin) = &context.origin {
+        origin.listener.metrics.closed(reason);
+    }
+}
+
+/// Whether the socket gave up waiting, as [`crate::listener::lease`] lets it.
+fn is_timeout(error: &Error) -> bool {
+    let cause = error.cause.as_deref();
+    cause
+        .and_then(|cause| cause.downcast_ref::<std::io::Error>())
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
 }
 
 /// Whether an error of this type is among the causes.
@@ -223,8 +255,11 @@ fn retry_reason(reason: FailureReason, reach: Reach) -> RetryReason {
         FailureReason::Connect => RetryReason::Connect,
         FailureReason::ConnectTimeout => RetryReason::ConnectTimeout,
         FailureReason::Protocol => RetryReason::Protocol,
-        FailureReason::Timeout | FailureReason::TimeoutInBody => RetryReason::Timeout,
-        FailureReason::Reset | FailureReason::ResetInBody | FailureReason::Other => {
+        // Timeouts are not repeated; a reset is what is left.
+        FailureReason::Reset
+        | FailureReason::ResetInBody
+        | FailureReason::Timeout
+        | FailureReason::TimeoutInBody => {
             let kept = Reach::Sent {
                 on_kept_connection: true,
             };
@@ -245,7 +280,6 @@ fn rejection(reason: FailureReason) -> Rejection {
         | FailureReason::ConnectTimeout
         | FailureReason::Reset
         | FailureReason::ResetInBody
-        | FailureReason::Protocol
-        | FailureReason::Other => Rejection::BadGateway,
+        | FailureReason::Protocol => Rejection::BadGateway,
     }
 }

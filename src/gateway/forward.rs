@@ -69,6 +69,7 @@ pub(super) fn select(context: &mut Context) -> Option<Box<HttpPeer>> {
         started: now,
         connection: None,
         answered: None,
+        recorded: false,
     });
     Some(peer)
 }

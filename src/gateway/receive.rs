@@ -8,12 +8,10 @@ use pingora_proxy::Session;
 use super::{Context, Gateway};
 use crate::context::Request;
 use crate::listener::client_addr;
+use crate::listener::connection::LINGER;
 use crate::reply::Rejection;
 use crate::request_id::RequestId;
 use crate::route::{Found, Lookup};
-
-/// What reading the rest of a refused body may take.
-const DRAIN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
 
 impl Gateway {
     /// Gives the session its deadlines and says whether the connection may go on.
@@ -28,7 +26,7 @@ impl Gateway {
             session.set_ignore_info_resp(true);
         }
         session.set_read_timeout(Some(limits.request_body_timeout));
-        session.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
+        session.set_total_drain_timeout(Some(LINGER));
         // Pingora has already regarded what version and `Connection` header say.
         if session.get_keepalive().is_some() {
             let seconds = limits.keepalive_timeout.as_secs().max(1);

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use http::header;
+use http::{StatusCode, header};
 use pingora_proxy::Session;
 
 use super::{Context, Gateway};
@@ -23,7 +23,12 @@ impl Gateway {
         let now = Instant::now();
         let written = session
             .response_written()
-            .map(|response| response.status.as_u16());
+            .map(|response| response.status)
+            // An interim response is no answer; 101 is the last one of its kind.
+            .filter(|status| {
+                !status.is_informational() || *status == StatusCode::SWITCHING_PROTOCOLS
+            })
+            .map(|status| status.as_u16());
         let status = written.unwrap_or(CLIENT_CLOSED_REQUEST);
         let started = context
             .origin
@@ -50,8 +55,9 @@ impl Gateway {
             .as_ref()
             .map(|attempt| now - attempt.started);
         if let (Some(attempt), Some(upstream)) = (&context.attempt, &context.upstream)
-            && let Some(status) = attempt.answered
+            && !attempt.recorded
         {
+            let status = attempt.answered.unwrap_or(status);
             upstream.metrics.observe(status, now - attempt.started);
         }
         let Some(log) = &self.access_log else {

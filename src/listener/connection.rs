@@ -26,10 +26,11 @@ use crate::reply::Rejection;
 use crate::snapshot::Live;
 
 /// The rest of a body that is read and forgotten so that the connection can go on.
-const DRAIN_BYTES: usize = 64 * 1024;
+pub const DRAIN_BYTES: usize = 64 * 1024;
 /// What a client may still send after a refusal before its connection is closed for good.
 const LINGER_BYTES: usize = 1024 * 1024;
-const LINGER: Duration = Duration::from_secs(2);
+/// How long that, or the rest of a body, may take.
+pub const LINGER: Duration = Duration::from_secs(2);
 
 /// What every connection of a worker needs.
 pub struct Edge<SV> {

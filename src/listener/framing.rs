@@ -195,10 +195,21 @@ impl Chunk {
 
 /// A byte of a token (RFC 9110 section 5.6.2): methods and field names.
 pub(super) fn is_token(byte: u8) -> bool {
-    matches!(byte,
-        b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_'
-        | b'`' | b'|' | b'~' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z')
+    TOKEN[usize::from(byte)]
 }
+
+/// A table, since every byte of every field name is looked up.
+const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        table[byte] = matches!(byte as u8,
+            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_'
+            | b'`' | b'|' | b'~' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z');
+        byte += 1;
+    }
+    table
+};
 
 /// A byte of a field value (RFC 9110 section 5.5): visible, space, tab, or beyond ASCII.
 pub(super) fn is_field_byte(byte: u8) -> bool {

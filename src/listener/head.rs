@@ -291,10 +291,19 @@ pub(super) fn is_authority(value: &[u8]) -> bool {
     };
     let port_is_good = match port.split_first() {
         None => true,
-        Some((b':', digits)) => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        Some((b':', digits)) => is_port(digits),
         Some(_) => false,
     };
     !host.is_empty() && host.len() <= 255 && port_is_good
+}
+
+/// Whether this is empty (RFC 3986 section 3.2.3 allows it) or a port.
+fn is_port(digits: &[u8]) -> bool {
+    let number = digits.iter().try_fold(0u32, |number, digit| {
+        let digit = char::from(*digit).to_digit(10)?;
+        Some((number * 10 + digit).min(65_536))
+    });
+    digits.len() <= 5 && number.is_some_and(|number| number <= 65_535)
 }
 
 /// Takes optional white space (RFC 9110 section 5.6.3) off both ends.
@@ -350,6 +359,7 @@ mod tests {
             "GET / HTTP/1.1\r\nHost: user@a\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a:b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a:65536\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: [::1\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a, b:1\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",

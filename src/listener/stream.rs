@@ -23,6 +23,9 @@ const MAX_EARLY_BYTES: usize = 64 * 1024;
 /// Response bytes gathered before they are written; a header and a small body go out together.
 const WRITE_BYTES: usize = 16 * 1024;
 
+/// Room for a response header and a small body, so that the second need not move the first.
+const FIRST_WRITE_BYTES: usize = 2 * 1024;
+
 /// One timer for every deadline of a connection.
 ///
 /// It is moved only when a deadline comes sooner than what it is set to; when it fires early for
@@ -77,7 +80,7 @@ pub struct Connection {
 /// How a wait for bytes ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waited {
-    /// There are bytes (or the end) to read.
+    /// There are bytes, or the end was reached.
     Readable,
     /// The deadline passed.
     TimedOut,
@@ -137,13 +140,19 @@ impl Connection {
         }
     }
 
-    /// Waits, without a buffer, until there is something to read or the deadline has passed.
+    /// Waits, without a buffer, until something was read or the deadline has passed.
     pub fn poll_wait(&mut self, deadline: Instant, context: &mut Context<'_>) -> Poll<Waited> {
         if !self.inbound.is_empty() || self.ended {
             return Poll::Ready(Waited::Readable);
         }
-        if self.tcp.poll_read_ready(context).is_ready() {
-            return Poll::Ready(Waited::Readable);
+        match self.poll_fill(context) {
+            Poll::Ready(read) => {
+                // Whoever reads next finds the bytes, or the end.
+                self.ended |= read.is_err();
+                return Poll::Ready(Waited::Readable);
+            }
+            // A new socket says it is readable before anything came.
+            Poll::Pending => self.inbound = BytesMut::new(),
         }
         self.alarm
             .poll(deadline, context)
@@ -259,6 +268,9 @@ impl Connection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         if self.outbound.len() + bytes.len() <= WRITE_BYTES {
+            if self.outbound.capacity() == 0 {
+                self.outbound.reserve(FIRST_WRITE_BYTES);
+            }
             self.outbound.extend_from_slice(bytes);
             return Poll::Ready(Ok(bytes.len()));
         }

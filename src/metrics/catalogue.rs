@@ -76,6 +76,10 @@ pub(super) const POOL_IN_USE: Definition = gauge(
     "connection_pool_in_use",
     "Connections to backends that carry a request.",
 );
+pub(super) const POOL_IDLE: Definition = gauge(
+    "connection_pool_idle",
+    "Connections to backends that are kept for a further request.",
+);
 pub(super) const POOL_REUSED: Definition = counter(
     "connection_pool_reused_total",
     "Attempts that went over a kept connection.",

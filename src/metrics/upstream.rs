@@ -21,8 +21,6 @@ label! {
         ConnectTimeout = "connect_timeout",
         /// The backend closed the connection before it answered.
         Reset = "reset",
-        /// The backend did not answer in time.
-        Timeout = "timeout",
         /// A kept connection turned out to be closed.
         StaleConnection = "stale_connection",
         /// The answer was not HTTP.
@@ -47,8 +45,6 @@ label! {
         TimeoutInBody = "timeout_in_body",
         /// The answer was not HTTP.
         Protocol = "protocol",
-        /// Anything else.
-        Other = "other",
     }
 }
 
@@ -61,6 +57,7 @@ pub struct UpstreamMetrics {
     pool_reused: AtomicU64,
     pool_created: AtomicU64,
     pool_in_use: AtomicI64,
+    pool_open: AtomicI64,
 }
 
 impl Default for UpstreamMetrics {
@@ -73,6 +70,7 @@ impl Default for UpstreamMetrics {
             pool_reused: AtomicU64::new(0),
             pool_created: AtomicU64::new(0),
             pool_in_use: AtomicI64::new(0),
+            pool_open: AtomicI64::new(0),
         }
     }
 }
@@ -93,6 +91,16 @@ impl UpstreamMetrics {
     /// Counts a further attempt.
     pub fn retried(&self, reason: RetryReason) {
         self.retries.inc(reason);
+    }
+
+    /// States that a connection to a backend was made.
+    pub fn connection_opened(&self) {
+        self.pool_open.fetch_add(1, Relaxed);
+    }
+
+    /// States that one was closed.
+    pub fn connection_closed(&self) {
+        self.pool_open.fetch_sub(1, Relaxed);
     }
 
     /// Counts a connection that an attempt got; it is in use until the guard is dropped.
@@ -143,11 +151,12 @@ pub(super) fn collect(
         pool.add(own, metrics);
     }
     out.extend([requests, durations, failures, retries].map(Family::finish));
-    out.extend([pool.in_use, pool.reused, pool.created].map(Family::finish));
+    out.extend([pool.in_use, pool.idle, pool.reused, pool.created].map(Family::finish));
 }
 
 struct Pool {
     in_use: Family,
+    idle: Family,
     reused: Family,
     created: Family,
 }
@@ -156,13 +165,18 @@ impl Pool {
     fn new(namespace: &str) -> Self {
         Self {
             in_use: Family::new(namespace, &catalogue::POOL_IN_USE),
+            idle: Family::new(namespace, &catalogue::POOL_IDLE),
             reused: Family::new(namespace, &catalogue::POOL_REUSED),
             created: Family::new(namespace, &catalogue::POOL_CREATED),
         }
     }
 
     fn add(&mut self, own: (&str, &str), metrics: &UpstreamMetrics) {
-        self.in_use.gauge(&[own], metrics.pool_in_use.load(Relaxed));
+        let in_use = metrics.pool_in_use.load(Relaxed);
+        // The two counts are read one after the other; between them one may have moved.
+        let idle = (metrics.pool_open.load(Relaxed) - in_use).max(0);
+        self.in_use.gauge(&[own], in_use);
+        self.idle.gauge(&[own], idle);
         self.reused.count(&[own], metrics.pool_reused.load(Relaxed));
         self.created
             .count(&[own], metrics.pool_created.load(Relaxed));

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use pingora_core::upstreams::peer::{HttpPeer, Peer};
+use pingora_core::upstreams::peer::{HttpPeer, Peer, Tracer, Tracing};
 
 use super::outlier::Outlier;
 use crate::config::model;
-use crate::metrics::{BackendMetrics, Metrics};
+use crate::metrics::{BackendMetrics, Metrics, UpstreamMetrics};
 
 /// A member of an upstream.
 pub struct Backend {
@@ -58,6 +58,7 @@ impl Backend {
         metrics: &Metrics,
         now: Instant,
     ) -> Self {
+        let own = metrics.upstream(&upstream.name);
         Self {
             name: Arc::clone(&backend.name),
             weight: backend.weight,
@@ -65,8 +66,8 @@ impl Backend {
             probed_up: AtomicBool::new(true),
             in_flight: AtomicUsize::new(0),
             metrics: metrics.backend(&upstream.name, &backend.name),
-            peer: peer(upstream, backend, upstream.timeouts.read),
-            tunnel_peer: peer(upstream, backend, upstream.timeouts.upgraded_idle),
+            peer: peer(upstream, backend, &own, upstream.timeouts.read),
+            tunnel_peer: peer(upstream, backend, &own, upstream.timeouts.upgraded_idle),
         }
     }
 
@@ -134,9 +135,11 @@ impl Drop for Admitted {
 fn peer(
     upstream: &model::Upstream,
     backend: &model::Backend,
+    metrics: &Arc<UpstreamMetrics>,
     read: std::time::Duration,
 ) -> HttpPeer {
     let mut peer = HttpPeer::new(backend.address, false, String::new());
+    peer.options.tracer = Some(Tracer(Box::new(OpenConnections(Arc::clone(metrics)))));
     let timeouts = &upstream.timeouts;
     peer.options.connection_timeout = Some(timeouts.connect);
     peer.options.total_connection_timeout = Some(timeouts.connect);
@@ -144,4 +147,28 @@ fn peer(
     peer.options.write_timeout = Some(timeouts.write);
     peer.options.idle_timeout = Some(upstream.pool.idle_timeout);
     peer
+}
+
+/// Told by Pingora when a connection to a backend is made and when it is closed.
+#[derive(Clone)]
+struct OpenConnections(Arc<UpstreamMetrics>);
+
+impl Tracing for OpenConnections {
+    fn on_connected(&self) {
+        self.0.connection_opened();
+    }
+
+    fn on_disconnected(&self) {
+        self.0.connection_closed();
+    }
+
+    fn boxed_clone(&self) -> Box<dyn Tracing> {
+        Box::new(self.clone())
+    }
+}
+
+impl std::fmt::Debug for OpenConnections {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OpenConnections")
+    }
 }
