@@ -8,6 +8,7 @@ mod receive;
 mod record;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -24,7 +25,7 @@ use crate::access_log::AccessLog;
 use crate::context::RequestContext;
 use crate::filter::hop_by_hop;
 use crate::lifecycle::Lifecycle;
-use crate::listener::connection::Origin;
+use crate::listener::connection::{LINGER, Origin};
 use crate::metrics::{Counter, Metrics};
 use crate::reply::{REQUEST_ID, Rejection};
 use crate::snapshot::Live;
@@ -131,6 +132,10 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         forward::rewrite_target(request, context)?;
         forward::dress(session, request, context);
+        if receive::expects_continue(context) {
+            // The body may wait for the backend, so the backend is not given the body's time.
+            forward::expect_first_byte(context);
+        }
         Ok(())
     }
 
@@ -171,6 +176,9 @@ impl ProxyHttp for Gateway {
         let interim = response.status.is_informational()
             && response.status != StatusCode::SWITCHING_PROTOCOLS;
         if interim {
+            if let Some(origin) = &context.origin {
+                origin.shared.first_byte_arrived();
+            }
             return Ok(());
         }
         if response.status == StatusCode::SWITCHING_PROTOCOLS
@@ -217,6 +225,20 @@ impl ProxyHttp for Gateway {
             });
         }
         Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        session: &mut Session,
+        _body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        _context: &mut Context,
+    ) -> Result<Option<Duration>> {
+        if end_of_stream && !session.was_upgraded() && !session.is_body_done() {
+            // Nobody waits for the rest of the request any longer.
+            session.set_read_timeout(Some(LINGER));
+        }
+        Ok(None)
     }
 
     fn fail_to_connect(

@@ -13,6 +13,8 @@ const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const VIA: HeaderName = HeaderName::from_static("via");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// How many fields are set.
+pub const FIELDS: usize = 6;
 /// Further names under which backends look for the client; nobody here sets them.
 const ALIASES: [HeaderName; 3] = [
     HeaderName::from_static("x-real-ip"),

@@ -1,6 +1,5 @@
 //! From a request with a route to a backend, and back.
 
-use std::sync::LazyLock;
 use std::time::Instant;
 
 use http::request::Parts as RequestParts;
@@ -18,12 +17,6 @@ use crate::filter::framing;
 use crate::listener::framing::Framing;
 use crate::route::rewrite;
 use crate::upstream;
-
-/// Stands in for a request whose parts are being changed.
-static EMPTY: LazyLock<RequestHeader> = LazyLock::new(|| {
-    let parts = http::Request::new(()).into_parts().0;
-    RequestHeader::from(parts)
-});
 
 impl Gateway {
     /// Makes a backend's response one that this client understands.
@@ -101,8 +94,10 @@ pub(super) fn dress(session: &Session, request: &mut RequestHeader, context: &Co
     let Some(origin) = &context.origin else {
         return;
     };
-    let mut parts: RequestParts = std::mem::replace(request, EMPTY.clone()).into();
+    let stand_in = RequestHeader::from(http::Request::new(()).into_parts().0);
+    let mut parts: RequestParts = std::mem::replace(request, stand_in).into();
     let headers = &mut parts.headers;
+    headers.reserve(forwarding::FIELDS);
     if !is_tunnel(context) {
         // The gate took the bytes behind this request for the next one. All that Pingora leaves of
         // `Connection` is the wish to upgrade.

@@ -207,3 +207,15 @@ fn a_slow_backend_within_its_time_is_waited_for() {
     let gateway = Gateway::with_upstream(&[origin.address()], "    timeouts: { first_byte: 10s }");
     assert_eq!(get(gateway.addr(), "/").text(), "slow");
 }
+
+#[test]
+fn a_backend_that_does_not_say_continue_is_the_one_to_blame() {
+    let origin = Origin::script(Script::new().hold());
+    let gateway =
+        Gateway::with_upstream(&[origin.address()], "    timeouts: { first_byte: 300ms }");
+    let mut client = gateway.connect();
+    client
+        .send("PUT / HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n");
+    let response = client.read_response();
+    assert_eq!(response.status, 504, "{}", response.text());
+}

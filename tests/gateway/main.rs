@@ -26,6 +26,7 @@ mod proxying;
 mod refusals;
 mod responses;
 mod retries;
+mod rotation;
 mod routing;
 mod self_test;
 mod status;

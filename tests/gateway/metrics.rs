@@ -263,3 +263,29 @@ fn no_label_carries_a_path() {
     gateway.wait_metric("gateway_http_requests_total", &labels, 30.0);
     assert!(!gateway.metrics().contains("unique-path"));
 }
+
+#[test]
+fn kept_connections_are_idle_until_they_are_used() {
+    let origin = Origin::echo();
+    let gateway = Gateway::in_front_of(&origin);
+    assert_eq!(get(gateway.addr(), "/").status, 200);
+    let pool = |state: &str| gateway.metric(&format!("gateway_connection_pool_{state}"), &[]);
+    eventually("the connection is kept", || {
+        pool("idle") == 1.0 && pool("in_use") == 0.0
+    });
+}
+
+#[test]
+fn a_connection_that_says_nothing_is_counted_when_it_is_closed() {
+    let gateway = Gateway::start(
+        "limits: { request_header_timeout: 200ms }\nroutes: [{ name: a, respond: {} }]",
+    );
+    let mut silent = gateway.connect();
+    eventually("its time is over", || {
+        gateway.metric(
+            "gateway_connections_closed_total",
+            &[("reason", "idle_timeout")],
+        ) >= 1.0
+    });
+    assert!(silent.is_closed());
+}
