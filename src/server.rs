@@ -73,6 +73,7 @@ pub fn run(
     build: Build,
     announce: Option<&dyn Fn(&Bound)>,
 ) -> Result<(), StartError> {
+    raise_file_limit(config.limits.max_connections);
     let mut bound = Bound {
         listeners: Vec::new(),
         admin: None,
@@ -114,6 +115,24 @@ pub fn run(
         log.flush(FLUSH);
     }
     Ok(())
+}
+
+/// Descriptors beside those of connections: logs, sockets, reactors.
+const OTHER_FILES: u64 = 1000;
+
+/// Raises the limit on open files to what the connections may need, as far as the system lets it.
+///
+/// Every client's connection may come with one to a backend.
+fn raise_file_limit(max_connections: usize) {
+    let wanted = 2 * max_connections as u64 + OTHER_FILES;
+    match rlimit::increase_nofile_limit(wanted) {
+        Ok(granted) if granted < wanted => log::warn!(
+            "the limit on open files is {granted}, too low for limits.max_connections of \
+             {max_connections}: raise it to {wanted}, or lower the key"
+        ),
+        Ok(_) => {}
+        Err(error) => log::warn!("the limit on open files cannot be raised: {error}"),
+    }
 }
 
 fn bind_listeners(

@@ -22,6 +22,7 @@ mod forwarding;
 mod health;
 mod memory;
 mod metrics;
+mod process;
 mod proxying;
 mod refusals;
 mod responses;
