@@ -1,4 +1,4 @@
-//! Builds everything and runs it, in this order: sockets, metrics, access log, snapshot, services.
+//! Builds everything and runs it, in this order: access log, sockets, snapshot, services.
 //!
 //! Whatever can fail is done before anything answers, so that a start is whole or not at all.
 
@@ -19,7 +19,7 @@ use crate::admin::AdminService;
 use crate::admin::status::Status;
 use crate::background::probe::Probes;
 use crate::config::Config;
-use crate::config::model::Shutdown;
+use crate::config::model::{LogOutput, Shutdown};
 use crate::gateway::Gateway;
 use crate::lifecycle::{Condition, Lifecycle};
 use crate::listener::accept::{self, Socket};
@@ -48,8 +48,13 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// The access log cannot be written.
-    #[error("access_log.output: cannot be opened: {0}")]
-    AccessLog(std::io::Error),
+    #[error("access_log.output: {output:?} cannot be opened: {source}")]
+    AccessLog {
+        /// Where it was to go.
+        output: LogOutput,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// The configuration cannot be run.
     #[error("routes: {0}")]
     Compile(#[from] CompileError),
@@ -78,9 +83,9 @@ pub fn run(
         listeners: Vec::new(),
         admin: None,
     };
+    let access_log = open_access_log(config, &metrics)?;
     let sockets = bind_listeners(config, &metrics, &mut bound)?;
     let admin = bind_admin(config, &mut bound)?;
-    let access_log = open_access_log(config, &metrics)?;
     let snapshot = Snapshot::compile(config, 1, &metrics, Instant::now())?;
     metrics.set_build(build);
     metrics.set_config(snapshot.generation, snapshot.source_hash);
@@ -184,7 +189,10 @@ fn open_access_log(
     };
     let log = AccessLog::start(settings, metrics.access_log_dropped().clone());
     log.map(|log| Some(Arc::new(log)))
-        .map_err(StartError::AccessLog)
+        .map_err(|source| StartError::AccessLog {
+            output: settings.output.clone(),
+            source,
+        })
 }
 
 /// One edge a worker: each has a connection pool of its own.

@@ -72,6 +72,9 @@ pub fn apply(headers: &mut HeaderMap, hop: &Hop<'_>) {
     let host = headers.get(http::header::HOST).cloned();
     let via = HeaderValue::from_static(via(hop.version));
     let element = forwarded(hop, host.as_ref());
+    if hop.trusted && !headers.contains_key(&FORWARDED) {
+        translate(headers);
+    }
     append(headers, FOR, hop.peer.address.clone(), hop.trusted);
     append(headers, FORWARDED, element, hop.trusted);
     append(headers, VIA, via, true);
@@ -106,6 +109,39 @@ fn append(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue, keep: b
     // Every piece was a value, and so is the list.
     let list = HeaderValue::from_maybe_shared(bytes::Bytes::from(list)).unwrap_or(value);
     headers.insert(name, list);
+}
+
+/// Says in RFC 7239's words what a proxy in front has said in the older headers alone.
+///
+/// Without this a backend that prefers `Forwarded` would take that proxy for the client.
+fn translate(headers: &mut HeaderMap) {
+    let text = |name: &HeaderName| {
+        let value = headers.get(name).and_then(|value| value.to_str().ok());
+        // What could break out of the quotes is left out.
+        value.filter(|value| !value.is_empty() && !value.contains(['"', '\\']))
+    };
+    let Some(hops) = text(&FOR) else {
+        return;
+    };
+    let mut elements = Vec::new();
+    for hop in hops.split(',').map(str::trim) {
+        let node = match hop.parse::<IpAddr>() {
+            Ok(IpAddr::V6(address)) => format!("for=\"[{address}]\""),
+            Ok(IpAddr::V4(address)) => format!("for={address}"),
+            Err(_) => format!("for=\"{hop}\""),
+        };
+        elements.push(node);
+    }
+    if let Some(client) = elements.first_mut() {
+        for (parameter, name) in [("host", &HOST), ("proto", &PROTO)] {
+            if let Some(value) = text(name) {
+                client.push_str(&format!(";{parameter}=\"{value}\""));
+            }
+        }
+    }
+    if let Ok(value) = HeaderValue::try_from(elements.join(", ")) {
+        headers.insert(FORWARDED, value);
+    }
 }
 
 fn via(version: Version) -> &'static str {
@@ -218,6 +254,27 @@ mod tests {
             "for=198.51.100.7, for=\"[2001:db8::1]\";host=a.test;proto=http"
         );
         assert_eq!(value(&headers, "via"), "1.1 edge, 1.1 gateway");
+    }
+
+    #[test]
+    fn what_only_the_older_headers_say_is_said_in_forwarded_too() {
+        let headers = sent(
+            true,
+            "10.0.0.1",
+            &[
+                ("host", "inner.test"),
+                ("x-forwarded-for", "2001:db8::7, 10.0.0.2"),
+                ("x-forwarded-proto", "https"),
+                ("x-forwarded-host", "shop.test:8443"),
+            ],
+        );
+        assert_eq!(
+            value(&headers, "forwarded"),
+            "for=\"[2001:db8::7]\";host=\"shop.test:8443\";proto=\"https\", for=10.0.0.2, \
+             for=10.0.0.1;host=inner.test;proto=http"
+        );
+        let hostile = sent(true, "10.0.0.1", &[("x-forwarded-for", "a\";for=b")]);
+        assert_eq!(value(&hostile, "forwarded"), "for=10.0.0.1;proto=http");
     }
 
     #[test]
