@@ -4,13 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderMap, Method};
-
 use crate::filter::headers::Facts;
 use crate::metrics::PooledConnection;
 use crate::reply::Rejection;
 use crate::request_id::RequestId;
-use crate::route::{Params, Route};
+use crate::route::{Lookup, Params, Route};
 use crate::snapshot::Snapshot;
 use crate::upstream::{Admitted, Tried, Upstream};
 
@@ -82,34 +80,11 @@ impl<O> RequestContext<O> {
     }
 }
 
-/// The parts of a request that templates and forwarding headers refer to.
-#[derive(Clone, Copy)]
-pub struct Request<'a> {
-    /// The method.
-    pub method: &'a Method,
-    /// The header.
-    pub headers: &'a HeaderMap,
-    /// The path in normal form.
-    pub path: &'a str,
-    /// The query, without its question mark.
-    pub query: &'a str,
-}
-
-impl Request<'_> {
-    /// The host asked for, as the client wrote it; empty when it named none.
-    pub fn host(&self) -> &str {
-        self.headers
-            .get(http::header::HOST)
-            .and_then(|host| host.to_str().ok())
-            .unwrap_or_default()
-    }
-}
-
 impl<O> RequestContext<O> {
     /// Calls `use_facts` with what templates may refer to.
     pub fn with_facts<T>(
         &self,
-        request: &Request<'_>,
+        request: &Lookup<'_>,
         use_facts: impl FnOnce(&Facts<'_>) -> T,
     ) -> T {
         let path_param = |name: &str| self.params.get(name, request.path);
@@ -118,7 +93,7 @@ impl<O> RequestContext<O> {
             request_id: self.request_id.as_str(),
             route: self.route.as_ref().map_or("", |route| &*route.name),
             method: request.method,
-            host: crate::route::host::split(request.host()).0,
+            host: crate::route::host::split(request.host).0,
             path: request.path,
             query: request.query,
             scheme: SCHEME,

@@ -3,7 +3,6 @@
 //! A [`Config`] exists only if every check passed, so nothing that is built from it needs a branch
 //! for a malformed setting. Nothing here is read through serde.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -406,33 +405,4 @@ pub struct HeaderRules {
     pub set: Vec<(HeaderName, Template)>,
     /// Put beside whatever is there.
     pub add: Vec<(HeaderName, Template)>,
-}
-
-impl HeaderRules {
-    /// Whether there is nothing to do.
-    pub fn is_empty(&self) -> bool {
-        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
-    }
-}
-
-/// A value that must not be shown. It prints as `***`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps a value.
-    pub fn new(value: String) -> Self {
-        Self(value)
-    }
-
-    /// The value itself, for the one place that needs it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
 }

@@ -36,7 +36,7 @@ impl Gateway {
             }
             Action::Redirect(target) => {
                 let request = request_of(session, context);
-                let port = crate::route::host::split(request.host()).1;
+                let port = crate::route::host::split(request.host).1;
                 let location =
                     context.with_facts(&request, |facts| redirect::location(target, facts, port));
                 let Some(location) = location else {

@@ -73,8 +73,7 @@ impl Gateway {
         }
         if may_repeat(session, reason, reach)
             && has_attempts_left(context)
-            // Where nothing was sent, another attempt is no further load on anyone.
-            && (reach == Reach::NothingSent || upstream.may_retry(now))
+            && (costs_nothing(reason, reach) || upstream.may_retry(now))
         {
             upstream.metrics.retried(retry_reason(reason, reach));
             error.retry = true.into();
@@ -229,6 +228,15 @@ fn may_repeat(session: &Session, reason: FailureReason, reach: Reach) -> bool {
         && quick
         && session.response_written().is_none()
         && !session.as_ref().retry_buffer_truncated()
+}
+
+/// Whether another attempt cannot add up to a storm: nothing was sent, or a kept connection was
+/// closed, which each one is only once.
+fn costs_nothing(reason: FailureReason, reach: Reach) -> bool {
+    let kept = Reach::Sent {
+        on_kept_connection: true,
+    };
+    reach == Reach::NothingSent || (reach == kept && reason == FailureReason::Reset)
 }
 
 fn is_idempotent(method: &Method) -> bool {

@@ -6,7 +6,6 @@ use pingora_core::{Error, Result};
 use pingora_proxy::Session;
 
 use super::{Context, Gateway};
-use crate::context::Request;
 use crate::listener::client_addr;
 use crate::listener::connection::LINGER;
 use crate::reply::Rejection;
@@ -75,14 +74,7 @@ pub(super) fn find_route(
     context: &mut Context,
 ) -> std::result::Result<(), Rejection> {
     let request = request_of(session, context);
-    let found = context.snapshot.router.find(&Lookup {
-        host: request.host(),
-        path: request.path,
-        method: request.method,
-        headers: request.headers,
-        query: request.query,
-    });
-    match found {
+    match context.snapshot.router.find(&request) {
         Found::Route { index, params } => {
             context.route = context.snapshot.routes.get(index).cloned();
             context.params = params;
@@ -94,12 +86,14 @@ pub(super) fn find_route(
 }
 
 /// The request as routes, filters and templates see it.
-pub(super) fn request_of<'a>(session: &'a Session, context: &'a Context) -> Request<'a> {
-    let header = session.req_header();
+pub(super) fn request_of<'a>(session: &'a Session, context: &'a Context) -> Lookup<'a> {
+    let request = session.req_header();
     let target = context.origin.as_ref().map(|origin| &origin.head.target);
-    Request {
-        method: &header.method,
-        headers: &header.headers,
+    let host = request.headers.get(header::HOST);
+    Lookup {
+        host: host.and_then(|host| host.to_str().ok()).unwrap_or_default(),
+        method: &request.method,
+        headers: &request.headers,
         path: target.map_or("/", |target| target.path()),
         query: target.map_or("", |target| target.query()),
     }
