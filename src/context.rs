@@ -22,6 +22,8 @@ pub struct RequestContext<O> {
     pub request_id: RequestId,
     /// The client's address.
     pub client_ip: IpAddr,
+    /// The scheme that the client used towards this gateway.
+    pub scheme: &'static str,
     /// Whether the peer's forwarding headers are believed.
     pub trusted: bool,
     /// Its route.
@@ -66,6 +68,7 @@ impl<O> RequestContext<O> {
             snapshot,
             request_id: RequestId::generate(),
             client_ip: IpAddr::from([0, 0, 0, 0]),
+            scheme: "http",
             trusted: false,
             route: None,
             params: Params::default(),
@@ -96,7 +99,7 @@ impl<O> RequestContext<O> {
             host: crate::route::host::split(request.host).0,
             path: request.path,
             query: request.query,
-            scheme: SCHEME,
+            scheme: self.scheme,
             upstream: self
                 .upstream
                 .as_ref()
@@ -106,6 +109,3 @@ impl<O> RequestContext<O> {
         })
     }
 }
-
-/// Listeners are plain; those with TLS bring their own.
-pub const SCHEME: &str = "http";

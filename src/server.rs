@@ -24,7 +24,7 @@ use crate::gateway::Gateway;
 use crate::lifecycle::{Condition, Lifecycle};
 use crate::listener::accept::{self, Socket};
 use crate::listener::connection::Edge;
-use crate::listener::{self, ListenerState};
+use crate::listener::{self, ListenerState, Settings};
 use crate::metrics::{Build, Metrics};
 use crate::reply;
 use crate::snapshot::{CompileError, Live, Snapshot};
@@ -149,7 +149,11 @@ fn bind_listeners(
     for (index, configured) in config.listeners.iter().enumerate() {
         let key = format!("listeners[{index}].address");
         let (socket, address) = bind(key, configured.address)?;
-        let listener = Arc::new(ListenerState::new(configured, metrics));
+        let listener = Arc::new(ListenerState::new(
+            configured,
+            Settings::compile(configured),
+            metrics,
+        ));
         log::info!("listening on {address} (listener {})", listener.name);
         bound.listeners.push(address);
         sockets.push(Socket { listener, socket });

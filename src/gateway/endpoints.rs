@@ -14,6 +14,15 @@ use crate::listener::client_addr;
 use crate::metrics::{self, Format};
 use crate::reply;
 
+/// The paths that may be the gateway's own.
+const ENDPOINTS: [&str; 5] = [
+    "/health",
+    "/_health/live",
+    "/ready",
+    "/_health/ready",
+    "/metrics",
+];
+
 impl Gateway {
     /// Answers if the request is for such an endpoint. These are neither logged nor measured.
     pub(super) async fn answer_endpoint(
@@ -43,7 +52,10 @@ impl Gateway {
         if !matches!(*request.method, Method::GET | Method::HEAD) {
             return None;
         }
-        let listener = &context.origin.as_ref()?.listener;
+        if !ENDPOINTS.contains(&request.path) {
+            return None;
+        }
+        let listener = context.origin.as_ref()?.listener.settings();
         match request.path {
             "/health" | "/_health/live" if listener.health => json(reply::health()),
             "/ready" | "/_health/ready" if listener.health => {

@@ -11,7 +11,7 @@ use pingora_proxy::Session;
 
 use super::receive::{expects_continue, request_of};
 use super::{Context, Gateway};
-use crate::context::{Attempt, SCHEME};
+use crate::context::Attempt;
 use crate::filter::forwarding::{self, Hop};
 use crate::filter::framing;
 use crate::listener::framing::Framing;
@@ -107,7 +107,7 @@ pub(super) fn dress(session: &Session, request: &mut RequestHeader, context: &Co
     let hop = Hop {
         peer: &origin.shared.forwarded,
         trusted: context.trusted,
-        scheme: SCHEME,
+        scheme: context.scheme,
         version: session.req_header().version,
         request_id: context.request_id.as_str(),
     };

@@ -43,6 +43,7 @@ pub(super) fn identify(session: &Session, context: &mut Context) {
     let headers = &session.req_header().headers;
     let peer = origin.shared.peer.ip();
     let trusted = &context.snapshot.trusted_proxies;
+    context.scheme = origin.shared.scheme();
     context.trusted = client_addr::is_trusted(peer, trusted);
     context.client_ip = client_addr::client_ip(peer, headers, trusted);
     if context.trusted

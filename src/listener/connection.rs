@@ -16,6 +16,7 @@ use pingora_proxy::{HttpProxy, ProxyHttp};
 use tokio::net::TcpStream;
 
 use super::ListenerState;
+use super::arrival::{self, Arrival, Protocol};
 use super::head::{self, Bounds, Head};
 use super::lease::{Lease, Shared};
 use super::stream::{Connection, Waited};
@@ -90,12 +91,25 @@ where
     SV: ProxyHttp + Send + Sync + 'static,
     SV::CTX: Send + Sync,
 {
-    let Ok(peer) = tcp.peer_addr() else {
-        return;
-    };
     let _open = listener.metrics.connection();
-    let shared = Arc::new(Shared::new(peer));
-    let mut connection = Connection::new(tcp);
+    match arrival::arrive(tcp, &listener).await {
+        Ok(arrival) => match arrival.protocol {
+            Protocol::Http1 => serve_http1(arrival, listener, edge).await,
+        },
+        Err(Some(reason)) => listener.metrics.closed(reason),
+        Err(None) => {}
+    }
+}
+
+/// Serves one request after the other.
+async fn serve_http1<SV>(arrival: Arrival, listener: Arc<ListenerState>, edge: Arc<Edge<SV>>)
+where
+    SV: ProxyHttp + Send + Sync + 'static,
+    SV::CTX: Send + Sync,
+{
+    let peer = arrival.peer;
+    let shared = Arc::new(Shared::new(peer, arrival.tls));
+    let mut connection = Connection::new(arrival.transport);
     let mut closing = edge.closing.clone();
     let mut closing = pin!(async move {
         // An error means that nobody can announce an end any more; then there is none.
@@ -114,6 +128,7 @@ where
         first = false;
         if let Some(reason) = idle(&mut connection, patience, closing.as_mut()).await {
             listener.metrics.closed(reason);
+            connection.close(Instant::now() + LINGER).await;
             return;
         }
         let received = Instant::now();
@@ -295,7 +310,9 @@ where
 async fn close(mut connection: Connection) {
     let deadline = Instant::now() + LINGER;
     if connection.framing().is_done() && connection.buffered().is_empty() {
-        let _ = connection.send(&[], deadline).await;
+        if connection.send(&[], deadline).await.is_ok() {
+            connection.close(deadline).await;
+        }
     } else {
         connection.linger(LINGER_BYTES, deadline).await;
     }

@@ -20,6 +20,7 @@ use pingora_core::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::arrival::TlsFacts;
 use super::stream::Connection;
 use crate::filter::forwarding::Peer;
 
@@ -35,6 +36,8 @@ pub struct Shared {
     pub peer: SocketAddr,
     /// The peer as forwarding headers name it.
     pub forwarded: Peer,
+    /// What the TLS handshake said; `None` for a plain connection.
+    pub tls: Option<Arc<TlsFacts>>,
     /// When the response must have begun, in milliseconds since `epoch`; 0 for no deadline.
     first_byte_deadline: AtomicU64,
     /// Set when the gateway answered by itself, completely, and the connection can go on.
@@ -46,15 +49,21 @@ pub struct Shared {
 
 impl Shared {
     /// For a connection from this address.
-    pub fn new(peer: SocketAddr) -> Self {
+    pub fn new(peer: SocketAddr, tls: Option<Arc<TlsFacts>>) -> Self {
         Self {
             peer,
             forwarded: Peer::new(peer.ip().to_canonical()),
+            tls,
             first_byte_deadline: AtomicU64::new(0),
             answered: AtomicBool::new(false),
             returned: Mutex::new(None),
             epoch: Instant::now(),
         }
+    }
+
+    /// The scheme that the client used.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
     }
 
     /// From now on the response must begin within this time.
@@ -172,8 +181,7 @@ impl AsyncWrite for Lease {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.as_mut().poll_flush(context))?;
-        let connection = self.connection()?;
-        Poll::Ready(connection.shut_down_writing())
+        self.connection()?.poll_shut_down(context)
     }
 }
 

@@ -2,6 +2,7 @@
 //! anything acts on it.
 
 pub mod accept;
+pub mod arrival;
 pub mod client_addr;
 pub mod connection;
 pub mod framing;
@@ -9,10 +10,12 @@ pub mod head;
 pub mod lease;
 pub mod normalize;
 pub mod stream;
+pub mod transport;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
 use crate::config::model;
@@ -21,26 +24,50 @@ use crate::metrics::{ListenerMetrics, Metrics};
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
 
-/// What a listener knows of itself.
+/// A listener as connections and requests see it.
 pub struct ListenerState {
     /// Its label in metrics and logs.
     pub name: Arc<str>,
-    /// Whether the health endpoints are answered here.
-    pub health: bool,
-    /// Who may read `/metrics` here.
-    pub metrics_allow: Vec<IpNet>,
     /// What is measured of it.
     pub metrics: Arc<ListenerMetrics>,
+    settings: ArcSwap<Settings>,
 }
 
 impl ListenerState {
     /// Of a configured listener.
-    pub fn new(config: &model::Listener, metrics: &Metrics) -> Self {
+    pub fn new(config: &model::Listener, settings: Settings, metrics: &Metrics) -> Self {
         Self {
             name: Arc::clone(&config.name),
+            metrics: metrics.listener(&config.name),
+            settings: ArcSwap::from_pointee(settings),
+        }
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+
+    /// Puts other settings into force, for what begins from now on.
+    pub fn adopt(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
+    }
+}
+
+/// What of a listener can change while it is open.
+pub struct Settings {
+    /// Whether the health endpoints are answered here.
+    pub health: bool,
+    /// Who may read `/metrics` here.
+    pub metrics_allow: Vec<IpNet>,
+}
+
+impl Settings {
+    /// Builds what the configuration asks for.
+    pub fn compile(config: &model::Listener) -> Self {
+        Self {
             health: config.health,
             metrics_allow: config.metrics_allow.clone(),
-            metrics: metrics.listener(&config.name),
         }
     }
 }

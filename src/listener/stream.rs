@@ -3,7 +3,6 @@
 
 use std::future::Future;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -11,13 +10,11 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BytesMut};
 use pingora_core::protocols::UniqueIDType;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::framing::{Framing, MalformedChunk};
+use super::transport::Transport;
 
-/// What a read takes from the socket at once while no body buffer is given.
-const READ_BYTES: usize = 4 * 1024;
 /// Bytes of following requests that are kept while one is being answered.
 const MAX_EARLY_BYTES: usize = 64 * 1024;
 /// Response bytes gathered before they are written; a header and a small body go out together.
@@ -59,7 +56,7 @@ impl Alarm {
 /// A client's connection.
 #[derive(Debug)]
 pub struct Connection {
-    tcp: TcpStream,
+    transport: Transport,
     /// Read and not yet handed out.
     inbound: BytesMut,
     /// Handed in and not yet written.
@@ -88,9 +85,9 @@ pub enum Waited {
 
 impl Connection {
     /// A fresh connection.
-    pub fn new(tcp: TcpStream) -> Self {
+    pub fn new(transport: Transport) -> Self {
         Self {
-            tcp,
+            transport,
             inbound: BytesMut::new(),
             outbound: BytesMut::new(),
             framing: Framing::Done,
@@ -176,10 +173,7 @@ impl Connection {
         if self.ended {
             return Poll::Ready(Ok(0));
         }
-        // No buffer before there are bytes for it.
-        ready!(self.tcp.poll_read_ready(context))?;
-        self.inbound.reserve(READ_BYTES);
-        let count = ready!(poll_read_buf(&mut self.tcp, &mut self.inbound, context))?;
+        let count = ready!(self.transport.poll_fill(&mut self.inbound, context))?;
         self.ended = count == 0;
         Poll::Ready(Ok(count))
     }
@@ -229,7 +223,7 @@ impl Connection {
         if flushed.is_err() || self.ended {
             return;
         }
-        if !self.shut && self.shut_down_writing().is_err() {
+        if self.shut_down(deadline).await.is_err() {
             return;
         }
         let mut left = limit;
@@ -242,14 +236,39 @@ impl Connection {
         }
     }
 
-    pub(super) fn shut_down_writing(&mut self) -> io::Result<()> {
-        self.shut = true;
-        socket2::SockRef::from(&self.tcp).shutdown(std::net::Shutdown::Write)
+    /// Closes at once, without anything in flight; a peer that speaks TLS is told.
+    pub async fn close(mut self, deadline: Instant) {
+        if self.transport.is_tls() {
+            // The peer is told if it can be; the connection ends either way.
+            let _ = self.shut_down(deadline).await;
+        }
+    }
+
+    /// Ends our side, until the deadline.
+    async fn shut_down(&mut self, deadline: Instant) -> io::Result<()> {
+        std::future::poll_fn(|context| {
+            if let Poll::Ready(result) = self.poll_shut_down(context) {
+                return Poll::Ready(result);
+            }
+            self.alarm
+                .poll(deadline, context)
+                .map(|()| Err(io::ErrorKind::TimedOut.into()))
+        })
+        .await
+    }
+
+    /// Ends our side. What was handed in before must have been flushed.
+    pub(super) fn poll_shut_down(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.shut {
+            ready!(Pin::new(&mut self.transport).poll_shutdown(context))?;
+            self.shut = true;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// The descriptor, which Pingora tells connections apart by.
     pub(super) fn id(&self) -> UniqueIDType {
-        self.tcp.as_raw_fd()
+        self.transport.id()
     }
 
     /// Ready when the deadline has passed.
@@ -277,10 +296,11 @@ impl Connection {
         loop {
             let waiting = self.outbound.len();
             if waiting == 0 {
-                return Pin::new(&mut self.tcp).poll_write(context, bytes);
+                return Pin::new(&mut self.transport).poll_write(context, bytes);
             }
             let both = [io::IoSlice::new(&self.outbound), io::IoSlice::new(bytes)];
-            let written = ready!(Pin::new(&mut self.tcp).poll_write_vectored(context, &both))?;
+            let written =
+                ready!(Pin::new(&mut self.transport).poll_write_vectored(context, &both))?;
             if written > waiting {
                 self.outbound.clear();
                 return Poll::Ready(Ok(written - waiting));
@@ -296,14 +316,14 @@ impl Connection {
     /// Writes what waits.
     pub(super) fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.outbound.is_empty() {
-            let count = ready!(Pin::new(&mut self.tcp).poll_write(context, &self.outbound))?;
+            let count = ready!(Pin::new(&mut self.transport).poll_write(context, &self.outbound))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.outbound.advance(count);
             self.write_deadline = None;
         }
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.transport).poll_flush(context)
     }
 
     /// Passes the outcome of a write on, and ends one that makes no progress for so long.
@@ -341,7 +361,7 @@ impl Connection {
             if self.ended {
                 return Poll::Ready(Ok(()));
             }
-            ready!(Pin::new(&mut self.tcp).poll_read(context, buffer))?;
+            ready!(Pin::new(&mut self.transport).poll_read(context, buffer))?;
             self.ended = buffer.filled().len() == begin;
         } else {
             let count = self.inbound.len().min(buffer.remaining());
@@ -381,14 +401,4 @@ impl Connection {
 
 fn malformed(error: MalformedChunk) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
-}
-
-/// One read into a buffer with room.
-fn poll_read_buf(
-    tcp: &mut TcpStream,
-    buffer: &mut BytesMut,
-    context: &mut Context<'_>,
-) -> Poll<io::Result<usize>> {
-    let mut read = std::pin::pin!(tokio::io::AsyncReadExt::read_buf(tcp, buffer));
-    read.as_mut().poll(context)
 }
