@@ -306,6 +306,21 @@ pub struct Match {
     pub headers: Vec<HeaderCondition>,
     /// Every one of these query conditions.
     pub query: Vec<QueryCondition>,
+    /// Every one of these conditions on the client's certificate.
+    pub client_cert: Vec<CertCondition>,
+}
+
+/// A condition on the client's certificate.
+#[derive(Clone, Debug)]
+pub enum CertCondition {
+    /// One was shown.
+    Present,
+    /// None was shown.
+    Absent,
+    /// Its subject matches somewhere.
+    Subject(regex::Regex),
+    /// Its alternative names match somewhere.
+    Names(regex::Regex),
 }
 
 /// A condition on a request header.

@@ -53,6 +53,12 @@ impl ListenerState {
         self.settings.load_full()
     }
 
+    /// Where requests are sent, if this plain listener serves none. Asked for every request, so it
+    /// does not touch what the workers share.
+    pub fn https_redirect(&self) -> Option<model::Redirect> {
+        self.settings.load().https_redirect.clone()
+    }
+
     /// Puts other settings into force, for what begins from now on.
     pub fn adopt(&self, settings: Settings) {
         let settings = Arc::new(settings);
