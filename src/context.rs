@@ -10,6 +10,7 @@ use crate::reply::Rejection;
 use crate::request_id::RequestId;
 use crate::route::{Lookup, Params, Route};
 use crate::snapshot::Snapshot;
+use crate::tls::TlsFacts;
 use crate::upstream::{Admitted, Tried, Upstream};
 
 /// The state of one request, from its header to its log line.
@@ -24,6 +25,8 @@ pub struct RequestContext<O> {
     pub client_ip: IpAddr,
     /// The scheme that the client used towards this gateway.
     pub scheme: &'static str,
+    /// What the TLS handshake said.
+    pub tls: Option<Arc<TlsFacts>>,
     /// Whether the peer's forwarding headers are believed.
     pub trusted: bool,
     /// Its route.
@@ -69,6 +72,7 @@ impl<O> RequestContext<O> {
             request_id: RequestId::generate(),
             client_ip: IpAddr::from([0, 0, 0, 0]),
             scheme: "http",
+            tls: None,
             trusted: false,
             route: None,
             params: Params::default(),
@@ -100,6 +104,7 @@ impl<O> RequestContext<O> {
             path: request.path,
             query: request.query,
             scheme: self.scheme,
+            tls: self.tls.as_deref(),
             upstream: self
                 .upstream
                 .as_ref()

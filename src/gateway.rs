@@ -86,6 +86,15 @@ impl ProxyHttp for Gateway {
         if self.answer_endpoint(session, context).await? {
             return Ok(true);
         }
+        if self.send_to_https(session, context).await? {
+            return Ok(true);
+        }
+        if let Err(rejection) = receive::check_direction(session, context) {
+            return self
+                .refuse(session, context, rejection)
+                .await
+                .map(|()| true);
+        }
         if let Err(rejection) = receive::find_route(session, context) {
             return self
                 .refuse(session, context, rejection)
@@ -216,6 +225,7 @@ impl ProxyHttp for Gateway {
             self.fit_to_client(session, context, response);
         }
         response.insert_header(REQUEST_ID, context.request_id.as_str())?;
+        answer::secure(context, response)?;
         if let Some(route) = &context.route
             && !route.response_headers.is_empty()
         {

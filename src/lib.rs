@@ -31,3 +31,4 @@ pub mod config;
 pub mod demo;
 pub mod snapshot;
 pub mod telemetry;
+pub mod tls;

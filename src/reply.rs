@@ -32,6 +32,8 @@ pub enum Rejection {
     RequestTimeout,
     /// The body is larger than the route allows.
     BodyTooLarge,
+    /// The host does not belong to the certificate of the connection.
+    Misdirected,
     /// No route matches.
     NotFound,
     /// Routes match but for their methods; the value of `Allow`.
@@ -47,7 +49,7 @@ pub enum Rejection {
 }
 
 /// Every label, for metrics that resolve their handles beforehand.
-pub const LABELS: [&str; 14] = [
+pub const LABELS: [&str; 15] = [
     "bad_request",
     "malformed_body",
     "header_too_large",
@@ -62,6 +64,7 @@ pub const LABELS: [&str; 14] = [
     "bad_gateway",
     "gateway_timeout",
     "internal",
+    "misdirected_request",
 ];
 
 impl Rejection {
@@ -82,6 +85,7 @@ impl Rejection {
             Self::BadGateway => 11,
             Self::GatewayTimeout => 12,
             Self::Internal => 13,
+            Self::Misdirected => 14,
         }
     }
 
@@ -100,6 +104,7 @@ impl Rejection {
             Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoHealthyBackend => StatusCode::SERVICE_UNAVAILABLE,
@@ -126,6 +131,7 @@ impl Rejection {
             Self::ExpectationFailed => "The expectation is not supported.",
             Self::RequestTimeout => "The request did not arrive in time.",
             Self::BodyTooLarge => "The request body is too large.",
+            Self::Misdirected => "This host needs a connection of its own.",
             Self::NotFound => "There is nothing at this address.",
             Self::MethodNotAllowed(_) => "This address does not support the method.",
             Self::NoHealthyBackend => "The service is unavailable.",
@@ -234,15 +240,20 @@ fn wants_problem(headers: &HeaderMap) -> bool {
         .any(|value| memchr::memmem::find(value.as_bytes(), b"application/problem+json").is_some())
 }
 
-/// Writes the refusal as the response to the session's request.
+/// Writes the refusal as the response to the session's request, with this
+/// `Strict-Transport-Security`.
 pub async fn refuse(
     session: &mut Session,
     rejection: &Rejection,
     request_id: &str,
+    hsts: Option<&HeaderValue>,
 ) -> pingora_core::Result<()> {
     let problem = wants_problem(&session.req_header().headers);
     let body = rejection.body(request_id, problem);
-    let header = rejection.header(request_id, problem, body.len())?;
+    let mut header = rejection.header(request_id, problem, body.len())?;
+    if let Some(value) = hsts {
+        header.insert_header(header::STRICT_TRANSPORT_SECURITY, value)?;
+    }
     respond(session, header, Bytes::from(body)).await
 }
 
@@ -287,6 +298,7 @@ mod tests {
             Rejection::BadGateway,
             Rejection::GatewayTimeout,
             Rejection::Internal,
+            Rejection::Misdirected,
         ];
         for (index, rejection) in every.iter().enumerate() {
             assert_eq!(rejection.index(), index);

@@ -8,6 +8,7 @@ mod check;
 pub mod conflict;
 mod env;
 mod expand;
+mod faults;
 mod file;
 pub mod model;
 mod overrides;
@@ -25,6 +26,7 @@ use std::io::Read;
 use std::path::Path;
 
 pub use env::{Env, FixedEnv, ProcessEnv};
+pub use faults::Fault;
 pub use model::Config;
 pub use problem::{Invalid, Origin, Problem, Problems};
 pub use reference::reference;
@@ -40,6 +42,7 @@ pub struct Loaded {
     pub config: Config,
     /// One sentence each.
     pub warnings: Vec<String>,
+    source: faults::Located,
 }
 
 /// Reads and checks a file.
@@ -81,7 +84,11 @@ pub fn parse(text: &str, origin: &str, base: &Path, env: &dyn Env) -> Result<Loa
         Err(_) => None,
     };
     match config {
-        Some(config) if problems.is_empty() => Ok(Loaded { config, warnings }),
+        Some(config) if problems.is_empty() => Ok(Loaded {
+            config,
+            warnings,
+            source: faults::Located::new(origin, tree),
+        }),
         _ => {
             if problems.is_empty() {
                 let what = "does not fit the schema, expected what `--print-schema` prints".into();

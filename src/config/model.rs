@@ -3,6 +3,8 @@
 //! A [`Config`] exists only if every check passed, so nothing that is built from it needs a branch
 //! for a malformed setting. Nothing here is read through serde.
 
+mod listener_tls;
+
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -13,6 +15,8 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
 
 use super::pattern::{HostPattern, PathPattern, Template};
+
+pub use listener_tls::{CertificateFiles, ClientAuth, ListenerTls, Tickets};
 
 /// A checked configuration file.
 #[derive(Clone, Debug)]
@@ -61,6 +65,10 @@ pub struct Listener {
     pub health: bool,
     /// Clients that may read `/metrics` here; empty means the path is an ordinary one.
     pub metrics_allow: Vec<IpNet>,
+    /// TLS towards clients; `None` for a plain listener.
+    pub tls: Option<ListenerTls>,
+    /// The port that a plain listener sends its requests to by `https`.
+    pub https_redirect: Option<u16>,
 }
 
 /// The operators' listener.
@@ -73,6 +81,8 @@ pub struct Admin {
 /// Bounds on what a client sends.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
+    /// From a connection to the end of its TLS handshake.
+    pub handshake_timeout: Duration,
     /// From the first byte of a request header to its last.
     pub request_header_timeout: Duration,
     /// Bytes of request line and header fields together.
@@ -296,6 +306,21 @@ pub struct Match {
     pub headers: Vec<HeaderCondition>,
     /// Every one of these query conditions.
     pub query: Vec<QueryCondition>,
+    /// Every one of these conditions on the client's certificate.
+    pub client_cert: Vec<CertCondition>,
+}
+
+/// A condition on the client's certificate.
+#[derive(Clone, Debug)]
+pub enum CertCondition {
+    /// One was shown.
+    Present,
+    /// None was shown.
+    Absent,
+    /// Its subject matches somewhere.
+    Subject(regex::Regex),
+    /// Its alternative names match somewhere.
+    Names(regex::Regex),
 }
 
 /// A condition on a request header.

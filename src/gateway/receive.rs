@@ -10,7 +10,7 @@ use crate::listener::client_addr;
 use crate::listener::connection::LINGER;
 use crate::reply::Rejection;
 use crate::request_id::RequestId;
-use crate::route::{Found, Lookup};
+use crate::route::{Found, Lookup, host};
 
 impl Gateway {
     /// Gives the session its deadlines and says whether the connection may go on.
@@ -44,6 +44,7 @@ pub(super) fn identify(session: &Session, context: &mut Context) {
     let peer = origin.shared.peer.ip();
     let trusted = &context.snapshot.trusted_proxies;
     context.scheme = origin.shared.scheme();
+    context.tls.clone_from(&origin.shared.tls);
     context.trusted = client_addr::is_trusted(peer, trusted);
     context.client_ip = client_addr::client_ip(peer, headers, trusted);
     if context.trusted
@@ -67,6 +68,22 @@ pub(super) fn adopt_target(session: &mut Session, context: &Context) -> Result<(
         }
     }
     Ok(())
+}
+
+/// Refuses a request for a host whose clients have to show something else than this one was asked
+/// for in its handshake.
+pub(super) fn check_direction(
+    session: &Session,
+    context: &Context,
+) -> std::result::Result<(), Rejection> {
+    let Some(tls) = &context.tls else {
+        return Ok(());
+    };
+    let host = host::normalize(request_of(session, context).host);
+    match tls.is_misdirected(&host) {
+        true => Err(Rejection::Misdirected),
+        false => Ok(()),
+    }
 }
 
 /// Finds the request's route, or says why there is none.
@@ -97,6 +114,10 @@ pub(super) fn request_of<'a>(session: &'a Session, context: &'a Context) -> Look
         headers: &request.headers,
         path: target.map_or("/", |target| target.path()),
         query: target.map_or("", |target| target.query()),
+        client_cert: context
+            .tls
+            .as_ref()
+            .and_then(|tls| tls.client_cert.as_ref()),
     }
 }
 

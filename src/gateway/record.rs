@@ -89,6 +89,12 @@ impl Gateway {
                 .headers
                 .get(header::USER_AGENT)
                 .map(|value| value.as_bytes()),
+            tls_version: context.tls.as_ref().map(|tls| tls.version),
+            client_cert_subject: context
+                .tls
+                .as_ref()
+                .and_then(|tls| tls.client_cert.as_ref())
+                .map(|cert| &*cert.subject),
             bytes_in,
             bytes_out,
             backend_service: context.upstream.as_ref().map(|upstream| &*upstream.name),

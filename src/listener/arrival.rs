@@ -6,22 +6,18 @@ use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
-use super::ListenerState;
 use super::transport::Transport;
+use super::{ListenerState, handshake};
+use crate::config::model::Limits;
 use crate::metrics::ConnectionClose;
+
+pub use crate::tls::TlsFacts;
 
 /// What is spoken on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// HTTP/1.0 or HTTP/1.1.
     Http1,
-}
-
-/// What the handshake of a TLS connection said.
-#[derive(Debug)]
-pub struct TlsFacts {
-    /// The name the client asked for.
-    pub server_name: Option<Box<str>>,
 }
 
 /// A connection that requests can be read from.
@@ -40,9 +36,21 @@ pub struct Arrival {
 /// Does what stands before the first request. The error is why there will be none.
 pub async fn arrive(
     tcp: TcpStream,
-    _listener: &ListenerState,
+    listener: &ListenerState,
+    limits: &Limits,
 ) -> Result<Arrival, Option<ConnectionClose>> {
     let peer = tcp.peer_addr().map_err(|_| None)?;
+    if let Some(terminator) = listener.settings().tls.clone() {
+        // On the heap, so that plain connections do not make room for a handshake.
+        let handshake = handshake::shake_hands(tcp, listener, terminator, limits.handshake_timeout);
+        let (stream, facts) = Box::pin(handshake).await?;
+        return Ok(Arrival {
+            transport: Transport::Tls(stream),
+            peer,
+            tls: Some(Arc::new(facts)),
+            protocol: Protocol::Http1,
+        });
+    }
     Ok(Arrival {
         transport: Transport::Plain(tcp),
         peer,

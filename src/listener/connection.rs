@@ -92,7 +92,7 @@ where
     SV::CTX: Send + Sync,
 {
     let _open = listener.metrics.connection();
-    match arrival::arrive(tcp, &listener).await {
+    match arrival::arrive(tcp, &listener, &edge.live.limits()).await {
         Ok(arrival) => match arrival.protocol {
             Protocol::Http1 => serve_http1(arrival, listener, edge).await,
         },

@@ -8,12 +8,17 @@ use prometheus::proto::MetricFamily;
 use super::catalogue;
 use super::family::Family;
 use super::label::{Counts, Label, label};
+use super::tls::{self, TlsMetrics};
 
 label! {
     /// Why the gateway closed a client's connection, or did not take it.
     ConnectionClose {
         /// Too many connections are open.
         Limit = "limit",
+        /// The TLS handshake was not over in time.
+        HandshakeTimeout = "handshake_timeout",
+        /// The TLS handshake failed.
+        HandshakeFailed = "handshake_failed",
         /// The request header did not come in time.
         HeaderTimeout = "header_timeout",
         /// The request header was too large.
@@ -38,6 +43,7 @@ pub struct ListenerMetrics {
     active: AtomicI64,
     accepted: AtomicU64,
     closed: Counts<{ ConnectionClose::ALL.len() }>,
+    tls: TlsMetrics,
 }
 
 impl ListenerMetrics {
@@ -57,6 +63,11 @@ impl ListenerMetrics {
     /// Counts a connection that the gateway closes or refuses.
     pub fn closed(&self, reason: ConnectionClose) {
         self.closed.inc(reason);
+    }
+
+    /// What is measured of its handshakes and certificates.
+    pub fn tls(&self) -> &TlsMetrics {
+        &self.tls
     }
 
     /// Connections that are open.
@@ -103,6 +114,7 @@ pub(super) fn collect(
         }
     }
     out.extend([in_flight, active, accepted, closed].map(Family::finish));
+    tls::collect(namespace, held, out);
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod openmetrics;
 mod render;
 mod route;
 mod status;
+mod tls;
 mod upstream;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ pub use self::label::MethodLabel;
 pub use self::listener::{ConnectionClose, ConnectionGuard, InFlightGuard, ListenerMetrics};
 pub use self::render::{Format, render};
 pub use self::route::RouteMetrics;
+pub use self::tls::{HandshakeFailure, TlsMetrics};
 pub use self::upstream::{FailureReason, PooledConnection, RetryReason, UpstreamMetrics};
 
 /// A counter that only grows; clones count together.

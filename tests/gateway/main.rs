@@ -31,4 +31,7 @@ mod rotation;
 mod routing;
 mod self_test;
 mod status;
+mod tls;
+mod tls_clients;
+mod tls_files;
 mod upgrade;

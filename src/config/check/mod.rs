@@ -2,6 +2,7 @@
 
 mod action;
 mod header;
+mod listener_tls;
 mod matching;
 mod process;
 mod route;

@@ -9,6 +9,7 @@ pub mod metrics;
 pub mod origin;
 pub mod script;
 pub mod steps;
+pub mod tls;
 pub mod wait;
 pub mod wire;
 
