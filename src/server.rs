@@ -28,6 +28,8 @@ use crate::listener::{self, ListenerState, Settings};
 use crate::metrics::{Build, Metrics};
 use crate::reply;
 use crate::snapshot::{CompileError, Live, Snapshot};
+use crate::tls;
+use crate::tls::backend::NO_AUTHORITIES;
 
 /// Attempts that Pingora makes at most; how many there are is decided by the gateway.
 const MAX_ATTEMPTS: usize = 16;
@@ -78,6 +80,7 @@ pub fn run(
     build: Build,
     announce: Option<&dyn Fn(&Bound)>,
 ) -> Result<(), StartError> {
+    tls::install_provider();
     raise_file_limit(config.limits.max_connections);
     let mut bound = Bound {
         listeners: Vec::new(),
@@ -209,6 +212,7 @@ fn start_workers(
     let conf = Arc::new(ServerConf {
         threads: 1,
         max_retries: MAX_ATTEMPTS,
+        ca_file: Some(NO_AUTHORITIES.to_owned()),
         ..ServerConf::default()
     });
     let edges = (0..config.server.threads.get())

@@ -1,3 +1,4 @@
 //! Work beside the requests.
 
+mod check;
 pub mod probe;

@@ -32,3 +32,5 @@ mod routing;
 mod self_test;
 mod status;
 mod upgrade;
+mod upstream_http2;
+mod upstream_tls;
