@@ -57,6 +57,8 @@ pub struct Attempt {
     pub started: Instant,
     /// Counts the connection as in use.
     pub connection: Option<PooledConnection>,
+    /// Whether HTTP/2 is spoken with it.
+    pub http2: bool,
     /// The status it answered with, once it has.
     pub answered: Option<u16>,
     /// Whether its end was recorded already, because it failed.

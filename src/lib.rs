@@ -20,6 +20,8 @@ pub mod filter;
 
 pub mod upstream;
 
+pub mod tls;
+
 pub mod reply;
 
 pub mod access_log;

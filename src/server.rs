@@ -30,6 +30,7 @@ use crate::metrics::{Build, Metrics};
 use crate::reply;
 use crate::snapshot::{CompileError, Live, Snapshot};
 use crate::tls;
+use crate::tls::backend::NO_AUTHORITIES;
 
 /// Attempts that Pingora makes at most; how many there are is decided by the gateway.
 const MAX_ATTEMPTS: usize = 16;
@@ -226,6 +227,7 @@ fn start_workers(
     let conf = Arc::new(ServerConf {
         threads: 1,
         max_retries: MAX_ATTEMPTS,
+        ca_file: Some(NO_AUTHORITIES.to_owned()),
         ..ServerConf::default()
     });
     let edges = (0..config.server.threads.get())

@@ -63,7 +63,7 @@ pub fn load(path: &Path, env: &dyn Env) -> Result<Loaded, Problems> {
 pub fn parse(text: &str, origin: &str, base: &Path, env: &dyn Env) -> Result<Loaded, Problems> {
     let (mut tree, mut problems) =
         yaml::parse(text).map_err(|problem| Problems::new(origin, vec![problem]))?;
-    let warnings = overrides::apply(&mut tree, schema(), env);
+    let mut warnings = overrides::apply(&mut tree, schema(), env);
     problems.extend(expand::expand(&mut tree, base, env));
     let fitted = shape::fit(&tree, schema());
     problems.extend(fitted.problems);
@@ -76,9 +76,10 @@ pub fn parse(text: &str, origin: &str, base: &Path, env: &dyn Env) -> Result<Loa
     };
     let config = match serde_json::from_value(fitted.value) {
         Ok(file) => {
-            let (config, found) = check::check(&file, &source);
-            problems.extend(found);
-            config
+            let checked = check::check(&file, &source);
+            problems.extend(checked.problems);
+            warnings.extend(checked.warnings);
+            checked.config
         }
         // What fits the schema can be read; without the cause, which may quote a secret.
         Err(_) => None,

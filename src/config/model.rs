@@ -164,6 +164,12 @@ pub struct Upstream {
     pub name: Arc<str>,
     /// Its members; never empty.
     pub backends: Vec<Backend>,
+    /// What is spoken with its members.
+    pub protocol: Protocol,
+    /// TLS towards its members, if there is any.
+    pub tls: Option<UpstreamTls>,
+    /// HTTP/2 towards its members.
+    pub http2: Http2,
     /// How a member is chosen.
     pub balance: Balance,
     /// What an attempt may take.
@@ -187,6 +193,60 @@ pub struct Backend {
     pub address: SocketAddr,
     /// Its share of the traffic; 0 takes it out.
     pub weight: u32,
+    /// The name that its certificate must have: a host name or an IP address, never empty when its
+    /// upstream has TLS.
+    pub server_name: Arc<str>,
+}
+
+/// What is spoken with the members of an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2: agreed on by ALPN over TLS, at once without.
+    Http2,
+    /// By ALPN; HTTP/1.1 without TLS.
+    Auto,
+}
+
+/// TLS towards the members of an upstream.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UpstreamTls {
+    /// The authorities that may vouch for a member. Empty only without `verify`.
+    pub authorities: Arc<[Der]>,
+    /// What the gateway shows when it is asked who it is.
+    pub client: Option<ClientCertificate>,
+    /// Whether a member must prove who it is.
+    pub verify: bool,
+}
+
+/// A certificate as its file has it, without the armour.
+pub type Der = Vec<u8>;
+
+/// A certificate with its key, which match.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The certificate, then those that vouch for it; never empty.
+    pub chain: Vec<Der>,
+    /// Its private key.
+    pub key: Der,
+}
+
+impl std::fmt::Debug for ClientCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ClientCertificate")
+    }
+}
+
+/// HTTP/2 towards the members of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Http2 {
+    /// Requests at the same time on one connection.
+    pub max_streams: usize,
+    /// Bytes of a response that may come before they are asked for.
+    pub stream_window: u32,
+    /// Between two questions whether a connection is alive.
+    pub ping_interval: Option<Duration>,
 }
 
 /// How a member is chosen.

@@ -14,6 +14,7 @@ mod live;
 mod openmetrics;
 mod render;
 mod route;
+mod shared;
 mod status;
 mod tls;
 mod upstream;

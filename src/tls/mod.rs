@@ -1,9 +1,10 @@
-//! TLS towards clients: certificates, keys and authorities from files, which of them a client gets,
-//! session tickets, and what a handshake said.
+//! TLS: certificates, keys and authorities from files, which of them a client gets, session tickets,
+//! what a handshake said, and what backends must prove.
 //!
 //! Everything is read and checked before it is used. A [`Terminator`] is whole and never changes;
 //! files that changed make a new one.
 
+pub mod backend;
 mod client_cert;
 mod facts;
 mod names;

@@ -35,3 +35,5 @@ mod tls;
 mod tls_clients;
 mod tls_files;
 mod upgrade;
+mod upstream_http2;
+mod upstream_tls;
