@@ -20,6 +20,7 @@ pub mod filter;
 
 pub mod upstream;
 
+pub mod grpc;
 pub mod reply;
 
 pub mod access_log;

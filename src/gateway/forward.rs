@@ -57,6 +57,10 @@ pub(super) fn select(context: &mut Context) -> Option<Box<HttpPeer>> {
     if let (Some(read), false) = (read, tunnel) {
         peer.options.read_timeout = Some(read);
     }
+    if context.grpc {
+        // A stream of messages may be silent for as long as a tunnel.
+        peer.options.read_timeout = Some(upstream.timeouts.upgraded_idle);
+    }
     context.attempt = Some(Attempt {
         admitted,
         started: now,
@@ -65,6 +69,14 @@ pub(super) fn select(context: &mut Context) -> Option<Box<HttpPeer>> {
         recorded: false,
     });
     Some(peer)
+}
+
+/// Lets the messages of a gRPC call come when they come: a stream of them may be silent for as long as
+/// a tunnel.
+pub(super) fn bound_call(session: &mut Session, context: &Context) {
+    if let (true, Some(upstream)) = (context.grpc, &context.upstream) {
+        session.set_read_timeout(Some(upstream.timeouts.upgraded_idle));
+    }
 }
 
 pub(super) fn is_tunnel(context: &Context) -> bool {
@@ -103,6 +115,11 @@ pub(super) fn dress(session: &Session, request: &mut RequestHeader, context: &Co
         // `Connection` is the wish to upgrade.
         headers.remove(header::UPGRADE);
         headers.remove(header::CONNECTION);
+    }
+    if context.grpc && parts.version == Version::HTTP_2 {
+        // Pingora takes it away; gRPC servers ask for it (they detect proxies that drop trailers by
+        // it).
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     let hop = Hop {
         peer: &origin.shared.forwarded,
