@@ -27,6 +27,8 @@ pub struct RequestContext<O> {
     pub scheme: &'static str,
     /// What the TLS handshake said.
     pub tls: Option<Arc<TlsFacts>>,
+    /// Whether it is a gRPC call.
+    pub grpc: bool,
     /// Whether the peer's forwarding headers are believed.
     pub trusted: bool,
     /// Its route.
@@ -75,6 +77,7 @@ impl<O> RequestContext<O> {
             client_ip: IpAddr::from([0, 0, 0, 0]),
             scheme: "http",
             tls: None,
+            grpc: false,
             trusted: false,
             route: None,
             params: Params::default(),

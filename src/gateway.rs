@@ -79,6 +79,7 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         context: &mut Context,
     ) -> Result<()> {
+        receive::adopt_origin(session, context);
         self.set_bounds(session, context);
         receive::identify(session, context);
         receive::adopt_target(session, context)
@@ -112,7 +113,10 @@ impl ProxyHttp for Gateway {
         context: &mut Context,
     ) -> Result<Box<HttpPeer>> {
         match forward::select(session, context) {
-            Some(peer) => Ok(peer),
+            Some(peer) => {
+                forward::bound_call(session, context);
+                Ok(peer)
+            }
             None => {
                 context.rejection = Some(Rejection::NoHealthyBackend);
                 Err(Error::new_in(REFUSED))

@@ -22,6 +22,7 @@ pub mod upstream;
 
 pub mod tls;
 
+pub mod grpc;
 pub mod reply;
 
 pub mod access_log;
@@ -33,4 +34,3 @@ pub mod config;
 pub mod demo;
 pub mod snapshot;
 pub mod telemetry;
-pub mod tls;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
+use super::h2::preface;
 use super::transport::Transport;
 use super::{ListenerState, handshake};
 use crate::config::model::Limits;
@@ -18,6 +19,8 @@ pub use crate::tls::TlsFacts;
 pub enum Protocol {
     /// HTTP/1.0 or HTTP/1.1.
     Http1,
+    /// HTTP/2.
+    Http2,
 }
 
 /// A connection that requests can be read from.
@@ -44,17 +47,28 @@ pub async fn arrive(
         // On the heap, so that plain connections do not make room for a handshake.
         let handshake = handshake::shake_hands(tcp, listener, terminator, limits.handshake_timeout);
         let (stream, facts) = Box::pin(handshake).await?;
+        let protocol = match facts.alpn.as_deref() {
+            Some(b"h2") => Protocol::Http2,
+            _ => Protocol::Http1,
+        };
         return Ok(Arrival {
             transport: Transport::Tls(stream),
             peer,
             tls: Some(Arc::new(facts)),
-            protocol: Protocol::Http1,
+            protocol,
         });
     }
+    let protocol = if listener.settings().h2c {
+        preface::detect(&tcp, limits.request_header_timeout)
+            .await
+            .map_err(Some)?
+    } else {
+        Protocol::Http1
+    };
     Ok(Arrival {
         transport: Transport::Plain(tcp),
         peer,
         tls: None,
-        protocol: Protocol::Http1,
+        protocol,
     })
 }

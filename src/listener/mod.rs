@@ -6,6 +6,7 @@ pub mod arrival;
 pub mod client_addr;
 pub mod connection;
 pub mod framing;
+pub mod h2;
 pub mod handshake;
 pub mod head;
 pub mod lease;
@@ -98,6 +99,8 @@ impl ListenerState {
 pub struct Settings {
     /// Whether the health endpoints are answered here.
     pub health: bool,
+    /// Whether HTTP/2 is spoken without TLS, to clients that begin with it.
+    pub h2c: bool,
     /// Who may read `/metrics` here.
     pub metrics_allow: Vec<IpNet>,
     /// What handshakes need; `None` for a plain listener.
@@ -116,6 +119,7 @@ impl Settings {
         let tls = config.tls.as_ref().map(Terminator::load).transpose()?;
         Ok(Self {
             health: config.health,
+            h2c: config.h2c,
             metrics_allow: config.metrics_allow.clone(),
             tls: tls.map(Arc::new),
             https_redirect: config.https_redirect.map(to_https),

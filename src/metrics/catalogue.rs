@@ -72,6 +72,15 @@ pub(super) const TLS_CERTIFICATE_EXPIRY: Definition = gauge(
     "When the certificate for a server name expires.",
 );
 
+pub(super) const HTTP2_CONNECTIONS_ACTIVE: Definition = gauge(
+    "http2_connections_active",
+    "Client connections open on which HTTP/2 is spoken.",
+);
+pub(super) const HTTP2_STREAMS: Definition = counter(
+    "http2_streams_total",
+    "Requests that came as HTTP/2 streams, refused ones included.",
+);
+
 pub(super) const BACKEND_REQUESTS: Definition = counter(
     "backend_requests_total",
     "Attempts on backends, by the status they ended with; an attempt without an answer counts as \

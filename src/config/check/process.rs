@@ -125,6 +125,7 @@ fn listener(written: &file::Listener) -> Listener {
         name: Arc::from(name),
         address,
         health: written.health,
+        h2c: written.h2c,
         metrics_allow,
         tls: None,
         https_redirect: None,
