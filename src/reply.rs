@@ -3,6 +3,8 @@
 //! A [`Rejection`] decides status, label and message in one place. Labels are constants: they are
 //! the `error` of the body, the `error_type` of the access log and the `reason` of the metric.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use pingora_http::ResponseHeader;
@@ -44,10 +46,33 @@ pub enum Rejection {
     GatewayTimeout,
     /// A fault of the gateway itself.
     Internal,
+    /// The operators work on what is behind it; what they say about it.
+    Maintenance(Arc<Notice>),
+}
+
+/// What operators tell clients in their own words, and when to come back.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// Seconds, as a header says them.
+    retry_after: HeaderValue,
+    /// Ready to be put between the quotes of a JSON string.
+    message: String,
+}
+
+impl Notice {
+    /// With this message, or the usual one.
+    pub fn new(seconds: u64, message: Option<&str>) -> Self {
+        let message = message.unwrap_or("The service is down for maintenance.");
+        let quoted = serde_json::Value::from(message).to_string();
+        Self {
+            retry_after: HeaderValue::from(seconds),
+            message: quoted[1..quoted.len() - 1].to_owned(),
+        }
+    }
 }
 
 /// Every label, for metrics that resolve their handles beforehand.
-pub const LABELS: [&str; 14] = [
+pub const LABELS: [&str; 15] = [
     "bad_request",
     "malformed_body",
     "header_too_large",
@@ -62,6 +87,7 @@ pub const LABELS: [&str; 14] = [
     "bad_gateway",
     "gateway_timeout",
     "internal",
+    "maintenance",
 ];
 
 impl Rejection {
@@ -82,6 +108,7 @@ impl Rejection {
             Self::BadGateway => 11,
             Self::GatewayTimeout => 12,
             Self::Internal => 13,
+            Self::Maintenance(_) => 14,
         }
     }
 
@@ -102,7 +129,7 @@ impl Rejection {
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NoHealthyBackend => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoHealthyBackend | Self::Maintenance(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::BadGateway => StatusCode::BAD_GATEWAY,
             Self::GatewayTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -110,7 +137,7 @@ impl Rejection {
     }
 
     /// A sentence for the person who sees the response.
-    fn message(&self) -> &'static str {
+    fn message(&self) -> &str {
         match self {
             Self::BadRequest(part) => match *part {
                 "host" => "The Host header is missing, repeated or malformed.",
@@ -132,13 +159,15 @@ impl Rejection {
             Self::BadGateway => "The service could not be reached.",
             Self::GatewayTimeout => "The service did not answer in time.",
             Self::Internal => "Something went wrong.",
+            Self::Maintenance(notice) => &notice.message,
         }
     }
 
     /// Seconds after which trying again makes sense.
-    fn retry_after(&self) -> Option<&'static str> {
+    fn retry_after(&self) -> Option<HeaderValue> {
         match self {
-            Self::NoHealthyBackend => Some("5"),
+            Self::NoHealthyBackend => Some(HeaderValue::from_static("5")),
+            Self::Maintenance(notice) => Some(notice.retry_after.clone()),
             _ => None,
         }
     }
@@ -146,7 +175,7 @@ impl Rejection {
     /// The body: RFC 9457 when `problem` is asked for, the plain form otherwise.
     ///
     /// Labels and messages are constants without anything that JSON would have to escape, and so
-    /// are request ids.
+    /// are request ids; an operator's message is escaped already.
     fn body(&self, request_id: &str, problem: bool) -> String {
         let (label, message) = (self.label(), self.message());
         if problem {
@@ -203,7 +232,7 @@ impl Rejection {
             header.insert_header(header::ALLOW, allow)?;
         }
         if let Some(seconds) = self.retry_after() {
-            header.insert_header(header::RETRY_AFTER, HeaderValue::from_static(seconds))?;
+            header.insert_header(header::RETRY_AFTER, seconds)?;
         }
         Ok(header)
     }
@@ -287,6 +316,7 @@ mod tests {
             Rejection::BadGateway,
             Rejection::GatewayTimeout,
             Rejection::Internal,
+            Rejection::Maintenance(Arc::new(Notice::new(60, Some("Back at \"noon\"\n")))),
         ];
         for (index, rejection) in every.iter().enumerate() {
             assert_eq!(rejection.index(), index);

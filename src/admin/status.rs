@@ -5,7 +5,8 @@ use std::time::{Instant, SystemTime};
 
 use serde_json::{Value, json};
 
-use super::StatusSource;
+use super::{StatusSource, control};
+use crate::background::reload::{Reloader, Report};
 use crate::gateway::Gateway;
 use crate::metrics::Build;
 use crate::route::{Action, Route};
@@ -16,15 +17,17 @@ use crate::upstream::Upstream;
 pub struct Status {
     build: Build,
     gateway: Gateway,
+    reloader: Arc<Reloader>,
     started: SystemTime,
 }
 
 impl Status {
     /// Of this gateway, started now.
-    pub fn new(build: Build, gateway: &Gateway) -> Self {
+    pub fn new(build: Build, gateway: &Gateway, reloader: Arc<Reloader>) -> Self {
         Self {
             build,
             gateway: gateway.clone(),
+            reloader,
             started: SystemTime::now(),
         }
     }
@@ -50,14 +53,30 @@ impl StatusSource for Status {
             "state": self.gateway.lifecycle.state().as_str(),
             "started": humantime::format_rfc3339_seconds(self.started).to_string(),
             "in_flight": self.gateway.lifecycle.in_flight(),
-            "config": {
-                "generation": snapshot.generation,
-                "hash": format!("{:016x}", snapshot.source_hash),
-            },
+            "config": of_config(&snapshot, &self.reloader.report()),
+            "maintenance": control::maintenance(&snapshot),
             "routes": routes,
             "upstreams": upstreams,
         })
     }
+}
+
+fn of_config(snapshot: &Snapshot, report: &Report) -> Value {
+    let time = |at: SystemTime| humantime::format_rfc3339_seconds(at).to_string();
+    let failure = report.failure.as_ref().map(|failure| {
+        json!({
+            "time": time(failure.at),
+            "trigger": failure.trigger.as_str(),
+            "problems": failure.problems,
+        })
+    });
+    json!({
+        "generation": snapshot.generation,
+        "hash": format!("{:016x}", snapshot.source_hash),
+        "loaded": time(report.loaded),
+        "upgrade_needed": report.upgrade_needed,
+        "last_failure": failure,
+    })
 }
 
 fn of_route(route: &Route) -> Value {

@@ -1,3 +1,5 @@
 //! Work beside the requests.
 
 pub mod probe;
+pub mod reload;
+pub mod watch;

@@ -198,6 +198,7 @@ mod tests {
             max_body_bytes: None,
             timeouts: TimeoutOverrides::default(),
             retry_attempts: None,
+            maintenance: false,
         }
     }
 
