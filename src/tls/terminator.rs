@@ -16,7 +16,7 @@ use super::watch::Stamps;
 use crate::config::Fault;
 use crate::config::model::{ListenerTls, Tickets};
 
-/// Set when the listener serves HTTP/2: until then offering it would promise too much.
+/// Whether the listener serves HTTP/2: until it does, offering it would promise too much.
 const HTTP2_IS_SERVED: bool = false;
 
 /// The certificates of a listener, ready for handshakes.
