@@ -169,9 +169,9 @@ impl Terminator {
 
     /// What is odd about the certificates, one sentence each.
     pub fn warnings(&self, now: SystemTime) -> Vec<String> {
-        let now = now
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs().cast_signed());
+        let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| {
+            i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+        });
         let mut warnings = Vec::new();
         for (index, site) in self.sites.iter().enumerate() {
             let key = format!("certificates[{index}].cert");
