@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{StatusCode, Version};
+use http::{HeaderMap, StatusCode, Version};
 use pingora_core::ErrorType::{Custom, InvalidHTTPHeader};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -198,6 +198,17 @@ impl ProxyHttp for Gateway {
             attempt.answered = Some(response.status.as_u16());
             upstream.succeeded(attempt.admitted.backend());
         }
+        forward::note_call_end(context, &response.headers);
+        Ok(())
+    }
+
+    fn upstream_response_trailer_filter(
+        &self,
+        _session: &mut Session,
+        trailers: &mut HeaderMap,
+        context: &mut Context,
+    ) -> Result<()> {
+        forward::note_call_end(context, trailers);
         Ok(())
     }
 

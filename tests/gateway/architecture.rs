@@ -10,7 +10,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
     ("lifecycle", &[]),
     ("request_id", &[]),
-    ("reply", &["lifecycle"]),
+    ("grpc", &[]),
+    ("reply", &["lifecycle", "grpc"]),
     ("filter", &["config", "metrics", "reply"]),
     ("upstream", &["config", "metrics", "reply"]),
     (

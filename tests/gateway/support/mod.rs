@@ -5,6 +5,7 @@ pub mod client;
 pub mod command;
 pub mod dead_port;
 pub mod gateway;
+pub mod h2;
 pub mod metrics;
 pub mod origin;
 pub mod script;
