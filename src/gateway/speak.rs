@@ -36,6 +36,10 @@ pub(super) async fn fit_to_backend(
         }
         return Ok(());
     }
+    if session.is_body_done() {
+        // Of a request without a body Pingora calls nobody when it is sent.
+        super::forward::expect_first_byte(context);
+    }
     for name in &OF_ONE_CONNECTION {
         request.remove_header(name);
     }
