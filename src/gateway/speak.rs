@@ -36,6 +36,9 @@ pub(super) async fn fit_to_backend(
         }
         return Ok(());
     }
+    if let Some(origin) = &context.origin {
+        origin.shared.read_in_small_pieces();
+    }
     if session.is_body_done() {
         // Of a request without a body Pingora calls nobody when it is sent.
         super::forward::expect_first_byte(context);

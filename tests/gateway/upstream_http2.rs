@@ -173,7 +173,7 @@ fn a_slow_client_does_not_stop_the_others_on_its_connection() {
 #[test]
 fn large_bodies_pass_in_both_directions() {
     let origin = ModernOrigin::h2c(|_| Act::Stream);
-    let gateway = gateway(&origin, &std::env::var("XWIN").unwrap_or_default());
+    let gateway = gateway(&origin, "");
     let mut client = gateway.connect();
     let length = 8 << 20;
     client.send(format!(
@@ -285,7 +285,9 @@ fn a_slow_request_does_not_give_up_a_connection_that_works() {
     let mut client = gateway.connect();
     assert_eq!(client.get("/").status, 200);
     slow.read_response().assert_refusal(504, "gateway_timeout");
-    assert_eq!(origin.resets(), [h2::Reason::CANCEL]);
+    eventually("the stream is given up", || {
+        origin.resets() == [h2::Reason::CANCEL]
+    });
     assert_eq!(client.get("/").json()["connection"], 0);
 }
 
