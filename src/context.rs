@@ -24,6 +24,8 @@ pub struct RequestContext<O> {
     pub client_ip: IpAddr,
     /// The scheme that the client used towards this gateway.
     pub scheme: &'static str,
+    /// Whether it is a gRPC call.
+    pub grpc: bool,
     /// Whether the peer's forwarding headers are believed.
     pub trusted: bool,
     /// Its route.
@@ -71,6 +73,7 @@ impl<O> RequestContext<O> {
             request_id: RequestId::generate(),
             client_ip: IpAddr::from([0, 0, 0, 0]),
             scheme: "http",
+            grpc: false,
             trusted: false,
             route: None,
             params: Params::default(),

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{StatusCode, Version, header};
+use http::{HeaderMap, StatusCode, Version, header};
 use pingora_core::ErrorType::{Custom, InvalidHTTPHeader};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -79,6 +79,7 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         context: &mut Context,
     ) -> Result<()> {
+        receive::adopt_origin(session, context);
         self.set_bounds(session, context);
         receive::identify(session, context);
         receive::adopt_target(session, context)
@@ -103,7 +104,10 @@ impl ProxyHttp for Gateway {
         context: &mut Context,
     ) -> Result<Box<HttpPeer>> {
         match forward::select(session, context) {
-            Some(peer) => Ok(peer),
+            Some(peer) => {
+                forward::bound_call(session, context);
+                Ok(peer)
+            }
             None => {
                 context.rejection = Some(Rejection::NoHealthyBackend);
                 Err(Error::new_in(REFUSED))
@@ -203,6 +207,17 @@ impl ProxyHttp for Gateway {
             attempt.answered = Some(response.status.as_u16());
             upstream.succeeded(attempt.admitted.backend());
         }
+        forward::note_call_end(context, &response.headers);
+        Ok(())
+    }
+
+    fn upstream_response_trailer_filter(
+        &self,
+        _session: &mut Session,
+        trailers: &mut HeaderMap,
+        context: &mut Context,
+    ) -> Result<()> {
+        forward::note_call_end(context, trailers);
         Ok(())
     }
 

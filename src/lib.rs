@@ -22,6 +22,7 @@ pub mod upstream;
 
 pub mod tls;
 
+pub mod grpc;
 pub mod reply;
 
 pub mod access_log;

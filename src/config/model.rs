@@ -59,6 +59,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Whether `/health`, `/ready`, `/_health/live` and `/_health/ready` are answered here.
     pub health: bool,
+    /// Whether HTTP/2 is spoken here without TLS, to clients that begin with it.
+    pub h2c: bool,
     /// Clients that may read `/metrics` here; empty means the path is an ordinary one.
     pub metrics_allow: Vec<IpNet>,
 }

@@ -12,6 +12,7 @@ use pingora_proxy::Session;
 
 use super::{Context, Gateway, backend_error};
 use crate::listener::framing::MalformedChunk;
+use crate::listener::h2::DeadlineExceeded;
 use crate::listener::lease::FirstByteTimeout;
 use crate::metrics::{ConnectionClose, FailureReason, RetryReason};
 use crate::reply::Rejection;
@@ -147,8 +148,14 @@ impl Gateway {
             }
         };
         if has_begun(session) {
-            // All that is left is to break the connection, so that the end is not taken for good.
+            // All that is left is to break the connection, so that the end is not taken for good. A
+            // call can still be told.
             context.error.get_or_insert(rejection.label());
+            if context.grpc {
+                let trailers = rejection.to_trailers();
+                let stream = &mut session.downstream_session;
+                let _ = stream.write_response_trailers(trailers).await;
+            }
             return 0;
         }
         let status = rejection.status().as_u16();
@@ -176,6 +183,9 @@ fn fault(error: &Error, session: &Session) -> Fault {
     let begun = has_begun(session);
     if has_cause::<FirstByteTimeout>(error) {
         return Fault::Backend(FailureReason::Timeout);
+    }
+    if has_cause::<DeadlineExceeded>(error) {
+        return Fault::Client(Rejection::DeadlineExceeded);
     }
     match error.esource {
         ErrorSource::Upstream => Fault::Backend(of_backend(error, begun)),

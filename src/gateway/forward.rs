@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use http::request::Parts as RequestParts;
-use http::{HeaderValue, Version, header};
+use http::{HeaderMap, HeaderValue, Version, header};
 use pingora_core::Result;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -14,6 +14,7 @@ use super::{Context, Gateway};
 use crate::context::Attempt;
 use crate::filter::forwarding::{self, Hop};
 use crate::filter::framing;
+use crate::grpc;
 use crate::listener::framing::Framing;
 use crate::route::rewrite;
 use crate::upstream::{self, Purpose};
@@ -57,6 +58,10 @@ pub(super) fn select(session: &Session, context: &mut Context) -> Option<Box<Htt
     if let (Some(read), true) = (read, purpose != Purpose::Tunnel) {
         peer.options.read_timeout = Some(read);
     }
+    if context.grpc {
+        // A stream of messages may be silent for as long as a tunnel.
+        peer.options.read_timeout = Some(upstream.timeouts.upgraded_idle);
+    }
     context.attempt = Some(Attempt {
         admitted,
         started: now,
@@ -75,6 +80,23 @@ fn purpose(session: &Session, context: &Context) -> Purpose {
         Purpose::OldRequest
     } else {
         Purpose::Request
+    }
+}
+
+/// Lets the messages of a gRPC call come when they come: a stream of them may be silent for as long as
+/// a tunnel.
+pub(super) fn bound_call(session: &mut Session, context: &Context) {
+    if let (true, Some(upstream)) = (context.grpc, &context.upstream) {
+        session.set_read_timeout(Some(upstream.timeouts.upgraded_idle));
+    }
+}
+
+/// Counts how a backend says that a call ended: in trailers, or in a header that is all there is.
+pub(super) fn note_call_end(context: &Context, fields: &HeaderMap) {
+    if let (true, Some(upstream)) = (context.grpc, &context.upstream)
+        && let Some(status) = fields.get(grpc::STATUS)
+    {
+        upstream.metrics.call_ended(status.as_bytes());
     }
 }
 
@@ -114,6 +136,11 @@ pub(super) fn dress(session: &Session, request: &mut RequestHeader, context: &Co
         // `Connection` is the wish to upgrade.
         headers.remove(header::UPGRADE);
         headers.remove(header::CONNECTION);
+    }
+    if context.grpc && parts.version == Version::HTTP_2 {
+        // Pingora takes it away; gRPC servers ask for it (they detect proxies that drop trailers by
+        // it).
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     let hop = Hop {
         peer: &origin.shared.forwarded,

@@ -6,8 +6,10 @@ use pingora_core::{Error, Result};
 use pingora_proxy::Session;
 
 use super::{Context, Gateway};
+use crate::grpc;
 use crate::listener::client_addr;
 use crate::listener::connection::LINGER;
+use crate::listener::h2;
 use crate::reply::Rejection;
 use crate::request_id::RequestId;
 use crate::route::{Found, Lookup};
@@ -32,6 +34,15 @@ impl Gateway {
             let keepalive = (!self.lifecycle.is_draining()).then_some(seconds);
             session.set_keepalive(keepalive);
         }
+    }
+}
+
+/// Takes what the connection knows, where it comes with the request: HTTP/2 has no other way.
+pub(super) fn adopt_origin(session: &Session, context: &mut Context) {
+    if context.origin.is_none() && session.is_custom() {
+        let request = session.req_header();
+        context.origin = h2::take_origin(&request.extensions);
+        context.grpc = grpc::is_call(&request.headers);
     }
 }
 

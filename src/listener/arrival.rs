@@ -7,7 +7,9 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 
 use super::ListenerState;
+use super::h2::preface;
 use super::transport::Transport;
+use crate::config::model::Limits;
 use crate::metrics::ConnectionClose;
 
 /// What is spoken on a connection.
@@ -15,6 +17,8 @@ use crate::metrics::ConnectionClose;
 pub enum Protocol {
     /// HTTP/1.0 or HTTP/1.1.
     Http1,
+    /// HTTP/2.
+    Http2,
 }
 
 /// What the handshake of a TLS connection said.
@@ -40,13 +44,21 @@ pub struct Arrival {
 /// Does what stands before the first request. The error is why there will be none.
 pub async fn arrive(
     tcp: TcpStream,
-    _listener: &ListenerState,
+    listener: &ListenerState,
+    limits: &Limits,
 ) -> Result<Arrival, Option<ConnectionClose>> {
     let peer = tcp.peer_addr().map_err(|_| None)?;
+    let protocol = if listener.settings().h2c {
+        preface::detect(&tcp, limits.request_header_timeout)
+            .await
+            .map_err(Some)?
+    } else {
+        Protocol::Http1
+    };
     Ok(Arrival {
         transport: Transport::Plain(tcp),
         peer,
         tls: None,
-        protocol: Protocol::Http1,
+        protocol,
     })
 }

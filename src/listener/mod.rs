@@ -6,6 +6,7 @@ pub mod arrival;
 pub mod client_addr;
 pub mod connection;
 pub mod framing;
+pub mod h2;
 pub mod head;
 pub mod lease;
 pub mod normalize;
@@ -58,6 +59,8 @@ impl ListenerState {
 pub struct Settings {
     /// Whether the health endpoints are answered here.
     pub health: bool,
+    /// Whether HTTP/2 is spoken without TLS, to clients that begin with it.
+    pub h2c: bool,
     /// Who may read `/metrics` here.
     pub metrics_allow: Vec<IpNet>,
 }
@@ -67,6 +70,7 @@ impl Settings {
     pub fn compile(config: &model::Listener) -> Self {
         Self {
             health: config.health,
+            h2c: config.h2c,
             metrics_allow: config.metrics_allow.clone(),
         }
     }

@@ -55,6 +55,15 @@ pub(super) const CONNECTIONS_CLOSED: Definition = counter(
     "Client connections closed by the gateway's own decision, by reason.",
 );
 
+pub(super) const HTTP2_CONNECTIONS_ACTIVE: Definition = gauge(
+    "http2_connections_active",
+    "Client connections open on which HTTP/2 is spoken.",
+);
+pub(super) const HTTP2_STREAMS: Definition = counter(
+    "http2_streams_total",
+    "Requests that came as HTTP/2 streams, refused ones included.",
+);
+
 pub(super) const BACKEND_REQUESTS: Definition = counter(
     "backend_requests_total",
     "Attempts on backends, by the status they ended with; an attempt without an answer counts as \
@@ -71,6 +80,10 @@ pub(super) const BACKEND_FAILURES: Definition = counter(
 pub(super) const BACKEND_RETRIES: Definition = counter(
     "backend_retries_total",
     "Attempts after the first, by what made them necessary.",
+);
+pub(super) const UPSTREAM_GRPC_ERRORS: Definition = counter(
+    "upstream_grpc_errors_total",
+    "gRPC calls that a backend ended with a code other than OK.",
 );
 pub(super) const POOL_IN_USE: Definition = gauge(
     "connection_pool_in_use",

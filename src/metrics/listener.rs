@@ -28,6 +28,24 @@ label! {
         ParseError = "parse_error",
         /// The process is ending.
         Drain = "drain",
+        /// More HTTP/2 streams were reset by the client than a reader needs.
+        ResetFlood = "reset_flood",
+        /// The client made the gateway reset streams again and again.
+        ProvokedResetFlood = "provoked_reset_flood",
+        /// More HTTP/2 PING frames than measuring needs.
+        PingFlood = "ping_flood",
+        /// HTTP/2 settings changed again and again.
+        SettingsFlood = "settings_flood",
+        /// More HTTP/2 priority frames than requests explain.
+        PriorityFlood = "priority_flood",
+        /// HTTP/2 frames that carry nothing.
+        EmptyFrameFlood = "empty_frame_flood",
+        /// More HTTP/2 WINDOW_UPDATE frames than the data sent explains.
+        WindowUpdateFlood = "window_update_flood",
+        /// HTTP/2 frames of types that nobody knows.
+        UnknownFrameFlood = "unknown_frame_flood",
+        /// Another excess on an HTTP/2 connection: header blocks in too many pieces, above all.
+        Http2Excess = "http2_excess",
     }
 }
 
@@ -38,6 +56,8 @@ pub struct ListenerMetrics {
     active: AtomicI64,
     accepted: AtomicU64,
     closed: Counts<{ ConnectionClose::ALL.len() }>,
+    http2_active: AtomicI64,
+    http2_streams: AtomicU64,
 }
 
 impl ListenerMetrics {
@@ -52,6 +72,17 @@ impl ListenerMetrics {
         self.accepted.fetch_add(1, Relaxed);
         self.active.fetch_add(1, Relaxed);
         ConnectionGuard(Arc::clone(self))
+    }
+
+    /// Counts a connection on which HTTP/2 is spoken as open until the guard is dropped.
+    pub fn http2_connection(self: &Arc<Self>) -> Http2Guard {
+        self.http2_active.fetch_add(1, Relaxed);
+        Http2Guard(Arc::clone(self))
+    }
+
+    /// Counts a request that came as an HTTP/2 stream.
+    pub fn http2_stream(&self) {
+        self.http2_streams.fetch_add(1, Relaxed);
     }
 
     /// Counts a connection that the gateway closes or refuses.
@@ -83,6 +114,15 @@ impl Drop for ConnectionGuard {
     }
 }
 
+/// A connection while HTTP/2 is spoken on it.
+pub struct Http2Guard(Arc<ListenerMetrics>);
+
+impl Drop for Http2Guard {
+    fn drop(&mut self) {
+        self.0.http2_active.fetch_sub(1, Relaxed);
+    }
+}
+
 /// Adds the families of all listeners.
 pub(super) fn collect(
     namespace: &str,
@@ -93,16 +133,21 @@ pub(super) fn collect(
     let mut active = Family::new(namespace, &catalogue::CONNECTIONS_ACTIVE);
     let mut accepted = Family::new(namespace, &catalogue::CONNECTIONS);
     let mut closed = Family::new(namespace, &catalogue::CONNECTIONS_CLOSED);
+    let mut http2_active = Family::new(namespace, &catalogue::HTTP2_CONNECTIONS_ACTIVE);
+    let mut http2_streams = Family::new(namespace, &catalogue::HTTP2_STREAMS);
     for (listener, metrics) in held {
         let own = ("listener", &**listener);
         in_flight.gauge(&[own], metrics.in_flight.load(Relaxed));
         active.gauge(&[own], metrics.active.load(Relaxed));
         accepted.count(&[own], metrics.accepted.load(Relaxed));
+        http2_active.gauge(&[own], metrics.http2_active.load(Relaxed));
+        http2_streams.count(&[own], metrics.http2_streams.load(Relaxed));
         for (reason, count) in metrics.closed.read::<ConnectionClose>() {
             closed.count(&[own, ("reason", reason)], count);
         }
     }
     out.extend([in_flight, active, accepted, closed].map(Family::finish));
+    out.extend([http2_active, http2_streams].map(Family::finish));
 }
 
 #[cfg(test)]

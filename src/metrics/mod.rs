@@ -7,6 +7,7 @@
 mod backend;
 mod catalogue;
 mod family;
+mod grpc;
 mod histogram;
 mod label;
 mod listener;

@@ -123,6 +123,7 @@ fn listener(written: &file::Listener) -> Listener {
         name: Arc::from(name),
         address,
         health: written.health,
+        h2c: written.h2c,
         metrics_allow,
     }
 }

@@ -73,6 +73,10 @@ pub struct Listener {
     /// `/_health/ready` here, before routing.
     #[serde(default = "enabled")]
     pub health: bool,
+    /// Whether HTTP/2 is spoken here without TLS to clients that begin with it ("prior knowledge"),
+    /// beside HTTP/1.
+    #[serde(default)]
+    pub h2c: bool,
     /// Whether this listener shows metrics as well as the admin listener does.
     #[serde(default)]
     pub metrics: ListenerMetrics,
@@ -219,6 +223,7 @@ impl Default for Listener {
             address,
             name: None,
             health: true,
+            h2c: false,
             metrics: ListenerMetrics::default(),
         }
     }
