@@ -20,6 +20,7 @@ mod documents;
 mod faults;
 mod forwarding;
 mod grpc;
+mod grpc_backends;
 mod health;
 mod http2;
 mod http2_floods;
