@@ -19,7 +19,7 @@ use crate::admin::AdminService;
 use crate::admin::control::Control;
 use crate::admin::status::Status;
 use crate::background::probe::Probes;
-use crate::background::reload::{Opened, Origin, Reloader};
+use crate::background::reload::{Opened, Reloader};
 use crate::background::watch::Watch;
 use crate::config::model::LogOutput;
 use crate::config::{Config, Loaded};
@@ -77,7 +77,6 @@ pub struct Bound {
 /// Runs the gateway until it is told to stop. Once it serves, `announce` is told where.
 pub fn run(
     loaded: Loaded,
-    origin: Origin,
     metrics: Arc<Metrics>,
     build: Build,
     announce: Option<&dyn Fn(&Bound)>,
@@ -109,7 +108,7 @@ pub fn run(
     let (close, closing) = watch::channel(false);
     let (live, metrics) = (Arc::clone(&gateway.live), Arc::clone(&gateway.metrics));
     let opened = opened(config, &sockets);
-    let reloader = Arc::new(Reloader::new(&loaded, origin, opened, live, metrics));
+    let reloader = Arc::new(Reloader::new(&loaded, opened, live, metrics));
     let server = build_server(&gateway, admin, build, &reloader);
     start_workers(config, &gateway, sockets, &closing)?;
     // It can be large, and what runs does not need it.

@@ -32,7 +32,7 @@ pub use model::{Config, Secret};
 pub use problem::{Invalid, Origin, Problem, Problems};
 pub use reference::reference;
 pub use schema::schema;
-pub use source::{Source, Stamp};
+pub use source::{Origins, Source, Stamp};
 pub use written::{Branch, Written};
 
 /// Largest configuration file.
@@ -47,12 +47,14 @@ pub struct Loaded {
     pub written: Written,
     /// One sentence each.
     pub warnings: Vec<String>,
+    /// The files that it was read from.
+    pub origins: Origins,
 }
 
 /// What reading a file came to, and which files that took.
 #[derive(Debug)]
 pub struct Reading {
-    /// The file itself and those that it refers to, as they were when they were read.
+    /// As in [`Origins`], also when something is wrong.
     pub sources: Vec<Source>,
     /// The configuration, or what is wrong with it.
     pub result: Result<Loaded, Problems>,
@@ -77,6 +79,13 @@ pub fn read(path: &Path, env: &dyn Env) -> Reading {
     };
     sources.sort_by(|a, b| a.path.cmp(&b.path));
     sources.dedup();
+    let result = result.map(|loaded| Loaded {
+        origins: Origins {
+            path: Some(path.to_owned()),
+            sources: sources.clone(),
+        },
+        ..loaded
+    });
     Reading { sources, result }
 }
 
@@ -119,6 +128,7 @@ fn understand(
             written: Written::new(file, &config, &tree, schema()),
             config,
             warnings,
+            origins: Origins::default(),
         }),
         _ => {
             if problems.is_empty() {
