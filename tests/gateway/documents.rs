@@ -182,6 +182,8 @@ routes:
     assert_eq!(get(gateway.addr(), "/good?a=b").status, 200);
     assert_eq!(get(gateway.addr(), "/dead").status, 502);
     assert_eq!(gateway.connect().exchange("GET\r\n\r\n").status, 400);
+    // Refused, and counted.
+    assert_eq!(gateway.call("/reload", "", "").status, 403);
     gateway
 }
 
