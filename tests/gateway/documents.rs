@@ -215,6 +215,8 @@ routes:
     let setup = authority.client().showing(&authority.issue_client("app"));
     let mut client = setup.connect(secure, "a.test").unwrap();
     assert_eq!(client.get("a.test", "/good?tls").status, 200);
+    // Refused, and counted.
+    assert_eq!(gateway.call("/reload", "", "").status, 403);
     gateway
 }
 
