@@ -9,7 +9,7 @@ use crate::support::command::{binary, finish};
 use crate::support::h2::{H2, request};
 use crate::support::metrics::parse;
 use crate::support::wait::until;
-use crate::support::{DeadPort, Gateway, Origin};
+use crate::support::{DeadPort, Gateway, Origin, Script};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
