@@ -19,15 +19,21 @@ use crate::admin::AdminService;
 use crate::admin::status::Status;
 use crate::background::probe::Probes;
 use crate::config::Config;
-use crate::config::model::{LogOutput, Shutdown};
+use crate::config::model::LogOutput;
+use crate::drain::{Cause, Exit, Orders};
 use crate::gateway::Gateway;
 use crate::lifecycle::{Condition, Lifecycle};
 use crate::listener::accept::{self, Socket};
 use crate::listener::connection::Edge;
 use crate::listener::{self, ListenerState, Settings};
 use crate::metrics::{Build, Metrics};
+use crate::notify;
 use crate::reply;
 use crate::snapshot::{CompileError, Live, Snapshot};
+use crate::upgrade::control::{self, Control};
+use crate::upgrade::predecessor::Predecessor;
+use crate::upgrade::program::Program;
+use crate::upgrade::{Kind, Offer, Succession};
 
 /// Attempts that Pingora makes at most; how many there are is decided by the gateway.
 const MAX_ATTEMPTS: usize = 16;
@@ -58,6 +64,12 @@ pub enum StartError {
     /// The configuration cannot be run.
     #[error("routes: {0}")]
     Compile(#[from] CompileError),
+    /// There can be no socket for successors where one was asked for.
+    #[error("server.upgrade_socket: {0}")]
+    UpgradeSocket(std::io::Error),
+    /// A socket cannot be duplicated, or this program not be found.
+    #[error("server: this process can have no successor: {0}")]
+    Upgrade(std::io::Error),
     /// A thread cannot be started.
     #[error("server.threads: cannot start a worker: {0}")]
     Worker(std::io::Error),
@@ -76,6 +88,7 @@ pub fn run(
     config: &Config,
     metrics: Arc<Metrics>,
     build: Build,
+    succession: &mut Succession,
     announce: Option<&dyn Fn(&Bound)>,
 ) -> Result<(), StartError> {
     raise_file_limit(config.limits.max_connections);
@@ -84,9 +97,11 @@ pub fn run(
         admin: None,
     };
     let access_log = open_access_log(config, &metrics)?;
-    let sockets = bind_listeners(config, &metrics, &mut bound)?;
-    let admin = bind_admin(config, &mut bound)?;
-    let snapshot = Snapshot::compile(config, 1, &metrics, Instant::now())?;
+    let mut inherited = succession.predecessor.as_mut();
+    let sockets = bind_listeners(config, &metrics, &mut inherited, &mut bound)?;
+    let admin = bind_admin(config, &mut inherited, &mut bound)?;
+    let generation = inherited.map_or(1, |predecessor| generation_after(predecessor.state()));
+    let snapshot = Snapshot::compile(config, generation, &metrics, Instant::now())?;
     metrics.set_build(build);
     metrics.set_config(snapshot.generation, snapshot.source_hash);
     metrics.reloads_succeeded().inc();
@@ -101,9 +116,11 @@ pub fn run(
         metrics,
     };
     gateway.lifecycle.met(Condition::Config);
+    let control = control(config, &gateway, succession, &sockets, admin.as_ref())?;
     let (close, closing) = watch::channel(false);
-    let server = build_server(&gateway, admin, build);
-    start_workers(config, &gateway, sockets, &closing)?;
+    let (end, ending) = watch::channel(false);
+    let server = build_server(&gateway, admin, build, closing.clone());
+    start_workers(config, &gateway, sockets, &closing, &ending)?;
     gateway.lifecycle.met(Condition::Listeners);
     if let Some(announce) = announce {
         announce(&bound);
@@ -111,9 +128,13 @@ pub fn run(
     server.run(RunArgs {
         shutdown_signal: Box::new(Drain {
             access_log: access_log.clone(),
-            lifecycle: Arc::clone(&gateway.lifecycle),
-            shutdown: config.shutdown.clone(),
-            close,
+            exit: Exit::new(
+                Arc::clone(&gateway.lifecycle),
+                config.shutdown.clone(),
+                Orders { close, end },
+                control,
+                succession.predecessor.take(),
+            ),
         }),
     });
     if let Some(log) = access_log {
@@ -140,15 +161,21 @@ fn raise_file_limit(max_connections: usize) {
     }
 }
 
+/// The number of this process's first configuration: one more than the predecessor's last.
+fn generation_after(state: &serde_json::Value) -> u64 {
+    state["generation"].as_u64().unwrap_or(0) + 1
+}
+
 fn bind_listeners(
     config: &Config,
     metrics: &Metrics,
+    inherited: &mut Option<&mut Predecessor>,
     bound: &mut Bound,
 ) -> Result<Vec<Socket>, StartError> {
     let mut sockets = Vec::with_capacity(config.listeners.len());
     for (index, configured) in config.listeners.iter().enumerate() {
         let key = format!("listeners[{index}].address");
-        let (socket, address) = bind(key, configured.address)?;
+        let (socket, address) = bind(key, Kind::Listener, configured.address, inherited)?;
         let listener = Arc::new(ListenerState::new(
             configured,
             Settings::compile(configured),
@@ -161,19 +188,33 @@ fn bind_listeners(
     Ok(sockets)
 }
 
-fn bind_admin(config: &Config, bound: &mut Bound) -> Result<Option<TcpListener>, StartError> {
+fn bind_admin(
+    config: &Config,
+    inherited: &mut Option<&mut Predecessor>,
+    bound: &mut Bound,
+) -> Result<Option<TcpListener>, StartError> {
     let Some(admin) = &config.admin else {
         return Ok(None);
     };
-    let (socket, address) = bind("admin.address".to_owned(), admin.address)?;
+    let key = "admin.address".to_owned();
+    let (socket, address) = bind(key, Kind::Admin, admin.address, inherited)?;
     log::info!("admin on {address}");
     bound.admin = Some(address);
     Ok(Some(socket))
 }
 
-/// Binds and tells the address that was really taken, port 0 resolved.
-fn bind(key: String, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let bound = listener::bind(address).and_then(|socket| {
+/// Takes over or binds, and tells the address that was really taken, port 0 resolved.
+fn bind(
+    key: String,
+    kind: Kind,
+    address: SocketAddr,
+    inherited: &mut Option<&mut Predecessor>,
+) -> Result<(TcpListener, SocketAddr), StartError> {
+    let taken = inherited
+        .as_mut()
+        .and_then(|predecessor| predecessor.listener(kind, address));
+    let socket = taken.map_or_else(|| listener::bind(address), Ok);
+    let bound = socket.and_then(|socket| {
         let taken = socket.local_addr()?;
         Ok((socket, taken))
     });
@@ -182,6 +223,50 @@ fn bind(key: String, address: SocketAddr) -> Result<(TcpListener, SocketAddr), S
         address,
         source,
     })
+}
+
+/// What answers this process's successor.
+fn control(
+    config: &Config,
+    gateway: &Gateway,
+    succession: &mut Succession,
+    sockets: &[Socket],
+    admin: Option<&TcpListener>,
+) -> Result<Option<Control>, StartError> {
+    let Some(place) = &succession.place else {
+        return Ok(None);
+    };
+    let taken = succession
+        .predecessor
+        .as_mut()
+        .and_then(|predecessor| predecessor.control(place));
+    let socket = match taken.map_or_else(|| place.bind(), Ok) {
+        Ok(socket) => socket,
+        Err(error) if place.is_default => {
+            log::warn!("there can be no upgrade, set server.upgrade_socket: {error}");
+            return Ok(None);
+        }
+        Err(error) => return Err(StartError::UpgradeSocket(error)),
+    };
+    log::info!("successors ask at {}", socket.path.display());
+    let listeners = config.listeners.iter().zip(sockets);
+    let listeners = listeners
+        .map(|(configured, bound)| Offer::new(Kind::Listener, configured.address, &bound.socket));
+    let admin = config.admin.as_ref().zip(admin);
+    let admin =
+        admin.map(|(configured, socket)| Offer::new(Kind::Admin, configured.address, socket));
+    let offers = listeners
+        .chain(admin)
+        .collect::<Result<_, _>>()
+        .map_err(StartError::Upgrade)?;
+    let live = Arc::clone(&gateway.live);
+    Ok(Some(Control::new(control::Settings {
+        socket,
+        offers,
+        program: Program::current().map_err(StartError::Upgrade)?,
+        timeout: config.server.upgrade_timeout,
+        state: Box::new(move || serde_json::json!({ "generation": live.load().generation })),
+    })))
 }
 
 fn open_access_log(
@@ -205,6 +290,7 @@ fn start_workers(
     gateway: &Gateway,
     sockets: Vec<Socket>,
     closing: &ShutdownWatch,
+    ending: &ShutdownWatch,
 ) -> Result<(), StartError> {
     let conf = Arc::new(ServerConf {
         threads: 1,
@@ -218,13 +304,22 @@ fn start_workers(
             refusals: Arc::new(gateway.clone()),
             lifecycle: Arc::clone(&gateway.lifecycle),
             closing: closing.clone(),
+            ending: ending.clone(),
+            keepalive_grace: config.shutdown.keepalive_grace,
         })
         .collect();
     accept::start(sockets, edges, closing).map_err(StartError::Worker)
 }
 
 /// The Pingora server with what runs beside the workers.
-fn build_server(gateway: &Gateway, admin: Option<TcpListener>, build: Build) -> Server {
+///
+/// The admin listener is left to a successor when `closing` turns true because there is one.
+fn build_server(
+    gateway: &Gateway,
+    admin: Option<TcpListener>,
+    build: Build,
+    closing: ShutdownWatch,
+) -> Server {
     let conf = ServerConf {
         threads: 1,
         graceful_shutdown_timeout_seconds: Some(0),
@@ -236,90 +331,46 @@ fn build_server(gateway: &Gateway, admin: Option<TcpListener>, build: Build) -> 
         let (metrics, lifecycle) = (&gateway.metrics, &gateway.lifecycle);
         let status = Arc::new(Status::new(build, gateway));
         let (metrics, lifecycle) = (Arc::clone(metrics), Arc::clone(lifecycle));
-        server.add_service(AdminService::new(socket, metrics, lifecycle, status));
+        let service = AdminService::new(socket, metrics, lifecycle, status);
+        server.add_service(service.left_to_successor(closing));
     }
     let probes = Probes::new(Arc::clone(&gateway.live));
     server.add_service(background_service("health checks", probes));
     server
 }
 
-/// Ends the process without losing a request.
-///
-/// Readiness fails at once; after a pause the listeners and idle connections are closed; the
-/// process ends when nothing is in flight, or when its time is over.
+/// Ends the process without losing a request, and does what other signals ask for until then.
 struct Drain {
     access_log: Option<Arc<AccessLog>>,
-    lifecycle: Arc<Lifecycle>,
-    shutdown: Shutdown,
-    close: watch::Sender<bool>,
+    exit: Exit,
 }
 
 #[async_trait]
 impl ShutdownSignalWatch for Drain {
     async fn recv(&self) -> ShutdownSignal {
-        tokio::select! {
-            () = wait_for_signal() => {}
-            () = self.rotate() => {}
-        }
-        let delay = self.shutdown.delay.as_secs_f32();
-        log::info!("draining: readiness fails, listeners close after {delay}s");
-        self.lifecycle.begin_drain();
-        let drained = async {
-            tokio::time::sleep(self.shutdown.delay).await;
-            self.close.send_replace(true);
-            tokio::time::timeout(self.shutdown.drain_timeout, self.lifecycle.idle())
-                .await
-                .is_ok()
+        let cause = tokio::select! {
+            cause = self.exit.cause() => cause,
+            cause = self.rotate() => cause,
         };
-        tokio::select! {
-            all_finished = drained => {
-                if all_finished {
-                    log::info!("drained: nothing is in flight");
-                } else {
-                    let left = self.lifecycle.in_flight();
-                    log::warn!("drain timeout: {left} requests in flight are cut off");
-                }
-            }
-            () = wait_for_signal() => log::warn!("asked again to stop: not waiting any longer"),
-        }
+        self.exit.drain(cause).await;
         ShutdownSignal::FastShutdown
     }
 }
 
 impl Drain {
     /// Opens the access log's file anew at every SIGHUP, as log rotation asks for.
-    async fn rotate(&self) {
+    async fn rotate(&self) -> Cause {
         let Ok(mut hangup) = signal(SignalKind::hangup()) else {
             return std::future::pending().await;
         };
         while hangup.recv().await.is_some() {
+            notify::reloading();
             if let Some(log) = &self.access_log {
                 log.reopen();
             }
+            notify::ready();
             log::info!("SIGHUP: the access log was reopened; the configuration is not reloaded");
         }
         std::future::pending().await
     }
-}
-
-/// Waits for SIGTERM, SIGINT or SIGQUIT.
-async fn wait_for_signal() {
-    let kinds = [
-        SignalKind::terminate(),
-        SignalKind::interrupt(),
-        SignalKind::quit(),
-    ];
-    let mut signals: Vec<_> = kinds
-        .into_iter()
-        .filter_map(|kind| signal(kind).ok())
-        .collect();
-    std::future::poll_fn(|context| {
-        for signal in &mut signals {
-            if signal.poll_recv(context).is_ready() {
-                return std::task::Poll::Ready(());
-            }
-        }
-        std::task::Poll::Pending
-    })
-    .await;
 }

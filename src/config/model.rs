@@ -48,6 +48,10 @@ pub struct Config {
 pub struct Server {
     /// Worker threads; default: as many as there are cores.
     pub threads: NonZeroUsize,
+    /// Where a successor asks for the sockets; `None` for a path made from the file's.
+    pub upgrade_socket: Option<PathBuf>,
+    /// What a successor may take until it serves.
+    pub upgrade_timeout: Duration,
 }
 
 /// One address that takes traffic.
@@ -98,6 +102,8 @@ pub struct Shutdown {
     pub delay: Duration,
     /// What requests in flight are given after that.
     pub drain_timeout: Duration,
+    /// What an idle client is given of that for another request.
+    pub keepalive_grace: Duration,
 }
 
 /// The process log.

@@ -36,7 +36,7 @@ pub struct File {
     pub trusted_proxies: List<Network>,
     /// What a client may send, and how slowly.
     pub limits: Limits,
-    /// How the process ends after SIGTERM, SIGINT or SIGQUIT.
+    /// How the process ends after SIGTERM or SIGINT, or when a successor has taken over.
     pub shutdown: Shutdown,
     /// The process log, on standard error: start, stop, backends, faults.
     pub log: Log,
@@ -52,12 +52,19 @@ pub struct File {
 }
 
 /// See [`File::server`].
-#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Server {
     /// Worker threads. When left out, as many as there are cores.
     #[schemars(range(min = 1, max = 1024))]
     pub threads: Option<u32>,
+    /// The Unix socket through which a successor takes over. A relative path begins at the
+    /// configuration's folder. When left out, one that is named after the file, in a private folder.
+    #[schemars(extend("examples" = ["/run/gateway/upgrade.sock"]))]
+    pub upgrade_socket: Option<String>,
+    /// How long a successor may take until it serves; then it is given up, and this process goes on.
+    #[schemars(extend("x-min" = "1s", "x-max" = "1h"))]
+    pub upgrade_timeout: Duration,
 }
 
 /// See [`File::listeners`].
@@ -137,6 +144,10 @@ pub struct Shutdown {
     /// How long requests in flight are waited for after that, before they are cut off.
     #[schemars(extend("x-min" = "0s", "x-max" = "1d"))]
     pub drain_timeout: Duration,
+    /// How long a client that keeps its connection open is given after that to send another
+    /// request, which is answered as the last one; never longer than `drain_timeout`.
+    #[schemars(extend("x-min" = "0s", "x-max" = "1h"))]
+    pub keepalive_grace: Duration,
 }
 
 /// See [`File::log`].
@@ -212,6 +223,16 @@ fn secs(seconds: u64) -> Duration {
     Duration(StdDuration::from_secs(seconds))
 }
 
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            threads: None,
+            upgrade_socket: None,
+            upgrade_timeout: secs(60),
+        }
+    }
+}
+
 impl Default for Listener {
     fn default() -> Self {
         let address = Address(SocketAddr::from(([0, 0, 0, 0], 8080)));
@@ -253,6 +274,7 @@ impl Default for Shutdown {
         Self {
             delay: secs(0),
             drain_timeout: secs(30),
+            keepalive_grace: secs(5),
         }
     }
 }

@@ -1,0 +1,51 @@
+//! `gateway upgrade`: asks the running gateway for a successor, and says how that went.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::place::Place;
+use super::wire::Message;
+
+/// While a gateway hands over, nobody answers for a moment.
+const HANDING_OVER: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What the running gateway allows beyond the time a successor has: to end one that is late.
+const ALLOWANCE: Duration = Duration::from_secs(30);
+
+/// Asks, and passes on what is said. The error is why there is no successor.
+pub fn run(place: &Place, timeout: Duration, say: impl Fn(&str)) -> Result<(), String> {
+    let begun = Instant::now();
+    loop {
+        match ask(place, timeout, &say) {
+            Ok(Answer::Done(pid)) => {
+                say(&format!("process {pid} serves; the old one drains"));
+                return Ok(());
+            }
+            Ok(Answer::Refused(reason)) => return Err(format!("upgrade: {reason}")),
+            Ok(Answer::Again) if begun.elapsed() < HANDING_OVER => std::thread::sleep(PAUSE),
+            Ok(Answer::Again) => return Err("upgrade: the gateway is ending".to_owned()),
+            Err(error) => return Err(format!("upgrade: no running gateway answers: {error}")),
+        }
+    }
+}
+
+enum Answer {
+    Done(i32),
+    Refused(String),
+    Again,
+}
+
+fn ask(place: &Place, timeout: Duration, say: &impl Fn(&str)) -> io::Result<Answer> {
+    let (_, mut link) = place.connect()?;
+    link.send(&Message::Upgrade)?;
+    loop {
+        match link.receive(timeout + ALLOWANCE)? {
+            Some((Message::Progress { text }, _)) => say(&text),
+            Some((Message::Done { pid }, _)) => return Ok(Answer::Done(pid)),
+            Some((Message::Refused { reason }, _)) => return Ok(Answer::Refused(reason)),
+            Some((Message::Again, _)) | None => return Ok(Answer::Again),
+            Some(_) => return Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
