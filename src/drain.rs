@@ -16,6 +16,9 @@ use crate::upgrade::predecessor::Predecessor;
 /// How long both ends of a WebSocket may take to answer that they close, too.
 const GOODBYE: Duration = Duration::from_secs(3);
 
+/// How long it may take to tell whoever asked for an upgrade.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// Why the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
@@ -166,6 +169,10 @@ impl Exit {
             self.orders.end.send_replace(true);
             // Those that are left have been told; the outcome is looked at below.
             let _ = timeout(GOODBYE, self.lifecycle.idle()).await;
+        }
+        if let Some(control) = &self.control {
+            // Whoever asked for the upgrade is told how it went.
+            let _ = timeout(LAST_WORDS, control.settled()).await;
         }
         match self.lifecycle.in_flight() {
             0 => log::info!("drained: nothing is in flight"),

@@ -39,12 +39,22 @@ enum Answer {
 fn ask(place: &Place, timeout: Duration, say: &impl Fn(&str)) -> io::Result<Answer> {
     let (_, mut link) = place.connect()?;
     link.send(&Message::Upgrade)?;
+    let mut has_begun = false;
     loop {
         match link.receive(timeout + ALLOWANCE)? {
-            Some((Message::Progress { text }, _)) => say(&text),
+            Some((Message::Progress { text }, _)) => {
+                has_begun = true;
+                say(&text);
+            }
             Some((Message::Done { pid }, _)) => return Ok(Answer::Done(pid)),
             Some((Message::Refused { reason }, _)) => return Ok(Answer::Refused(reason)),
-            Some((Message::Again, _)) | None => return Ok(Answer::Again),
+            Some((Message::Again, _)) => return Ok(Answer::Again),
+            // It ended before it heard the question.
+            None if !has_begun => return Ok(Answer::Again),
+            None => {
+                let reason = "the gateway ended in the middle of the upgrade".to_owned();
+                return Ok(Answer::Refused(reason));
+            }
             Some(_) => return Err(io::ErrorKind::InvalidData.into()),
         }
     }

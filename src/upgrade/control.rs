@@ -154,6 +154,13 @@ impl Control {
         self.0.asked.store(false, SeqCst);
     }
 
+    /// Waits until everybody who was being answered has been.
+    pub async fn settled(&self) {
+        while self.0.conversations.load(SeqCst) > 0 {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
     /// Answers nobody any more and gives the sockets up: the process ends, or a successor is in
     /// charge.
     pub fn close(&self) {

@@ -9,6 +9,7 @@ pub mod metrics;
 pub mod origin;
 pub mod script;
 pub mod steps;
+pub mod succession;
 pub mod wait;
 pub mod wire;
 
@@ -17,4 +18,5 @@ pub use dead_port::DeadPort;
 pub use gateway::Gateway;
 pub use origin::{Origin, Request};
 pub use script::{Gate, Script};
+pub use succession::Line;
 pub use wait::eventually;
