@@ -88,7 +88,10 @@ fn run<SV>(
     runtime.block_on(async {
         for (listener, socket) in sockets {
             let (workers, mut closing) = (Arc::clone(&workers), closing.clone());
+            // The process is not idle before what waits in the socket has been taken.
+            let accepting = workers[index].edge.lifecycle.open();
             tokio::spawn(async move {
+                let _accepting = accepting;
                 let socket = match tokio::net::TcpListener::from_std(socket) {
                     Ok(socket) => socket,
                     Err(error) => {

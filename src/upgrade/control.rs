@@ -52,6 +52,8 @@ struct Inner {
     /// Turns true when a successor is in charge, or the process ends.
     over: watch::Sender<Option<Over>>,
     conversations: AtomicUsize,
+    /// It has begun to answer, so that the socket's path is its own.
+    in_charge: AtomicBool,
 }
 
 /// Why nobody is answered any more.
@@ -83,6 +85,7 @@ impl Control {
             asked: AtomicBool::new(false),
             over: watch::Sender::new(None),
             conversations: AtomicUsize::new(0),
+            in_charge: AtomicBool::new(false),
         }))
     }
 
@@ -93,6 +96,7 @@ impl Control {
 
     /// Answers until a successor is in charge; then it returns. Never when it cannot answer.
     pub async fn serve(&self) {
+        self.0.in_charge.store(true, SeqCst);
         let listener = lock(&self.0.settings)
             .as_ref()
             .and_then(|settings| settings.socket.listener.try_clone().ok());
@@ -172,11 +176,10 @@ impl Control {
                 .send_if_modified(|over| over.is_none() && over.replace(Over::Closed).is_none());
         }
         let settings = lock(&self.0.settings).take();
-        let kept = *self.0.over.borrow()
-            == Some(Over::Succeeded {
-                keeps_control: true,
-            });
-        if let (Some(settings), false) = (settings, kept) {
+        let keeps_control = true;
+        let kept = *self.0.over.borrow() == Some(Over::Succeeded { keeps_control });
+        let is_ours = self.0.in_charge.load(SeqCst) && !kept;
+        if let (Some(settings), true) = (settings, is_ours) {
             // Nobody connects to it in vain.
             let _ = std::fs::remove_file(&settings.socket.path);
         }
