@@ -18,10 +18,12 @@ use pingora_core::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
     TimingDigest, UniqueID, UniqueIDType,
 };
+use pingora_core::server::ShutdownWatch;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::arrival::TlsFacts;
 use super::stream::Connection;
+use super::websocket::{CLOSE_TO_BACKEND, CLOSE_TO_CLIENT, ToClient, Tunnel};
 use crate::filter::forwarding::Peer;
 
 /// The largest piece where they are small: a frame of HTTP/2, as it is unless agreed otherwise.
@@ -142,6 +144,8 @@ pub struct Lease {
     shared: Arc<Shared>,
     /// How long a write may make no progress. Pingora would bound the writes of bodies alone.
     write_timeout: Duration,
+    /// There when the client asked for a WebSocket.
+    tunnel: Option<Box<Tunnel>>,
 }
 
 impl Lease {
@@ -151,6 +155,104 @@ impl Lease {
             connection: Some(connection),
             shared,
             write_timeout,
+            tunnel: None,
+        }
+    }
+
+    /// Lends it for what may become a WebSocket, which is told to close when `ending` turns true.
+    pub fn closing_websocket(mut self, ending: &ShutdownWatch) -> Self {
+        self.tunnel = Some(Box::new(Tunnel::new(ending)));
+        self
+    }
+
+    /// Tells both sides of a WebSocket to close, each as soon as it is between two frames. Ready is
+    /// the frame for the backend, or the end.
+    fn poll_goodbye(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let (Some(tunnel), Some(connection)) = (&mut self.tunnel, &mut self.connection) else {
+            return Poll::Pending;
+        };
+        if !tunnel.poll_ending(context) {
+            return Poll::Pending;
+        }
+        // The client may be slow to read; the backend need not wait for that.
+        let _ = poll_tell_client(tunnel, connection, context)?;
+        if tunnel.tell_backend() {
+            if buffer.remaining() < CLOSE_TO_BACKEND.len() {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            buffer.put_slice(&CLOSE_TO_BACKEND);
+            return Poll::Ready(Ok(()));
+        }
+        if tunnel.is_over() {
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Pending
+    }
+
+    /// Writes, regarding the frames of a WebSocket.
+    fn poll_write_tunnel(
+        &mut self,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let patience = self.write_timeout;
+        let (Some(tunnel), Some(connection)) = (&mut self.tunnel, &mut self.connection) else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        if tunnel.poll_ending(context) {
+            let told = poll_tell_client(tunnel, connection, context);
+            ready!(connection.limit_write(told, patience, context))?;
+        }
+        let passed = match tunnel.to_client(bytes) {
+            ToClient::Pass(count) => &bytes[..count],
+            ToClient::Discard => {
+                tunnel.sent(bytes);
+                return Poll::Ready(Ok(bytes.len()));
+            }
+        };
+        let written = connection.poll_send(context, passed);
+        let count = ready!(connection.limit_write(written, patience, context))?;
+        tunnel.sent(&passed[..count]);
+        Poll::Ready(Ok(count))
+    }
+
+    /// Reads, regarding the frames of a WebSocket.
+    fn poll_tunnel(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let goodbye = self.poll_goodbye(context, buffer)?;
+            if goodbye.is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let begin = buffer.filled().len();
+            ready!(self.connection()?.poll_request(context, buffer))?;
+            let Some(tunnel) = &mut self.tunnel else {
+                return Poll::Ready(Ok(()));
+            };
+            let read = &buffer.filled()[begin..];
+            let passed = tunnel.from_client(read);
+            let (is_end, rest) = (read.is_empty(), bytes::BytesMut::from(&read[passed..]));
+            if is_end {
+                return Poll::Ready(Ok(()));
+            }
+            if tunnel.discards_requests() {
+                buffer.set_filled(begin);
+                continue;
+            }
+            buffer.set_filled(begin + passed);
+            if !rest.is_empty() {
+                self.connection()?.put_back(rest);
+            }
+            if passed > 0 {
+                return Poll::Ready(Ok(()));
+            }
         }
     }
 
@@ -159,6 +261,21 @@ impl Lease {
             .as_mut()
             .ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
+}
+
+/// Tells the client to close, if that is due and it is between two frames.
+fn poll_tell_client(
+    tunnel: &mut Tunnel,
+    connection: &mut Connection,
+    context: &mut Context<'_>,
+) -> Poll<io::Result<()>> {
+    if tunnel.client_is_due() {
+        // Behind this there is room for the frame, so that it is taken as a whole.
+        ready!(connection.poll_flush(context))?;
+        ready!(connection.poll_send(context, &CLOSE_TO_CLIENT))?;
+        tunnel.told_client();
+    }
+    connection.poll_flush(context)
 }
 
 impl Drop for Lease {
@@ -179,8 +296,10 @@ impl AsyncRead for Lease {
     ) -> Poll<io::Result<()>> {
         let deadline = self.shared.first_byte_deadline();
         let small_pieces = self.shared.small_pieces.load(Ordering::Relaxed);
-        let connection = self.connection()?;
-        let read = if small_pieces {
+        let read = if self.tunnel.is_some() {
+            self.poll_tunnel(context, buffer)
+        } else if small_pieces {
+            let connection = self.connection()?;
             let room = buffer.remaining().min(SMALL_PIECE);
             let mut piece = ReadBuf::new(buffer.initialize_unfilled_to(room));
             let read = connection.poll_request(context, &mut piece);
@@ -188,11 +307,12 @@ impl AsyncRead for Lease {
             buffer.advance(filled);
             read
         } else {
-            connection.poll_request(context, buffer)
+            self.connection()?.poll_request(context, buffer)
         };
         if read.is_ready() {
             return read;
         }
+        let connection = self.connection()?;
         match deadline {
             Some(deadline) => connection
                 .poll_deadline(deadline, context)
@@ -209,6 +329,9 @@ impl AsyncWrite for Lease {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let patience = self.write_timeout;
+        if self.tunnel.is_some() {
+            return self.poll_write_tunnel(context, bytes);
+        }
         let connection = self.connection()?;
         let written = connection.poll_send(context, bytes);
         connection.limit_write(written, patience, context)
