@@ -103,8 +103,8 @@ impl Shared {
     ///
     /// While Pingora waits for room to send a piece to an HTTP/2 backend, it takes nothing of the
     /// response. A backend that answers as it reads would wait for the gateway then, and the gateway
-    /// for it. Between two pieces Pingora takes several of the response: the smaller they are, the
-    /// less of it is left to wait.
+    /// for it. When the body makes way for the response after each piece, Pingora takes up to four
+    /// frames of it meanwhile, so that more is taken than sent and nothing is left to wait.
     pub fn read_in_small_pieces(&self) {
         self.small_pieces.store(true, Ordering::Relaxed);
     }
@@ -146,6 +146,8 @@ pub struct Lease {
     write_timeout: Duration,
     /// There when the client asked for a WebSocket.
     tunnel: Option<Box<Tunnel>>,
+    /// Whether the last read gave a small piece, behind which others have their turn.
+    had_a_piece: bool,
 }
 
 impl Lease {
@@ -156,6 +158,7 @@ impl Lease {
             shared,
             write_timeout,
             tunnel: None,
+            had_a_piece: false,
         }
     }
 
@@ -295,30 +298,60 @@ impl AsyncRead for Lease {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let deadline = self.shared.first_byte_deadline();
-        let small_pieces = self.shared.small_pieces.load(Ordering::Relaxed);
+        if self.shared.small_pieces.load(Ordering::Relaxed) {
+            return self.poll_piece(deadline, context, buffer);
+        }
         let read = if self.tunnel.is_some() {
             self.poll_tunnel(context, buffer)
-        } else if small_pieces {
-            let connection = self.connection()?;
-            let room = buffer.remaining().min(SMALL_PIECE);
-            let mut piece = ReadBuf::new(buffer.initialize_unfilled_to(room));
-            let read = connection.poll_request(context, &mut piece);
-            let filled = piece.filled().len();
-            buffer.advance(filled);
-            read
         } else {
             self.connection()?.poll_request(context, buffer)
         };
         if read.is_ready() {
             return read;
         }
-        let connection = self.connection()?;
+        self.connection()?.poll_first_byte(deadline, context)
+    }
+}
+
+impl Connection {
+    /// Pending until the response should have begun.
+    fn poll_first_byte(
+        &mut self,
+        deadline: Option<Instant>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         match deadline {
-            Some(deadline) => connection
+            Some(deadline) => self
                 .poll_deadline(deadline, context)
                 .map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, FirstByteTimeout))),
             None => Poll::Pending,
         }
+    }
+}
+
+impl Lease {
+    /// Reads a small piece, and lets others have their turn before the next one.
+    fn poll_piece(
+        &mut self,
+        deadline: Option<Instant>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if std::mem::take(&mut self.had_a_piece) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let connection = self.connection()?;
+        let room = buffer.remaining().min(SMALL_PIECE);
+        let mut piece = ReadBuf::new(buffer.initialize_unfilled_to(room));
+        let read = connection.poll_request(context, &mut piece);
+        let filled = piece.filled().len();
+        if read.is_pending() {
+            return connection.poll_first_byte(deadline, context);
+        }
+        buffer.advance(filled);
+        self.had_a_piece = filled > 0;
+        read
     }
 }
 
