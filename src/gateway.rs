@@ -26,6 +26,7 @@ use crate::context::RequestContext;
 use crate::filter::hop_by_hop;
 use crate::lifecycle::Lifecycle;
 use crate::listener::connection::{LINGER, Origin};
+use crate::listener::nominated;
 use crate::metrics::{Counter, Metrics};
 use crate::reply::{REQUEST_ID, Rejection};
 use crate::snapshot::Live;
@@ -78,6 +79,7 @@ impl ProxyHttp for Gateway {
         context: &mut Context,
     ) -> Result<()> {
         self.set_bounds(session, context);
+        nominated::strip(session.req_header_mut());
         receive::identify(session, context);
         receive::adopt_target(session, context)
     }

@@ -21,6 +21,7 @@ use pingora_core::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::arrival::TlsFacts;
+use super::pace::{Pace, TooSlow};
 use super::stream::Connection;
 use crate::filter::forwarding::Peer;
 
@@ -42,6 +43,8 @@ pub struct Shared {
     first_byte_deadline: AtomicU64,
     /// Set when the gateway answered by itself, completely, and the connection can go on.
     answered: AtomicBool,
+    /// Set when the connection is to be broken rather than ended.
+    cut: AtomicBool,
     /// Where a lease leaves the connection.
     returned: Mutex<Option<Connection>>,
     epoch: Instant,
@@ -56,6 +59,7 @@ impl Shared {
             tls,
             first_byte_deadline: AtomicU64::new(0),
             answered: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
             returned: Mutex::new(None),
             epoch: Instant::now(),
         }
@@ -80,6 +84,17 @@ impl Shared {
     /// A complete response of the gateway's own was written.
     pub fn set_answered(&self) {
         self.answered.store(true, Ordering::Relaxed);
+    }
+
+    /// The connection is to be broken: the response broke off and an orderly end would make it look
+    /// complete, or the client does not take what it is sent.
+    pub fn set_cut(&self) {
+        self.cut.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the connection is to be broken.
+    pub fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
     }
 
     fn first_byte_deadline(&self) -> Option<Instant> {
@@ -110,23 +125,33 @@ pub struct Lease {
     shared: Arc<Shared>,
     /// How long a write may make no progress. Pingora would bound the writes of bodies alone.
     write_timeout: Duration,
+    /// How slowly the request's body may come.
+    pace: Pace,
 }
 
 impl Lease {
     /// Lends the connection; it comes back through [`Shared::take_back`].
-    pub fn new(connection: Connection, shared: Arc<Shared>, write_timeout: Duration) -> Self {
+    pub fn new(
+        connection: Connection,
+        shared: Arc<Shared>,
+        write_timeout: Duration,
+        pace: Pace,
+    ) -> Self {
         Self {
             connection: Some(connection),
             shared,
             write_timeout,
+            pace,
         }
     }
 
     fn connection(&mut self) -> io::Result<&mut Connection> {
-        self.connection
-            .as_mut()
-            .ok_or_else(|| io::ErrorKind::NotConnected.into())
+        self.connection.as_mut().ok_or_else(gone)
     }
+}
+
+fn gone() -> io::Error {
+    io::ErrorKind::NotConnected.into()
 }
 
 impl Drop for Lease {
@@ -145,16 +170,34 @@ impl AsyncRead for Lease {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let deadline = self.shared.first_byte_deadline();
-        let connection = self.connection()?;
+        let this = &mut *self;
+        let deadline = this.shared.first_byte_deadline();
+        let connection = this.connection.as_mut().ok_or_else(gone)?;
+        let begin = buffer.filled().len();
         let read = connection.poll_request(context, buffer);
         if read.is_ready() {
+            let count = buffer.filled().len() - begin;
+            if count > 0 {
+                this.pace.received(count, Instant::now());
+            }
             return read;
         }
-        match deadline {
+        if let Some(deadline) = deadline {
+            // The backend is what is waited for.
+            if this.pace.is_waiting() {
+                this.pace.pause(Instant::now());
+            }
+            return connection
+                .poll_deadline(deadline, context)
+                .map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, FirstByteTimeout)));
+        }
+        if connection.framing().is_done() {
+            return Poll::Pending;
+        }
+        match this.pace.wait(Instant::now()) {
             Some(deadline) => connection
                 .poll_deadline(deadline, context)
-                .map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, FirstByteTimeout))),
+                .map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, TooSlow))),
             None => Poll::Pending,
         }
     }

@@ -4,11 +4,17 @@
 pub mod accept;
 pub mod arrival;
 pub mod client_addr;
+pub mod clients;
 pub mod connection;
 pub mod framing;
 pub mod head;
 pub mod lease;
+pub mod nominated;
 pub mod normalize;
+pub mod pace;
+#[cfg(test)]
+mod panics;
+pub mod proxy_protocol;
 pub mod stream;
 pub mod transport;
 
@@ -60,6 +66,8 @@ pub struct Settings {
     pub health: bool,
     /// Who may read `/metrics` here.
     pub metrics_allow: Vec<IpNet>,
+    /// Who says by the PROXY protocol who its client is.
+    pub proxy_protocol: Vec<IpNet>,
 }
 
 impl Settings {
@@ -68,6 +76,7 @@ impl Settings {
         Self {
             health: config.health,
             metrics_allow: config.metrics_allow.clone(),
+            proxy_protocol: config.proxy_protocol.clone(),
         }
     }
 }

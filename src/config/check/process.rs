@@ -26,6 +26,15 @@ impl Checker<'_> {
         for (index, written) in list.iter() {
             let item = at.item(index);
             let listener = listener(written);
+            if let Some(proxy_protocol) = &written.proxy_protocol
+                && proxy_protocol.trusted.is_empty()
+            {
+                let key = item.key("proxy_protocol");
+                self.refuse(
+                    &key.key("trusted"),
+                    "is empty, expected at least one network",
+                );
+            }
             if let Some(name) = &written.name {
                 let label = self.accept(&item.key("name"), label(name));
                 if label.is_some() && listeners.iter().any(|other| other.name == listener.name) {
@@ -119,11 +128,18 @@ fn listener(written: &file::Listener) -> Listener {
         .iter()
         .map(|(_, network)| network.0)
         .collect();
+    let proxy_protocol = written
+        .proxy_protocol
+        .iter()
+        .flat_map(|written| written.trusted.iter())
+        .map(|(_, network)| network.0)
+        .collect();
     Listener {
         name: Arc::from(name),
         address,
         health: written.health,
         metrics_allow,
+        proxy_protocol,
     }
 }
 
@@ -144,9 +160,12 @@ pub(super) fn limits(written: &file::Limits) -> Limits {
         request_header_fields: written.request_header_count as usize,
         uri_bytes: written.uri_size.0 as usize,
         request_body_timeout: written.request_body_timeout.0,
+        request_body_min_rate: written.request_body_min_rate.0,
         response_write_timeout: written.response_write_timeout.0,
         keepalive_timeout: written.keepalive_timeout.0,
         max_connections: written.max_connections as usize,
+        max_connections_per_client: written.max_connections_per_client as usize,
+        strict_paths: written.strict_paths,
     }
 }
 
