@@ -58,6 +58,8 @@ http {{
   server {{
     listen 127.0.0.1:{backend} backlog=4096;
     location /large {{ root {folder}; }}
+    # Unlike `return`, this reads the body before it answers.
+    location /upload {{ proxy_pass http://127.0.0.1:{backend}/; }}
     location / {{ return 200 "well"; }}
   }}
 }}
@@ -65,7 +67,7 @@ http {{
 
 BEGINNING = {
     "header": b"GET / HTTP/1.1\r\nHost: a\r\nX-Slow: ",
-    "body": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n",
+    "body": b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n",
     "read": b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n",
 }
 
@@ -96,7 +98,10 @@ async def slow_client(kind, number, port, until):
             await loop.sock_sendall(slow, BEGINNING[kind])
             while time.monotonic() < until:
                 if kind == "read":
-                    if not await loop.sock_recv(slow, 1):
+                    # Bytes that came before the end would hide it for hours.
+                    if slow.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                        break
+                    if not await asyncio.wait_for(loop.sock_recv(slow, 1), 10):
                         break
                 else:
                     await loop.sock_sendall(slow, b"x")
@@ -109,7 +114,7 @@ async def slow_client(kind, number, port, until):
                 await asyncio.sleep(1)
             else:
                 return None
-        except OSError:
+        except (OSError, asyncio.TimeoutError):
             pass
         return time.monotonic() - began
 

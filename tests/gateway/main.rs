@@ -23,6 +23,7 @@ mod forwarding;
 mod health;
 mod memory;
 mod metrics;
+mod nominations;
 mod process;
 mod proxy_protocol;
 mod proxying;

@@ -3,6 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::support::client::format_request;
+use crate::support::command::{binary, finish};
+use crate::support::gateway::config_directory;
 use crate::support::{Client, Gateway, Origin, eventually};
 
 /// A gateway that believes the balancers at 127.0.0.1; everybody else is a stranger to it.
@@ -197,4 +199,28 @@ fn the_limit_by_client_counts_the_named_one() {
     assert!(connect("192.0.2.8").is_some());
     drop(held);
     eventually("there is room again", || connect("192.0.2.7").is_some());
+}
+
+#[test]
+fn somebody_must_be_trusted() {
+    for (written, expected) in [
+        ("proxy_protocol: {}", "trusted"),
+        ("proxy_protocol: { trusted: [] }", "at least one network"),
+        (
+            "proxy_protocol: { trusted: [everybody] }",
+            "a network such as",
+        ),
+    ] {
+        let yaml = format!(
+            "listeners: [{{ address: '127.0.0.1:0', {written} }}]
+routes: [{{ upstream: 'http://127.0.0.1:1' }}]"
+        );
+        let directory = config_directory(&yaml);
+        let file = directory.path().join("gateway.yaml");
+        let run = finish(binary().arg("-t").arg("-c").arg(file));
+        assert_eq!(run.code, Some(1), "{written}");
+        let output = run.output();
+        assert!(output.contains("proxy_protocol"), "{output}");
+        assert!(output.contains(expected), "{output}");
+    }
 }
