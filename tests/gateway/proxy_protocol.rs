@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::support::client::format_request;
-use crate::support::command::{binary, finish};
+use crate::support::command::{self, finish};
 use crate::support::gateway::config_directory;
 use crate::support::{Client, Gateway, Origin, eventually};
 
@@ -208,7 +208,7 @@ fn somebody_must_be_trusted() {
         ("proxy_protocol: { trusted: [] }", "at least one network"),
         (
             "proxy_protocol: { trusted: [everybody] }",
-            "a network such as",
+            "expected a network",
         ),
     ] {
         let yaml = format!(
@@ -217,7 +217,7 @@ routes: [{{ upstream: 'http://127.0.0.1:1' }}]"
         );
         let directory = config_directory(&yaml);
         let file = directory.path().join("gateway.yaml");
-        let run = finish(binary().arg("-t").arg("-c").arg(file));
+        let run = finish(command::binary().arg("-t").arg("-c").arg(file));
         assert_eq!(run.code, Some(1), "{written}");
         let output = run.output();
         assert!(output.contains("proxy_protocol"), "{output}");
