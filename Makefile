@@ -6,9 +6,13 @@ CARGO_DENY_VERSION := 0.20.2
 AUDIT ?= advisories bans licenses sources
 # Arguments of the benchmark: scenarios, --peers, --write.
 BENCH_ARGS ?=
+CARGO_FUZZ_VERSION := 0.13.2
+# What `make fuzz` runs, and how long each of them.
+FUZZ_TARGETS ?= head framing normalize proxy_protocol config
+FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check fmt bench audit
+.PHONY: help run build test check fmt bench fuzz audit
 
 help: ## list these steps
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -40,6 +44,18 @@ fmt: ## format the code
 bench: build ## compare with nginx, HAProxy and Envoy; see loadtest/README.md
 	@scripts/install-deps.sh bench
 	@python3 -B loadtest/bench $(BENCH_ARGS)
+
+fuzz: ## run every fuzz target for FUZZ_SECONDS
+	@scripts/install-deps.sh build
+	@rustup toolchain list | grep -q '^nightly' || rustup toolchain install nightly --profile minimal
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || \
+		$(CARGO) install cargo-fuzz --locked --version $(CARGO_FUZZ_VERSION)
+	@for target in $(FUZZ_TARGETS); do \
+		mkdir -p fuzz/corpus/$$target; \
+		$(CARGO) +nightly fuzz run --fuzz-dir fuzz --sanitizer none $$target \
+			fuzz/corpus/$$target fuzz/seeds/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -dict=fuzz/http.dict || exit 1; \
+	done
 
 audit: ## licences, sources, bans and advisories of the dependencies
 	@scripts/install-deps.sh build

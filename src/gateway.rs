@@ -28,6 +28,7 @@ use crate::context::RequestContext;
 use crate::filter::hop_by_hop;
 use crate::lifecycle::Lifecycle;
 use crate::listener::connection::{LINGER, Origin};
+use crate::listener::nominated;
 use crate::metrics::{Counter, Metrics};
 use crate::reply::{REQUEST_ID, Rejection};
 use crate::snapshot::Live;
@@ -81,6 +82,7 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         receive::adopt_origin(session, context);
         self.set_bounds(session, context);
+        nominated::strip(session.req_header_mut());
         receive::identify(session, context);
         receive::adopt_target(session, context)
     }

@@ -29,6 +29,7 @@ use crate::filter::maintenance::Switches;
 use crate::gateway::Gateway;
 use crate::lifecycle::{Condition, Lifecycle};
 use crate::listener::accept::{self, Socket};
+use crate::listener::clients::Clients;
 use crate::listener::connection::Edge;
 use crate::listener::{self, ListenerState, Settings};
 use crate::metrics::{Build, Metrics};
@@ -369,10 +370,12 @@ fn start_workers(
         ca_file: Some(NO_AUTHORITIES.to_owned()),
         ..ServerConf::default()
     });
+    let clients = Arc::<Clients>::default();
     let edges = (0..config.server.threads.get())
         .map(|_| Edge {
             proxy: Arc::new(http_proxy(&conf, gateway.clone())),
             live: Arc::clone(&gateway.live),
+            clients: Arc::clone(&clients),
             refusals: Arc::new(gateway.clone()),
             lifecycle: Arc::clone(&gateway.lifecycle),
             closing: closing.clone(),

@@ -1,7 +1,7 @@
 //! The process log: its formats, its levels, and what a panic says.
 //!
-//! Lines go to standard error. Pingora reports what clients do wrong as errors of its own, so its
-//! lines are limited: whoever sends garbage must not be able to fill a disk with it.
+//! Lines go to standard error. Those about what clients do wrong are limited, and so are Pingora's,
+//! which reports it as errors of its own: whoever sends garbage must not be able to fill a disk.
 
 use std::collections::BTreeMap;
 use std::panic::{self, PanicHookInfo};
@@ -10,13 +10,22 @@ use std::time::{Duration, Instant, SystemTime};
 use std::{fmt::Write as _, io::Write as _, thread};
 
 use arc_swap::ArcSwap;
-use log::{Level, LevelFilter, Log, Metadata, Record, SetLoggerError};
+use log::{LevelFilter, Log, Metadata, Record, SetLoggerError};
 
 /// Overrides of the configured level, in the syntax of `env_logger`.
 const FILTER_VARIABLE: &str = "RUST_LOG";
 
-/// The beginning of the targets that are limited.
-const LIMITED_TARGETS: &str = "pingora";
+/// The target of lines about requests that were refused before they were one.
+pub const REFUSED: &str = "client::refused";
+/// The target of lines about connections without a good PROXY header.
+pub const PROXY_PROTOCOL: &str = "client::proxy_protocol";
+/// The target of lines about handshakes that failed.
+pub const HANDSHAKE: &str = "client::handshake";
+
+/// The library that the gateway is built on.
+const LIBRARY: &str = "pingora";
+/// The beginnings of the targets that are limited: the library's, and those above.
+const LIMITED_TARGETS: [&str; 2] = [LIBRARY, "client::"];
 
 /// Lines a target may write in a window: enough to see what is going on.
 const LINES_A_WINDOW: u32 = 10;
@@ -65,7 +74,7 @@ pub fn set_level(level: LevelFilter) {
 fn logger(level: LevelFilter, format: Format) -> env_logger::Logger {
     let mut builder = env_logger::Builder::new();
     builder.filter_level(level);
-    builder.filter_module(LIMITED_TARGETS, level.min(LevelFilter::Error));
+    builder.filter_module(LIBRARY, level.min(LevelFilter::Error));
     if let Ok(filters) = std::env::var(FILTER_VARIABLE) {
         builder.parse_filters(&filters);
     }
@@ -142,7 +151,7 @@ impl Log for Limited {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if !record.target().starts_with(LIMITED_TARGETS) {
+        if !is_limited(record.target()) {
             return self.inner.load().log(record);
         }
         if !self.inner.load().matches(record) {
@@ -156,7 +165,7 @@ impl Log for Limited {
         };
         if left_out > 0 {
             let mut summary = Record::builder();
-            summary.level(Level::Error).target(record.target());
+            summary.level(record.level()).target(record.target());
             let args = format_args!("{left_out} further lines were left out");
             self.inner.load().log(&summary.args(args).build());
         }
@@ -166,6 +175,12 @@ impl Log for Limited {
     fn flush(&self) {
         self.inner.load().flush();
     }
+}
+
+fn is_limited(target: &str) -> bool {
+    LIMITED_TARGETS
+        .iter()
+        .any(|beginning| target.starts_with(beginning))
 }
 
 /// Counts the lines of each target in windows of time.
@@ -218,7 +233,17 @@ impl Limiter {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 mod tests {
+    use log::Level;
+
     use super::*;
+
+    #[test]
+    fn what_clients_do_wrong_is_limited() {
+        for target in [REFUSED, PROXY_PROTOCOL, HANDSHAKE, "pingora_core::apps"] {
+            assert!(is_limited(target), "{target}");
+        }
+        assert!(!is_limited("edge_gateway::server"));
+    }
 
     fn written(format: Format, message: &str) -> String {
         let args = format_args!("{message}");

@@ -95,7 +95,7 @@ GATEWAY = """\
 server: {{threads: 1}}
 listeners: [{{address: "127.0.0.1:{port}"}}]
 admin: {{address: "127.0.0.1:{admin}"}}
-limits: {{keepalive_timeout: {idle}s}}
+limits: {{keepalive_timeout: {idle}s, max_connections_per_client: 1000000}}
 access_log: {{output: "{folder}/{name}.access"}}
 routes: [{{name: bench, upstream: "http://127.0.0.1:{backend}"}}]
 """

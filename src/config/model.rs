@@ -81,6 +81,8 @@ pub struct Listener {
     pub tls: Option<ListenerTls>,
     /// The port that a plain listener sends its requests to by `https`.
     pub https_redirect: Option<u16>,
+    /// Peers that begin every connection with a PROXY header.
+    pub proxy_protocol: Vec<IpNet>,
 }
 
 /// The operators' listener.
@@ -118,12 +120,18 @@ pub struct Limits {
     pub uri_bytes: usize,
     /// Between two reads of a request body.
     pub request_body_timeout: Duration,
+    /// Bytes of a request body each second; 0 for no minimum.
+    pub request_body_min_rate: u64,
     /// Between two writes of a response that the client does not read.
     pub response_write_timeout: Duration,
     /// An idle connection between two requests.
     pub keepalive_timeout: Duration,
     /// Open client connections in all.
     pub max_connections: usize,
+    /// Open connections of one client.
+    pub max_connections_per_client: usize,
+    /// Whether paths are refused that a backend may read in another way.
+    pub strict_paths: bool,
 }
 
 /// How the process ends after SIGTERM.

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, header};
 use pingora_core::ErrorType::{
     ConnectTimedout, InvalidHTTPHeader, ReadTimedout, WriteError, WriteTimedout,
 };
@@ -14,6 +14,7 @@ use super::{Context, Gateway, backend_error};
 use crate::listener::framing::MalformedChunk;
 use crate::listener::h2::DeadlineExceeded;
 use crate::listener::lease::FirstByteTimeout;
+use crate::listener::pace::TooSlow;
 use crate::metrics::{ConnectionClose, FailureReason, RetryReason};
 use crate::reply::Rejection;
 
@@ -129,7 +130,7 @@ impl Gateway {
             }
             (None, Fault::Client(rejection)) => {
                 if rejection == Rejection::RequestTimeout {
-                    count_close(session, context, ConnectionClose::BodyTimeout);
+                    count_close(session, context, slow_body(error));
                 }
                 rejection
             }
@@ -139,6 +140,10 @@ impl Gateway {
             }
             (None, Fault::ClientDoesNotRead) => {
                 count_close(session, context, ConnectionClose::WriteTimeout);
+                if let Some(origin) = &context.origin {
+                    // The system would keep what is on its way for as long as it likes.
+                    origin.shared.set_cut();
+                }
                 context.error = Some("client_not_reading");
                 return 0;
             }
@@ -156,6 +161,7 @@ impl Gateway {
                 let stream = &mut session.downstream_session;
                 let _ = stream.write_response_trailers(trailers).await;
             }
+            break_off(session, context);
             return 0;
         }
         let status = rejection.status().as_u16();
@@ -178,6 +184,29 @@ fn has_begun(session: &Session) -> bool {
     })
 }
 
+/// Has the connection broken when its end alone would end the response: an orderly one would make
+/// a part of the body look like all of it (RFC 9112 section 8).
+fn break_off(session: &Session, context: &Context) {
+    let delimited = session.response_written().is_some_and(|response| {
+        let headers = &response.headers;
+        headers.contains_key(header::CONTENT_LENGTH)
+            || headers.contains_key(header::TRANSFER_ENCODING)
+            || response.status == StatusCode::SWITCHING_PROTOCOLS
+    });
+    if let (false, Some(origin)) = (delimited, &context.origin) {
+        origin.shared.set_cut();
+    }
+}
+
+/// In which way a body was too slow.
+fn slow_body(error: &Error) -> ConnectionClose {
+    if has_cause::<TooSlow>(error) {
+        ConnectionClose::BodyTooSlow
+    } else {
+        ConnectionClose::BodyTimeout
+    }
+}
+
 /// Finds out whose fault a failure is.
 fn fault(error: &Error, session: &Session) -> Fault {
     let begun = has_begun(session);
@@ -191,6 +220,9 @@ fn fault(error: &Error, session: &Session) -> Fault {
         ErrorSource::Upstream => Fault::Backend(of_backend(error, begun)),
         ErrorSource::Downstream if has_cause::<MalformedChunk>(error) => {
             Fault::Client(Rejection::MalformedBody)
+        }
+        ErrorSource::Downstream if has_cause::<TooSlow>(error) => {
+            Fault::Client(Rejection::RequestTimeout)
         }
         ErrorSource::Downstream => match error.etype {
             ReadTimedout => Fault::Client(Rejection::RequestTimeout),

@@ -19,16 +19,19 @@ use tokio::net::TcpStream;
 
 use super::ListenerState;
 use super::arrival::{self, Arrival, Protocol};
+use super::clients::Clients;
 use super::framing::Framing;
 use super::h2;
 use super::head::{self, Bounds, Head};
 use super::lease::{Lease, Shared};
+use super::pace::Pace;
 use super::stream::{Connection, Waited};
 use crate::config::model::Limits;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::ConnectionClose;
 use crate::reply::Rejection;
 use crate::snapshot::Live;
+use crate::telemetry;
 
 /// The rest of a body that is read and forgotten so that the connection can go on.
 pub const DRAIN_BYTES: usize = 64 * 1024;
@@ -43,6 +46,8 @@ pub struct Edge<SV> {
     pub proxy: Arc<HttpProxy<SV>>,
     /// The running configuration.
     pub live: Arc<Live>,
+    /// Connections by client, over all workers.
+    pub clients: Arc<Clients>,
     /// Who is told of requests that never became one.
     pub refusals: Arc<dyn Refusals>,
     /// Whether the process is ending, and what is in flight.
@@ -101,11 +106,14 @@ where
     SV::CTX: Send + Sync,
 {
     let _open = listener.metrics.connection();
-    match arrival::arrive(tcp, &listener, &edge.live.limits()).await {
-        Ok(arrival) => match arrival.protocol {
-            Protocol::Http1 => serve_http1(arrival, listener, edge).await,
-            Protocol::Http2 => h2::serve(arrival, listener, edge).await,
-        },
+    match arrival::arrive(tcp, &listener, &edge.live, &edge.clients).await {
+        Ok(mut arrival) => {
+            let _admitted = arrival.admitted.take();
+            match arrival.protocol {
+                Protocol::Http1 => serve_http1(arrival, listener, edge).await,
+                Protocol::Http2 => h2::serve(arrival, listener, edge).await,
+            }
+        }
         Err(Some(reason)) => listener.metrics.closed(reason),
         Err(None) => {}
     }
@@ -164,6 +172,7 @@ where
                     protocol: "-",
                 };
                 let request_id = edge.refusals.refused(&refused);
+                log_refusal(&listener, peer, &rejection, &request_id);
                 let response = rejection.to_bytes(&request_id);
                 let deadline = Instant::now() + LINGER;
                 if connection.send(&response, deadline).await.is_ok() {
@@ -172,14 +181,13 @@ where
                 return;
             }
         };
-        let write_timeout = limits.response_write_timeout;
         let origin = Origin {
             shared: Arc::clone(&shared),
             listener: Arc::clone(&listener),
             head,
             received,
         };
-        match handle(connection, end, origin, write_timeout, &edge).await {
+        match handle(connection, end, origin, &limits, &edge).await {
             Some(returned) => connection = returned,
             None => return,
         }
@@ -230,6 +238,7 @@ async fn read_head(
         bytes: limits.request_header_bytes,
         fields: limits.request_header_fields,
         target_bytes: limits.uri_bytes,
+        strict_paths: limits.strict_paths,
     };
     let mut searched = 0;
     loop {
@@ -295,12 +304,41 @@ fn close_reason(rejection: &Rejection) -> ConnectionClose {
     }
 }
 
+/// Says what was refused before there was a request, without a byte of it: there may be secrets.
+fn log_refusal(
+    listener: &ListenerState,
+    peer: SocketAddr,
+    rejection: &Rejection,
+    request_id: &str,
+) {
+    let name = &listener.name;
+    let label = rejection.label();
+    let part = match rejection {
+        Rejection::BadRequest(part) => part,
+        _ => "-",
+    };
+    log::info!(
+        target: telemetry::REFUSED,
+        "listener={name} client={peer} request_id={request_id} refused: {label} part={part:?}"
+    );
+}
+
+/// How slowly the body of a request may come.
+fn pace(framing: Framing, limits: &Limits) -> Pace {
+    match framing {
+        Framing::Length(_) | Framing::Chunked(_) => {
+            Pace::new(limits.request_body_min_rate, limits.request_body_timeout)
+        }
+        Framing::Done | Framing::Tunnel => Pace::any(),
+    }
+}
+
 /// Hands one request over and takes the connection back, if it can be used again.
 async fn handle<SV>(
     mut connection: Connection,
     end: usize,
     origin: Origin,
-    write_timeout: Duration,
+    limits: &Limits,
     edge: &Edge<SV>,
 ) -> Option<Connection>
 where
@@ -311,7 +349,9 @@ where
     let _counted = origin.listener.metrics.request();
     let shared = Arc::clone(&origin.shared);
     let header = connection.begin(end, origin.head.framing);
-    let mut lease = Lease::new(connection, Arc::clone(&shared), write_timeout);
+    let pace = pace(origin.head.framing, limits);
+    let write_timeout = limits.response_write_timeout;
+    let mut lease = Lease::new(connection, Arc::clone(&shared), write_timeout, pace);
     if origin.head.framing == Framing::Tunnel {
         lease = lease.closing_websocket(&edge.ending);
     }
@@ -324,6 +364,10 @@ where
         .await
         .is_some();
     let (mut connection, answered) = shared.take_back()?;
+    if shared.is_cut() {
+        connection.abort();
+        return None;
+    }
     if !reusable && !answered {
         close(connection).await;
         return None;

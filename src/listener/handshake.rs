@@ -4,8 +4,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use rustls::server::Acceptor;
 use rustls::{AlertDescription, Error};
@@ -19,6 +18,7 @@ use super::connection::LINGER;
 use super::stream::Connection;
 use super::transport::Transport;
 use crate::metrics::{ConnectionClose, HandshakeFailure};
+use crate::telemetry;
 use crate::tls::{Terminator, TlsFacts};
 
 /// What a client may still send after a failed handshake before its connection is closed for good.
@@ -125,7 +125,11 @@ async fn report(
 ) -> Option<ConnectionClose> {
     let Failure { cause, error, tcp } = failure;
     listener.metrics.tls().failed(cause);
-    log_at_limited_rate(listener, cause, &error, peer);
+    let (name, reason) = (&listener.name, cause.as_str());
+    log::info!(
+        target: telemetry::HANDSHAKE,
+        "listener={name} client={peer} TLS handshake failed: {reason}: {error}"
+    );
     if let Some(tcp) = tcp {
         // An alert is on its way already. Closing with unread bytes would take it back.
         let mut connection = Connection::new(Transport::Plain(tcp));
@@ -143,33 +147,6 @@ async fn report(
         // It was the client that went.
         HandshakeFailure::Disconnected => None,
         _ => Some(ConnectionClose::HandshakeFailed),
-    }
-}
-
-/// Lines a second of the process about failed handshakes; the metrics have them all.
-const LINES_A_SECOND: u64 = 5;
-
-fn log_at_limited_rate(
-    listener: &ListenerState,
-    cause: HandshakeFailure,
-    error: &io::Error,
-    peer: IpAddr,
-) {
-    /// The second (upper half) and the lines written in it.
-    static WRITTEN: AtomicU64 = AtomicU64::new(0);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let second = now.map_or(0, |now| now.as_secs()) << 32;
-    let allowed =
-        WRITTEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |written| {
-            match written & !0xffff_ffff == second {
-                true if written & 0xffff_ffff >= LINES_A_SECOND => None,
-                true => Some(written + 1),
-                false => Some(second + 1),
-            }
-        });
-    if allowed.is_ok() {
-        let (name, cause) = (&listener.name, cause.as_str());
-        log::info!("listener={name} client={peer} TLS handshake failed: {cause}: {error}");
     }
 }
 

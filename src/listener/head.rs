@@ -7,6 +7,7 @@
 use memchr::memmem;
 
 use super::framing::{Chunk, Framing, is_field_byte, is_token};
+use super::nominated::Options;
 use super::normalize::{self, Target};
 use crate::reply::Rejection;
 
@@ -22,6 +23,8 @@ pub struct Bounds {
     pub fields: usize,
     /// Bytes of the request target.
     pub target_bytes: usize,
+    /// Whether paths are refused that a backend may read in another way.
+    pub strict_paths: bool,
 }
 
 /// What the gate learned from a good header.
@@ -143,7 +146,11 @@ fn request_line(line: &[u8], bounds: &Bounds) -> Result<(Target, Version), Rejec
     if !is_target(text.as_bytes()) {
         return Err(Rejection::BadRequest("request target"));
     }
-    Ok((normalize::normalize(text, method == b"OPTIONS")?, version))
+    let target = normalize::normalize(text, method == b"OPTIONS")?;
+    if bounds.strict_paths && target.is_ambiguous() {
+        return Err(Rejection::BadRequest("request target"));
+    }
+    Ok((target, version))
 }
 
 /// What the fields say about host and framing.
@@ -154,7 +161,7 @@ struct Fields<'a> {
     length: Option<u64>,
     chunked: bool,
     upgrade: bool,
-    connection_upgrade: bool,
+    connection: Options,
     expects_continue: bool,
 }
 
@@ -183,10 +190,8 @@ impl<'a> Fields<'a> {
                 Ok(())
             }
             10 if name.eq_ignore_ascii_case(b"connection") => {
-                self.connection_upgrade |= value
-                    .split(|byte| *byte == b',')
-                    .any(|option| trim(option).eq_ignore_ascii_case(b"upgrade"));
-                Ok(())
+                let read = self.connection.read(value);
+                read.map_err(|_| Rejection::BadRequest("connection"))
             }
             14 if name.eq_ignore_ascii_case(b"content-length") => self.length(value),
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => self.encoding(value),
@@ -239,7 +244,7 @@ impl<'a> Fields<'a> {
         if self.chunked && (self.length.is_some() || version == Version::Http10) {
             return Err(Rejection::BadRequest("transfer-encoding"));
         }
-        let upgrades = self.upgrade && self.connection_upgrade && version == Version::Http11;
+        let upgrades = self.upgrade && self.connection.upgrade && version == Version::Http11;
         let framing = match (self.chunked, self.length) {
             (true, _) => Framing::Chunked(Chunk::START),
             (false, Some(length)) if length > 0 => Framing::Length(length),
@@ -335,6 +340,7 @@ mod tests {
         bytes: 32 * 1024,
         fields: 100,
         target_bytes: 8 * 1024,
+        strict_paths: true,
     };
 
     fn framing(head: &str) -> Result<Framing, Rejection> {

@@ -22,6 +22,7 @@ use pingora_core::server::ShutdownWatch;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::arrival::TlsFacts;
+use super::pace::{Pace, TooSlow};
 use super::stream::Connection;
 use super::websocket::{CLOSE_TO_BACKEND, CLOSE_TO_CLIENT, ToClient, Tunnel};
 use crate::filter::forwarding::Peer;
@@ -49,6 +50,8 @@ pub struct Shared {
     small_pieces: AtomicBool,
     /// Set when the gateway answered by itself, completely, and the connection can go on.
     answered: AtomicBool,
+    /// Set when the connection is to be broken rather than ended.
+    cut: AtomicBool,
     /// Where a lease leaves the connection.
     returned: Mutex<Option<Connection>>,
     epoch: Instant,
@@ -64,6 +67,7 @@ impl Shared {
             first_byte_deadline: AtomicU64::new(0),
             small_pieces: AtomicBool::new(false),
             answered: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
             returned: Mutex::new(None),
             epoch: Instant::now(),
         }
@@ -78,6 +82,7 @@ impl Shared {
             first_byte_deadline: AtomicU64::new(0),
             small_pieces: AtomicBool::new(false),
             answered: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
             returned: Mutex::new(None),
             epoch: Instant::now(),
         }
@@ -114,6 +119,17 @@ impl Shared {
         self.answered.store(true, Ordering::Relaxed);
     }
 
+    /// The connection is to be broken: the response broke off and an orderly end would make it look
+    /// complete, or the client does not take what it is sent.
+    pub fn set_cut(&self) {
+        self.cut.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the connection is to be broken.
+    pub fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
+    }
+
     /// When the response must have begun, if that is limited now.
     pub(super) fn first_byte_deadline(&self) -> Option<Instant> {
         match self.first_byte_deadline.load(Ordering::Relaxed) {
@@ -148,17 +164,25 @@ pub struct Lease {
     tunnel: Option<Box<Tunnel>>,
     /// Whether the last read gave a small piece, behind which others have their turn.
     had_a_piece: bool,
+    /// How slowly the request's body may come.
+    pace: Pace,
 }
 
 impl Lease {
     /// Lends the connection; it comes back through [`Shared::take_back`].
-    pub fn new(connection: Connection, shared: Arc<Shared>, write_timeout: Duration) -> Self {
+    pub fn new(
+        connection: Connection,
+        shared: Arc<Shared>,
+        write_timeout: Duration,
+        pace: Pace,
+    ) -> Self {
         Self {
             connection: Some(connection),
             shared,
             write_timeout,
             tunnel: None,
             had_a_piece: false,
+            pace,
         }
     }
 
@@ -260,9 +284,7 @@ impl Lease {
     }
 
     fn connection(&mut self) -> io::Result<&mut Connection> {
-        self.connection
-            .as_mut()
-            .ok_or_else(|| io::ErrorKind::NotConnected.into())
+        self.connection.as_mut().ok_or_else(gone)
     }
 }
 
@@ -281,6 +303,10 @@ fn poll_tell_client(
     connection.poll_flush(context)
 }
 
+fn gone() -> io::Error {
+    io::ErrorKind::NotConnected.into()
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         *self
@@ -297,43 +323,51 @@ impl AsyncRead for Lease {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let deadline = self.shared.first_byte_deadline();
-        if self.shared.small_pieces.load(Ordering::Relaxed) {
-            return self.poll_piece(deadline, context, buffer);
-        }
+        let begin = buffer.filled().len();
         let read = if self.tunnel.is_some() {
             self.poll_tunnel(context, buffer)
+        } else if self.shared.small_pieces.load(Ordering::Relaxed) {
+            self.poll_piece(context, buffer)
         } else {
             self.connection()?.poll_request(context, buffer)
         };
         if read.is_ready() {
+            let count = buffer.filled().len() - begin;
+            if count > 0 {
+                self.pace.received(count, Instant::now());
+            }
             return read;
         }
-        self.connection()?.poll_first_byte(deadline, context)
-    }
-}
-
-impl Connection {
-    /// Pending until the response should have begun.
-    fn poll_first_byte(
-        &mut self,
-        deadline: Option<Instant>,
-        context: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
-        match deadline {
-            Some(deadline) => self
-                .poll_deadline(deadline, context)
-                .map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, FirstByteTimeout))),
-            None => Poll::Pending,
-        }
+        self.poll_waiting(context)
     }
 }
 
 impl Lease {
+    /// Pending until whoever is waited for, the backend or the client, has taken too long.
+    fn poll_waiting(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let connection = self.connection.as_mut().ok_or_else(gone)?;
+        if let Some(deadline) = self.shared.first_byte_deadline() {
+            if self.pace.is_waiting() {
+                self.pace.pause(Instant::now());
+            }
+            return connection
+                .poll_deadline(deadline, context)
+                .map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, FirstByteTimeout)));
+        }
+        if connection.framing().is_done() {
+            return Poll::Pending;
+        }
+        match self.pace.wait(Instant::now()) {
+            Some(deadline) => connection
+                .poll_deadline(deadline, context)
+                .map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, TooSlow))),
+            None => Poll::Pending,
+        }
+    }
+
     /// Reads a small piece, and lets others have their turn before the next one.
     fn poll_piece(
         &mut self,
-        deadline: Option<Instant>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
@@ -346,9 +380,6 @@ impl Lease {
         let mut piece = ReadBuf::new(buffer.initialize_unfilled_to(room));
         let read = connection.poll_request(context, &mut piece);
         let filled = piece.filled().len();
-        if read.is_pending() {
-            return connection.poll_first_byte(deadline, context);
-        }
         buffer.advance(filled);
         self.had_a_piece = filled > 0;
         read

@@ -4,13 +4,19 @@
 pub mod accept;
 pub mod arrival;
 pub mod client_addr;
+pub mod clients;
 pub mod connection;
 pub mod framing;
 pub mod h2;
 pub mod handshake;
 pub mod head;
 pub mod lease;
+pub mod nominated;
 pub mod normalize;
+pub mod pace;
+#[cfg(test)]
+mod panics;
+pub mod proxy_protocol;
 pub mod stream;
 pub mod transport;
 pub mod websocket;
@@ -28,6 +34,9 @@ use crate::tls::Terminator;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
+/// What the system takes over for a client beyond what is on its way to it. Half of it gone is what
+/// progress means to `limits.response_write_timeout`; without it, that is a third of some megabytes.
+const UNSENT_BYTES: u32 = 128 * 1024;
 
 /// A listener as connections and requests see it.
 pub struct ListenerState {
@@ -108,6 +117,8 @@ pub struct Settings {
     pub tls: Option<Arc<Terminator>>,
     /// Where a plain listener sends its requests.
     pub https_redirect: Option<model::Redirect>,
+    /// Who says by the PROXY protocol who its client is.
+    pub proxy_protocol: Vec<IpNet>,
 }
 
 impl Settings {
@@ -122,6 +133,7 @@ impl Settings {
             health: config.health,
             h2c: config.h2c,
             metrics_allow: config.metrics_allow.clone(),
+            proxy_protocol: config.proxy_protocol.clone(),
             tls: tls.map(Arc::new),
             https_redirect: config.https_redirect.map(to_https),
         })
@@ -159,8 +171,9 @@ pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
-    // Accepted sockets inherit it, which saves a call for each.
+    // Accepted sockets inherit both, which saves calls for each.
     socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

@@ -3,7 +3,8 @@
 //! Dot segments are resolved, empty segments merged and percent-encoded unreserved characters
 //! decoded once (RFC 3986 section 6.2.2), before routing. What a backend might decode into
 //! something else is refused: encoded control bytes. An encoded slash stays encoded: it is data
-//! inside a segment.
+//! inside a segment. What only some backends read in another way is called ambiguous; whether that
+//! is refused is for the configuration to say.
 
 use std::borrow::Cow;
 
@@ -37,6 +38,40 @@ impl Target {
     pub fn as_str(&self) -> &str {
         &self.text
     }
+
+    /// Whether a backend may read the path in another way than the gateway, and so find another
+    /// resource than the one that was routed and authorised.
+    ///
+    /// A backslash is a slash to some; an encoded slash is one to others, and dot segments beside it
+    /// then lead elsewhere; a parameter (`..;x`) hides a dot segment until it is taken off; overlong
+    /// UTF-8 hides any of these.
+    pub fn is_ambiguous(&self) -> bool {
+        let path = self.path();
+        // What is none of these has neither an encoding nor a parameter.
+        memchr::memchr2(b'%', b';', path.as_bytes()).is_some()
+            && (path.contains("%5C") || is_overlong(path) || hides_dot_segment(path))
+    }
+}
+
+/// Whether bytes are encoded that stand for ASCII in overlong UTF-8 (RFC 3629 section 3).
+fn is_overlong(path: &str) -> bool {
+    let encodings = path.split('%').skip(1);
+    let followers = path.split('%').skip(2);
+    encodings.zip(followers).any(|(lead, next)| match lead {
+        "C0" | "C1" => next.starts_with(['8', '9', 'A', 'B']),
+        "E0" => next.starts_with(['8', '9']),
+        _ => false,
+    })
+}
+
+/// Whether a dot segment appears when encoded slashes are decoded and parameters are taken off.
+fn hides_dot_segment(path: &str) -> bool {
+    let pieces = path.split('/').flat_map(|segment| segment.split("%2F"));
+    let mut names = pieces.map(|piece| {
+        let name = piece.split(';').next().unwrap_or_default();
+        name.split("%3B").next().unwrap_or_default()
+    });
+    names.any(|name| name == "." || name == "..")
 }
 
 /// Takes a request target apart (RFC 9112 section 3.2) and normalises its path.
@@ -242,6 +277,51 @@ mod tests {
             "*",
         ] {
             assert!(normalize(target, false).is_err(), "{target}");
+        }
+    }
+
+    #[test]
+    fn what_backends_may_read_in_another_way_is_ambiguous() {
+        for target in [
+            "/a/..%2fb",
+            "/a/..%2F..%2Fetc",
+            "/a%2f..",
+            "/a%2F%2e%2e/b",
+            "/%2f./b",
+            "/..;/b",
+            "/a/..;x=y/b",
+            "/a/.;/b",
+            "/a/..%3b/b",
+            "/a/%2e%2e;/b",
+            "/a\\b",
+            "/a%5cb",
+            "/a/..%5cb",
+            "/%c0%ae%c0%ae/b",
+            "/a%c0%afb",
+            "/a%c1%9cb",
+            "/a%e0%80%afb",
+        ] {
+            let target = normalize(target, false).unwrap_or_default();
+            assert!(target.is_ambiguous(), "{}", target.as_str());
+        }
+        for target in [
+            "/a%2Fb",
+            "/a%2Fb..c",
+            "/a%2F...",
+            "/%40scope%2Fpackage",
+            "/a;v=1/b",
+            "/a;..",
+            "/a%20b",
+            "/%C3%A9t%C3%A9",
+            "/%E0%A4%85",
+            "/%E9",
+            "/%C0",
+            "/a?b=..%2F&c=\\",
+            "/a/../b",
+            "/%252e",
+        ] {
+            let target = normalize(target, false).unwrap_or_default();
+            assert!(!target.is_ambiguous(), "{}", target.as_str());
         }
     }
 

@@ -244,6 +244,15 @@ impl Connection {
         }
     }
 
+    /// Breaks the connection, so that nobody takes what was sent for all there was.
+    pub fn abort(self) {
+        let socket = socket2::SockRef::from(self.transport.tcp());
+        // Without this the system would end the connection in good order.
+        if let Err(error) = socket.set_linger(Some(Duration::ZERO)) {
+            log::warn!("a connection cannot be reset: {error}");
+        }
+    }
+
     /// Ends our side, until the deadline.
     async fn shut_down(&mut self, deadline: Instant) -> io::Result<()> {
         std::future::poll_fn(|context| {

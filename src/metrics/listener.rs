@@ -15,6 +15,10 @@ label! {
     ConnectionClose {
         /// Too many connections are open.
         Limit = "limit",
+        /// The client has too many connections open.
+        ClientLimit = "client_limit",
+        /// A load balancer did not say, or not well, who its client is.
+        ProxyProtocol = "proxy_protocol",
         /// The TLS handshake was not over in time.
         HandshakeTimeout = "handshake_timeout",
         /// The TLS handshake failed.
@@ -27,6 +31,8 @@ label! {
         IdleTimeout = "idle_timeout",
         /// The request body stopped coming.
         BodyTimeout = "body_timeout",
+        /// The request body came too slowly.
+        BodyTooSlow = "body_too_slow",
         /// The client did not read the response.
         WriteTimeout = "write_timeout",
         /// What came was not HTTP, or ambiguous.

@@ -30,6 +30,15 @@ impl Checker<'_> {
             let mut listener = listener(written);
             listener.tls = self.listener_tls(written, &item);
             listener.https_redirect = self.https_redirect(written, &item);
+            if let Some(proxy_protocol) = &written.proxy_protocol
+                && proxy_protocol.trusted.is_empty()
+            {
+                let key = item.key("proxy_protocol");
+                self.refuse(
+                    &key.key("trusted"),
+                    "is empty, expected at least one network",
+                );
+            }
             if let Some(name) = &written.name {
                 let label = self.accept(&item.key("name"), label(name));
                 if label.is_some() && listeners.iter().any(|other| other.name == listener.name) {
@@ -139,6 +148,12 @@ fn listener(written: &file::Listener) -> Listener {
         .iter()
         .map(|(_, network)| network.0)
         .collect();
+    let proxy_protocol = written
+        .proxy_protocol
+        .iter()
+        .flat_map(|written| written.trusted.iter())
+        .map(|(_, network)| network.0)
+        .collect();
     Listener {
         name: Arc::from(name),
         address,
@@ -147,6 +162,7 @@ fn listener(written: &file::Listener) -> Listener {
         metrics_allow,
         tls: None,
         https_redirect: None,
+        proxy_protocol,
     }
 }
 
@@ -173,9 +189,12 @@ pub(super) fn limits(written: &file::Limits) -> Limits {
         request_header_fields: written.request_header_count as usize,
         uri_bytes: written.uri_size.0 as usize,
         request_body_timeout: written.request_body_timeout.0,
+        request_body_min_rate: written.request_body_min_rate.0,
         response_write_timeout: written.response_write_timeout.0,
         keepalive_timeout: written.keepalive_timeout.0,
         max_connections: written.max_connections as usize,
+        max_connections_per_client: written.max_connections_per_client as usize,
+        strict_paths: written.strict_paths,
     }
 }
 

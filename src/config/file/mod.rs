@@ -104,6 +104,19 @@ pub struct Listener {
     #[serde(default)]
     #[schemars(extend("examples" = [true, { "port": 8443 }]))]
     pub https_redirect: HttpsRedirect,
+    /// Load balancers in front of this listener that say by the PROXY protocol who their client is.
+    /// When left out, nobody is expected to, and such a header is refused as bad HTTP or TLS.
+    pub proxy_protocol: Option<ProxyProtocol>,
+}
+
+/// See [`Listener::proxy_protocol`].
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyProtocol {
+    /// Peers that begin every connection with a PROXY header, version 1 or 2; without one they are
+    /// closed. The address in it takes the peer's place everywhere, in `trusted_proxies`, too.
+    #[schemars(extend("examples" = [["10.0.0.0/8"]]))]
+    pub trusted: List<Network>,
 }
 
 /// See [`Listener::metrics`].
@@ -165,6 +178,11 @@ pub struct Limits {
     pub uri_size: Size,
     /// How long a client may pause inside a request body; then 408.
     pub request_body_timeout: Duration,
+    /// How much of a request body must come each second; `0` for no minimum. The first five
+    /// seconds are free, only waiting for the client counts, and what comes ahead of time pays for a
+    /// pause of up to `request_body_timeout`. A slower body ends with 408. WebSocket has no minimum.
+    #[schemars(extend("x-min" = "0", "x-max" = "1GiB"))]
+    pub request_body_min_rate: Size,
     /// How long a client may leave a response unread; then the connection is closed.
     pub response_write_timeout: Duration,
     /// How long a client connection may be idle between two requests; then it is closed.
@@ -173,6 +191,14 @@ pub struct Limits {
     /// at once and counted.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_connections: u32,
+    /// The largest number of open connections of one client address (for IPv6 of one /64) over all
+    /// listeners; further ones are closed at once and counted. `trusted_proxies` are exempt.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub max_connections_per_client: u32,
+    /// Whether paths are refused that a backend may read in another way than the gateway: a
+    /// backslash, also encoded, a dot segment beside an encoded slash or with a parameter
+    /// (`/..%2F`, `/..;/`), an overlong encoding of ASCII.
+    pub strict_paths: bool,
 }
 
 /// See [`File::shutdown`].
@@ -287,6 +313,7 @@ impl Default for Listener {
             metrics: ListenerMetrics::default(),
             tls: None,
             https_redirect: HttpsRedirect::default(),
+            proxy_protocol: None,
         }
     }
 }
@@ -310,9 +337,12 @@ impl Default for Limits {
             request_header_count: 100,
             uri_size: Size(8 << 10),
             request_body_timeout: secs(30),
+            request_body_min_rate: Size(1 << 10),
             response_write_timeout: secs(60),
             keepalive_timeout: secs(75),
             max_connections: 50_000,
+            max_connections_per_client: 1_000,
+            strict_paths: true,
         }
     }
 }

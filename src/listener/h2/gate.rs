@@ -80,6 +80,9 @@ fn target(parts: &Parts, bounds: &Bounds) -> Result<Target, Rejection> {
         return Err(REFUSED);
     }
     let mut target = normalize::normalize(text, parts.method == Method::OPTIONS)?;
+    if bounds.strict_paths && target.is_ambiguous() {
+        return Err(Rejection::BadRequest("request target"));
+    }
     target.changed = false;
     Ok(target)
 }
@@ -187,6 +190,7 @@ mod tests {
         bytes: 32 * 1024,
         fields: 100,
         target_bytes: 8 * 1024,
+        strict_paths: true,
     };
 
     fn request(method: &str, uri: &str, fields: &[(&str, &str)]) -> Parts {

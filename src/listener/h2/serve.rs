@@ -32,6 +32,7 @@ use crate::listener::arrival::Arrival;
 use crate::listener::connection::{Edge, LINGER, Origin};
 use crate::listener::head::Bounds;
 use crate::listener::lease::Shared;
+use crate::listener::pace::Pace;
 use crate::metrics::ConnectionClose;
 use crate::reply::Rejection;
 
@@ -260,6 +261,7 @@ impl Served {
                 return refuse(&rejection, &parts, stream, from, &*edge.refusals, guard);
             }
         };
+        let is_call = grpc::is_call(&parts.headers);
         let body = Body::new(stream, head.framing.is_done());
         let response = Response::new(respond, &parts.method);
         let shared = Arc::new(shared.for_stream());
@@ -274,6 +276,13 @@ impl Served {
         let mut session =
             Http2Session::new(header, body, response, shared, deadline, guard.another());
         session.set_write_timeout(Some(self.limits.response_write_timeout));
+        if !is_call {
+            let limits = &self.limits;
+            session.set_pace(Pace::new(
+                limits.request_body_min_rate,
+                limits.request_body_timeout,
+            ));
+        }
         let (listener, edge) = (Arc::clone(&self.listener), Arc::clone(edge));
         tokio::spawn(handle(session, listener, edge, guard));
     }
@@ -297,6 +306,7 @@ fn bounds(limits: &Limits) -> Bounds {
         bytes: limits.request_header_bytes,
         fields: limits.request_header_fields,
         target_bytes: limits.uri_bytes,
+        strict_paths: limits.strict_paths,
     }
 }
 

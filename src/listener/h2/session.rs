@@ -27,6 +27,7 @@ use super::response::{Response, lost};
 use super::running::Guard;
 use super::timer::Timer;
 use crate::listener::lease::{FirstByteTimeout, Shared};
+use crate::listener::pace::{Pace, TooSlow};
 
 /// The time that the client itself set for the whole call is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +43,8 @@ enum Limit {
     Deadline,
     /// The time between two pieces of the body.
     Body,
+    /// The time that so slow a body has earned.
+    Pace,
     /// The time that the client may leave the response unread.
     Write,
 }
@@ -52,6 +55,7 @@ impl Limit {
             Self::FirstByte => Error::because(ReadTimedout, "first byte", FirstByteTimeout),
             Self::Deadline => Error::because(ReadTimedout, "deadline", DeadlineExceeded),
             Self::Body => Error::explain(ReadTimedout, "request body"),
+            Self::Pace => Error::because(ReadTimedout, "request body", TooSlow),
             Self::Write => Error::explain(WriteTimedout, "response"),
         }
         .into_down()
@@ -66,6 +70,8 @@ pub struct Http2Session {
     response: Response,
     shared: Arc<Shared>,
     deadline: Option<Instant>,
+    /// How slowly the body may come.
+    pace: Pace,
     read_timeout: Option<Duration>,
     write_timeout: Option<Duration>,
     drain_timeout: Option<Duration>,
@@ -90,12 +96,18 @@ impl Http2Session {
             response,
             shared,
             deadline,
+            pace: Pace::any(),
             read_timeout: None,
             write_timeout: None,
             drain_timeout: None,
             timer: Timer::default(),
             guard,
         }
+    }
+
+    /// The body must not come more slowly than this.
+    pub fn set_pace(&mut self, pace: Pace) {
+        self.pace = pace;
     }
 
     fn body(&self) -> Option<&Body> {
@@ -123,9 +135,13 @@ impl Http2Session {
         match &mut self.body {
             Some(body) if !idle => {
                 if let Poll::Ready(piece) = body.poll(context) {
+                    if let Some(Ok(piece)) = &piece {
+                        self.pace.received(piece.len(), Instant::now());
+                    }
                     return Poll::Ready(piece.transpose().map_err(lost));
                 }
                 sooner(body.deadline(self.read_timeout), Limit::Body);
+                sooner(self.pace.wait(Instant::now()), Limit::Pace);
             }
             _ => {
                 if let Poll::Ready(error) = self.response.poll_gone(context) {
