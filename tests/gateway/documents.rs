@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use crate::support::client::get;
 use crate::support::command::{binary, finish};
+use crate::support::h2::{H2, request};
 use crate::support::metrics::parse;
 use crate::support::wait::until;
-use crate::support::{DeadPort, Gateway, Origin};
+use crate::support::{DeadPort, Gateway, Origin, Script};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -169,16 +170,24 @@ fn shown_metrics(page: &str) -> BTreeMap<String, Family> {
 /// A gateway that has had every kind of traffic: answers, refusals, failures, retries, probes.
 fn busy_gateway(origin: &Origin) -> Gateway {
     let dead = DeadPort::refusing();
+    let failing = "HTTP/1.1 200 OK\r\nGrpc-Status: 14\r\nContent-Length: 0\r\n\r\n";
+    let calls = Origin::script(Script::new().read_body().send(failing));
     let gateway = Gateway::start(&format!(
-        "upstreams:
+        "listeners: [{{ name: main, address: 127.0.0.1:0, h2c: true }}]
+upstreams:
+  calls: {{ backends: ['{}'] }}
   good: {{ backends: ['{}'], health_check: {{ interval: 100ms, timeout: 100ms }} }}
   dead: {{ backends: ['{}'] }}
 routes:
+  - {{ name: calls, match: {{ path: /call }}, upstream: calls }}
   - {{ name: good, match: {{ path: /good }}, upstream: good }}
   - {{ name: dead, match: {{ path: /dead }}, upstream: dead }}",
+        calls.address(),
         origin.address(),
         dead.address()
     ));
+    let call = request("POST", "/call").header("content-type", "application/grpc");
+    assert_eq!(H2::connect(gateway.addr()).send(call, "x").status, 200);
     assert_eq!(get(gateway.addr(), "/good?a=b").status, 200);
     assert_eq!(get(gateway.addr(), "/dead").status, 502);
     assert_eq!(gateway.connect().exchange("GET\r\n\r\n").status, 400);

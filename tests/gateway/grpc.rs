@@ -80,7 +80,7 @@ fn a_deadline_behind_the_header_is_told_in_trailers() {
 
 #[test]
 fn messages_come_when_they_come() {
-    let origin = Origin::script(Script::new().read_body().and(&Script::answer("late")));
+    let origin = Origin::script(Script::answer("late"));
     let gateway = Gateway::start(&format!(
         "{LISTENER}limits: {{ request_body_timeout: 200ms }}\n\
          routes: [{{ name: all, upstream: 'http://{}' }}]",
@@ -94,4 +94,20 @@ fn messages_come_when_they_come() {
     stream.send_data("two".into(), true).expect("data");
     assert_eq!(client.answer(response).expect("an answer").text(), "late");
     assert_eq!(origin.only_request().body, b"onetwo");
+}
+
+#[test]
+fn failures_that_backends_report_are_counted() {
+    let failing = "HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\nGrpc-Status: 14\r\n\
+                   Content-Length: 0\r\n\r\n";
+    let origin = Origin::script(Script::new().read_body().send(failing));
+    let gateway = Gateway::start(&format!(
+        "{LISTENER}upstreams: {{ u: {{ backends: ['{}'] }} }}\n\
+         routes: [{{ name: all, upstream: u }}]",
+        origin.address()
+    ));
+    let mut client = H2::connect(gateway.addr());
+    assert_eq!(client.send(call("/a"), "x").header("grpc-status"), "14");
+    let labels = [("backend_service", "u"), ("grpc_code", "UNAVAILABLE")];
+    gateway.wait_metric("gateway_upstream_grpc_errors_total", &labels, 1.0);
 }

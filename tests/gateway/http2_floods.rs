@@ -1,7 +1,7 @@
 //! HTTP/2 clients that attack: each loses its connection within a bound, while another client goes on.
 
 use crate::support::h2::{self, Frames, H2, get};
-use crate::support::{Gateway, Origin, Script};
+use crate::support::{Gateway, Origin, Script, eventually};
 
 const CALM: Option<u32> = Some(11);
 
@@ -33,12 +33,14 @@ impl Scene {
         Frames::connect(self.gateway.addr(), &[])
     }
 
-    /// Expects that the attack was ended for this reason and has hurt nobody.
+    /// Expects that the attack was ended for one of these reasons and has hurt nobody.
     #[track_caller]
-    fn assert_ended(&mut self, reason: &str) {
-        let labels = [("listener", "main"), ("reason", reason)];
+    fn assert_ended(&mut self, reasons: &[&str]) {
         let closed = "gateway_connections_closed_total";
-        self.gateway.wait_metric(closed, &labels, 1.0);
+        let count = |reason: &&str| self.gateway.metric(closed, &[("reason", *reason)]);
+        eventually("the end of the connection is counted", || {
+            reasons.iter().map(count).sum::<f64>() == 1.0
+        });
         assert_eq!(self.bystander.exchange(get("/health")).status, 200);
         let panics = self.gateway.metric("gateway_panics_total", &[]);
         assert_eq!(panics, 0.0);
@@ -51,7 +53,7 @@ fn assert_flood(reason: &str, frame: impl FnMut(u32) -> Vec<u8>) {
     let mut scene = Scene::new(Origin::echo(), "");
     let mut attacker = scene.attacker();
     assert_eq!(attacker.flood(10_000, frame), CALM, "{reason}");
-    scene.assert_ended(reason);
+    scene.assert_ended(&[reason]);
 }
 
 #[test]
@@ -104,10 +106,7 @@ fn empty_continuations() {
     });
     assert_eq!(code, CALM);
     // Either the meter or the library is first, according to how the bytes come.
-    let closed = "gateway_connections_closed_total";
-    let count = |reason| scene.gateway.metric(closed, &[("reason", reason)]);
-    assert_eq!(count("empty_frame_flood") + count("http2_excess"), 1.0);
-    assert_eq!(scene.bystander.exchange(get("/health")).status, 200);
+    scene.assert_ended(&["empty_frame_flood", "http2_excess"]);
 }
 
 #[test]
@@ -121,7 +120,7 @@ fn continuations_without_end() {
         _ => h2::frame(h2::CONTINUATION, 0, 1, &more),
     });
     assert_eq!(code, CALM);
-    scene.assert_ended("http2_excess");
+    scene.assert_ended(&["http2_excess"]);
     assert!(scene.gateway.rss_kib() < 200 * 1024);
 }
 
@@ -136,16 +135,10 @@ fn rapid_reset() {
         bytes
     });
     assert_eq!(code, CALM);
-    let closed = "gateway_connections_closed_total";
-    let count = |reason| scene.gateway.metric(closed, &[("reason", reason)]);
     // The library counts those that nobody has looked at yet.
-    assert_eq!(count("reset_flood") + count("http2_excess"), 1.0);
-    assert!(
-        scene.origin.requests() <= 300,
-        "{}",
-        scene.origin.requests()
-    );
-    assert_eq!(scene.bystander.exchange(get("/health")).status, 200);
+    scene.assert_ended(&["reset_flood", "http2_excess"]);
+    let reached = scene.origin.requests();
+    assert!(reached <= 300, "{reached}");
 }
 
 #[test]
@@ -160,16 +153,9 @@ fn resets_that_the_gateway_is_made_to_send() {
         bytes
     });
     assert!(code.is_some());
-    let closed = "gateway_connections_closed_total";
-    let count = |reason| scene.gateway.metric(closed, &[("reason", reason)]);
-    let provoked = count("provoked_reset_flood") + count("http2_excess");
-    assert_eq!(provoked, 1.0, "{}", scene.gateway.metrics());
-    assert!(
-        scene.origin.requests() <= 300,
-        "{}",
-        scene.origin.requests()
-    );
-    assert_eq!(scene.bystander.exchange(get("/health")).status, 200);
+    scene.assert_ended(&["provoked_reset_flood", "http2_excess"]);
+    let reached = scene.origin.requests();
+    assert!(reached <= 300, "{reached}");
 }
 
 #[test]
@@ -184,8 +170,9 @@ fn a_small_block_that_unfolds_into_a_large_header() {
     let mut attacker = scene.attacker();
     let flags = h2::END_STREAM | h2::END_HEADERS;
     attacker.send(h2::frame(h2::HEADERS, flags, 1, &bomb));
-    let answer = attacker.next_of(h2::HEADERS).expect("an answer");
-    assert_eq!(answer.stream, 1);
+    // 431, or the end of the connection: the library stops unfolding at some point.
+    let answer = attacker.next_of(h2::HEADERS);
+    assert!(answer.is_none_or(|answer| answer.stream == 1));
     assert_eq!(scene.origin.requests(), 0);
     assert!(scene.gateway.rss_kib() < 200 * 1024);
     assert_eq!(scene.bystander.exchange(get("/health")).status, 200);
@@ -210,5 +197,5 @@ fn a_client_that_takes_nothing_from_its_socket() {
     for stream in 0..10 {
         attacker.send(h2::get_frame(2 * stream + 1, "/large"));
     }
-    scene.assert_ended("write_timeout");
+    scene.assert_ended(&["write_timeout"]);
 }

@@ -1,12 +1,12 @@
 //! The frames of an HTTP/2 connection as they pass, seen from outside the library that reads them.
 //!
-//! Only the nine bytes of a frame's header (RFC 9113 section 4.1) and the first four of its payload
+//! Only the nine bytes of a frame's header (RFC 9113 section 4.1) and the first eight of its payload
 //! are looked at; the rest is skipped.
 
 /// Bytes of a frame header.
 const HEADER: usize = 9;
 /// Bytes of a payload that are looked at.
-const PEEK: usize = 4;
+const PEEK: usize = 8;
 /// What a client sends before its first frame (RFC 9113 section 3.4).
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -80,9 +80,14 @@ impl Frame {
         self.length <= padding
     }
 
-    /// The error code of a RST_STREAM.
+    /// The error code of a RST_STREAM or GOAWAY.
     pub fn error_code(&self) -> u32 {
-        u32::from_be_bytes(self.peek)
+        let [a, b, c, d, e, f, g, h] = self.peek;
+        match self.kind {
+            // Behind the last stream.
+            Kind::GoAway => u32::from_be_bytes([e, f, g, h]),
+            _ => u32::from_be_bytes([a, b, c, d]),
+        }
     }
 }
 

@@ -73,6 +73,8 @@ pub struct Meter {
     empty: Bucket,
     updates: Bucket,
     unknown: Bucket,
+    /// The error code of the last GOAWAY sent.
+    goaway: Option<u32>,
 }
 
 impl Meter {
@@ -90,12 +92,18 @@ impl Meter {
             empty: bucket(100, 10),
             updates: bucket(1000, 100),
             unknown: bucket(100, 10),
+            goaway: None,
         }
     }
 
     /// Whether the client has begun a header block and not completed it.
     pub fn in_header_block(&self) -> bool {
         self.received.in_header_block()
+    }
+
+    /// The error code that the client was sent away with, if it was.
+    pub fn goaway(&self) -> Option<u32> {
+        self.goaway
     }
 
     /// Counts what the client sent. `Some`: it is too much, and why.
@@ -133,12 +141,13 @@ impl Meter {
     /// Counts what was sent to the client. `Some`: it provoked too much, and what.
     pub fn send(&mut self, bytes: &[u8], now: Instant) -> Option<ConnectionClose> {
         let (mut provoked, mut excess) = (0u32, false);
-        let (pings, updates) = (&mut self.pings, &mut self.updates);
+        let (pings, updates, goaway) = (&mut self.pings, &mut self.updates, &mut self.goaway);
         self.sent.feed(bytes, |frame| match frame.kind {
             Kind::Data => {
                 pings.give(1);
                 updates.give(4);
             }
+            Kind::GoAway => *goaway = Some(frame.error_code()),
             Kind::Reset if is_provoked(frame.error_code()) => provoked += 1,
             _ => {}
         });
@@ -258,6 +267,9 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(meter.send(&reset(5), now), None);
         }
+        assert_eq!(meter.goaway(), None);
+        meter.send(&frame(7, 0, &[0, 0, 0, 9, 0, 0, 0, 11]), now);
+        assert_eq!(meter.goaway(), Some(11));
         let excess = Some(ConnectionClose::ProvokedResetFlood);
         assert_eq!(meter.send(&reset(1), now), excess);
     }

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -59,6 +59,8 @@ pub struct Signals {
     blocked: Moment,
     /// Since when the connection is being closed.
     closing: Moment,
+    /// The error code of the GOAWAY sent last; 0, which is no error, as long as there was none.
+    goaway: AtomicU32,
 }
 
 impl Signals {
@@ -71,6 +73,7 @@ impl Signals {
             header: Moment::default(),
             blocked: Moment::default(),
             closing: Moment::default(),
+            goaway: AtomicU32::new(0),
         }
     }
 
@@ -92,6 +95,11 @@ impl Signals {
     /// Since when nothing can be written.
     pub fn blocked_since(&self) -> Option<Instant> {
         self.blocked.get(self.epoch)
+    }
+
+    /// The error that the client was sent away with; 0 for none.
+    pub fn goaway(&self) -> u32 {
+        self.goaway.load(Relaxed)
     }
 
     /// Since when the connection is being closed.
@@ -223,6 +231,9 @@ impl AsyncWrite for Metered {
     /// closed with unread bytes in it takes back what was sent last, the reason above all.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        this.signals
+            .goaway
+            .store(this.meter.goaway().unwrap_or(0), Relaxed);
         this.signals.closing.mark(this.signals.epoch);
         if !this.shut {
             ready!(Pin::new(&mut this.transport).poll_shutdown(context))?;

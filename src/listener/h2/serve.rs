@@ -50,7 +50,10 @@ where
     let handshake = builder(&limits).handshake(io);
     let connection = match timeout(limits.request_header_timeout, handshake).await {
         Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return close_reason(&error, &listener),
+        Ok(Err(error)) => {
+            let reason = error.reason().filter(|_| !error.is_remote());
+            return count_error(reason.unwrap_or(Reason::NO_ERROR), &listener);
+        }
         Err(_) => return listener.metrics.closed(ConnectionClose::HeaderTimeout),
     };
     let mut closing = edge.closing.clone();
@@ -145,12 +148,18 @@ impl Served {
                 Poll::Ready(result) => result,
             }
         };
-        if let Err(error) = result
-            && !self.ended
-        {
-            close_reason(&error, &self.listener);
+        if let Err(error) = result {
+            log::debug!("listener={} HTTP/2 ended: {error}", self.listener.name);
         }
+        self.count_end();
         Poll::Ready(None)
+    }
+
+    /// Counts why the library ended the connection, if it did.
+    fn count_end(&self) {
+        if !self.ended {
+            count_error(Reason::from(self.signals.goaway()), &self.listener);
+        }
     }
 
     /// Ends the connection of a client that sends too much of something. True: it was just told.
@@ -220,7 +229,10 @@ impl Served {
     /// Does what a deadline asks for. False: the connection is over.
     fn expire(&mut self, expiry: Expiry) -> bool {
         match expiry {
-            Expiry::Over => return false,
+            Expiry::Over => {
+                self.count_end();
+                return false;
+            }
             Expiry::Idle => self.drain(ConnectionClose::IdleTimeout),
             Expiry::Header => {
                 self.listener.metrics.closed(ConnectionClose::HeaderTimeout);
@@ -311,14 +323,12 @@ fn deadline(parts: &http::request::Parts, received: Instant) -> Result<Option<In
     }
 }
 
-/// Counts why the library, or the client, ended the connection.
-fn close_reason(error: &h2::Error, listener: &ListenerState) {
-    if error.is_io() || error.is_remote() {
-        // The client left, and it knows why.
-        return;
-    }
-    listener.metrics.closed(match error.reason() {
-        Some(Reason::ENHANCE_YOUR_CALM) => ConnectionClose::Http2Excess,
+/// Counts a connection that ends with this error.
+fn count_error(reason: Reason, listener: &ListenerState) {
+    listener.metrics.closed(match reason {
+        // The client left, or there was nothing more to say.
+        Reason::NO_ERROR => return,
+        Reason::ENHANCE_YOUR_CALM => ConnectionClose::Http2Excess,
         _ => ConnectionClose::ParseError,
     });
 }
