@@ -437,6 +437,22 @@ mod tests {
     }
 
     #[test]
+    fn connections_are_given_up_only_if_nothing_is_answered() {
+        let mut config = config(1);
+        config.protocol = model::Protocol::Http2;
+        let upstream = Upstream::compile(&config, &Metrics::new("gateway"), Instant::now());
+        let backend = &upstream.backends()[0];
+        let key = || backend.peer(Purpose::Request).group_key;
+        let first = key();
+        let started = Instant::now();
+        upstream.succeeded(backend);
+        upstream.waited_in_vain(backend, started);
+        assert_eq!(key(), first);
+        upstream.waited_in_vain(backend, Instant::now() + Duration::from_secs(1));
+        assert_ne!(key(), first);
+    }
+
+    #[test]
     fn requests_in_flight_are_given_back() {
         let now = Instant::now();
         let upstream = upstream(1, now);
