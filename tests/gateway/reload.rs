@@ -152,7 +152,10 @@ fn a_half_written_file_does_no_harm() {
     assert!(has(&gateway, "one"));
     std::fs::write(&file, &whole).unwrap();
     eventually("the whole file is loaded", || has(&gateway, "two"));
-    assert!(gateway.status()["config"]["last_failure"].is_null());
+    // What is told follows what is put into force.
+    eventually("the failure is over", || {
+        gateway.status()["config"]["last_failure"].is_null()
+    });
 }
 
 /// As Kubernetes updates a mounted ConfigMap: a link to a folder is put in the place of another.
