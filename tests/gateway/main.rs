@@ -22,6 +22,7 @@ mod forwarding;
 mod health;
 mod memory;
 mod metrics;
+mod no_loss;
 mod process;
 mod proxying;
 mod refusals;
