@@ -6,7 +6,7 @@ set -euo pipefail
 root="$(cd "$(dirname "$0")/.." && pwd)"
 export NO_LOSS_UPGRADES="${NO_LOSS_UPGRADES:-50}"
 export NO_LOSS_RELOADS="${NO_LOSS_RELOADS:-200}"
-export NO_LOSS_DOWNLOAD_SECONDS="${NO_LOSS_DOWNLOAD_SECONDS:-20}"
+export NO_LOSS_TRANSFER_SECONDS="${NO_LOSS_TRANSFER_SECONDS:-20}"
 export NO_LOSS_RATE="${NO_LOSS_RATE:-40}"
 
 "$root/scripts/install-deps.sh" build

@@ -4,7 +4,6 @@
 //! `loadtest/no-loss.sh` the long one.
 
 mod backend;
-mod download;
 mod drive;
 mod fleet;
 mod http1;
@@ -12,6 +11,7 @@ mod http2;
 mod load;
 mod setup;
 mod tally;
+mod transfer;
 mod websocket;
 
 use std::sync::Arc;
@@ -31,6 +31,10 @@ use tally::Kind;
 /// Clients that keep their connections, of each kind.
 const CLIENTS: u32 = 4;
 
+/// Seconds between the requests of those that are seldom used: below and above the time for which an
+/// old process waits for a last request.
+const SELDOM: [u64; 6] = [1, 2, 3, 4, 6, 8];
+
 /// How long the load runs before anything is done to the gateway, and after.
 const UNDISTURBED: Duration = Duration::from_secs(1);
 
@@ -41,7 +45,7 @@ const FILES_MARGIN: usize = 64;
 struct Wanted {
     upgrades: usize,
     reloads: usize,
-    download: Duration,
+    transfer: Duration,
     /// Requests a second of each kind of HTTP.
     rate: u32,
 }
@@ -51,7 +55,7 @@ impl Wanted {
         Self {
             upgrades: number("NO_LOSS_UPGRADES", 3) as usize,
             reloads: number("NO_LOSS_RELOADS", 10) as usize,
-            download: Duration::from_secs(number("NO_LOSS_DOWNLOAD_SECONDS", 4).into()),
+            transfer: Duration::from_secs(number("NO_LOSS_TRANSFER_SECONDS", 4).into()),
             rate: number("NO_LOSS_RATE", 20).max(1),
         }
     }
@@ -70,13 +74,13 @@ fn number(name: &str, default: u32) -> u32 {
 fn upgrades_and_reloads_lose_nothing() {
     let wanted = Wanted::from_environment();
     let (a, b) = (backend::work(), backend::work());
-    let (socket, slow) = (backend::socket(), backend::slow(wanted.download));
+    let (socket, slow) = (backend::socket(), backend::slow(wanted.transfer));
     let backends = Backends {
         pair: [&a, &b],
         socket: &socket,
         slow: &slow,
     };
-    let setup = Setup::new(&backends, wanted.download);
+    let setup = Setup::new(&backends, wanted.transfer);
     // Outlives the first process, and sees that none of its successors does.
     let fleet = Fleet::of(&setup.config_file());
     let mut command = binary();
@@ -124,10 +128,10 @@ fn start(runtime: &Runtime, load: &Arc<Load>, setup: &Setup, wanted: &Wanted) ->
     let plain = Endpoint::plain(setup.plain);
     let tls = Endpoint::tls(setup.tls, setup.certificate.clone());
     let mut tasks = JoinSet::new();
-    let entered = runtime.enter();
+    let _entered = runtime.enter();
+    let load = || Arc::clone(load);
     for index in 0..CLIENTS {
         let schedule = || Schedule::shared(wanted.rate, CLIENTS, index);
-        let load = || Arc::clone(load);
         tasks.spawn(http1::keep_alive(
             load(),
             plain.clone(),
@@ -142,23 +146,41 @@ fn start(runtime: &Runtime, load: &Arc<Load>, setup: &Setup, wanted: &Wanted) ->
         ));
         tasks.spawn(http2::streams(load(), tls.clone(), schedule()));
     }
+    for seconds in SELDOM {
+        let schedule = Schedule::every(Duration::from_secs(seconds));
+        tasks.spawn(http1::keep_alive(
+            load(),
+            plain.clone(),
+            Kind::SeldomUsed,
+            schedule,
+        ));
+    }
     for (endpoint, kind) in [
         (&plain, Kind::NewConnection),
         (&tls, Kind::TlsNewConnection),
     ] {
         let schedule = Schedule::shared(wanted.rate, 1, 0);
         tasks.spawn(http1::new_connections(
-            Arc::clone(load),
+            load(),
             endpoint.clone(),
             kind,
             schedule,
         ));
     }
-    for (endpoint, kind) in [(plain, Kind::Download), (tls, Kind::TlsDownload)] {
-        let load = Arc::clone(load);
-        tasks.spawn(download::downloads(load, endpoint, kind, wanted.download));
+    let transfers = [
+        (&plain, Kind::Download),
+        (&tls, Kind::TlsDownload),
+        (&tls, Kind::Http2Download),
+        (&plain, Kind::Upload),
+    ];
+    for (endpoint, kind) in transfers {
+        tasks.spawn(transfer::transfers(
+            load(),
+            endpoint.clone(),
+            kind,
+            wanted.transfer,
+        ));
     }
-    drop(entered);
     tasks
 }
 

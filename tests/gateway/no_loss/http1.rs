@@ -43,8 +43,18 @@ impl Connection {
 
     /// Sends a request and reads the head of its answer, which must be a 200.
     pub async fn ask(&mut self, request: &[u8]) -> Result<Answer, Fault> {
-        self.io.write_all(request).await?;
-        self.io.flush().await?;
+        self.send(request).await?;
+        self.head().await
+    }
+
+    /// Sends these bytes.
+    pub async fn send(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        self.io.write_all(bytes).await?;
+        Ok(self.io.flush().await?)
+    }
+
+    /// Reads the head of an answer, which must be a 200.
+    pub async fn head(&mut self) -> Result<Answer, Fault> {
         let end = loop {
             if let Some(at) = find(&self.buffer, b"\r\n\r\n") {
                 break at + 4;
@@ -137,7 +147,9 @@ fn parse(head: &str) -> Result<Answer, Fault> {
 pub async fn keep_alive(load: Arc<Load>, endpoint: Endpoint, kind: Kind, mut schedule: Schedule) {
     let mut kept: Option<Connection> = None;
     while let Some(due) = schedule.next(&load) {
-        sleep_until(due).await;
+        if !load.wait_until(due).await {
+            break;
+        }
         if let Some(connection) = &mut kept {
             match connection.ended() {
                 Ok(false) => {}

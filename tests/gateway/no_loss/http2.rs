@@ -10,11 +10,14 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 
 use super::http1::REQUEST_DEADLINE;
-use super::load::{Endpoint, Load, SERVER_NAME, Schedule, Work};
+use super::load::{Endpoint, Load, SERVER_NAME, Schedule};
 use super::tally::{Fault, Kind};
 
 /// How often a request is sent again that was given back unprocessed.
 const ATTEMPTS: usize = 5;
+
+/// Takes a body piece by piece.
+type Sink<'a> = &'a mut (dyn FnMut(&[u8]) + Send);
 
 /// Requests as streams of one connection, replaced when the gateway says that it goes away.
 pub async fn streams(load: Arc<Load>, endpoint: Endpoint, mut schedule: Schedule) {
@@ -36,7 +39,7 @@ pub async fn streams(load: Arc<Load>, endpoint: Endpoint, mut schedule: Schedule
         };
         let (load, endpoint) = (Arc::clone(&load), endpoint.clone());
         running.spawn(async move {
-            let asked = timeout(REQUEST_DEADLINE, persist(&load, &endpoint, usable)).await;
+            let asked = timeout(REQUEST_DEADLINE, exchange(&load, &endpoint, usable)).await;
             let outcome = asked.unwrap_or_else(|_| Err(Fault::failed("no answer in time")));
             load.tally.request(Kind::Http2, due.elapsed(), outcome);
         });
@@ -75,55 +78,82 @@ async fn open(load: &Arc<Load>, endpoint: &Endpoint) -> Result<SendRequest<Bytes
     Ok(session)
 }
 
+async fn exchange(
+    load: &Arc<Load>,
+    endpoint: &Endpoint,
+    session: SendRequest<Bytes>,
+) -> Result<(), Fault> {
+    let work = load.work();
+    let mut received = Vec::new();
+    let keep = &mut |piece: &[u8]| received.extend_from_slice(piece);
+    persist(load, endpoint, session, &work.path(), &work.body, keep).await?;
+    work.check(&received)
+}
+
+/// A GET on a connection of its own, its body piece by piece.
+pub async fn alone(
+    load: &Arc<Load>,
+    endpoint: &Endpoint,
+    path: &str,
+    sink: Sink<'_>,
+) -> Result<(), Fault> {
+    let session = open(load, endpoint).await?;
+    persist(load, endpoint, session, path, "", sink).await
+}
+
 /// One request, sent again elsewhere for as long as it is given back unprocessed.
 async fn persist(
     load: &Arc<Load>,
     endpoint: &Endpoint,
     mut session: SendRequest<Bytes>,
+    path: &str,
+    body: &str,
+    sink: Sink<'_>,
 ) -> Result<(), Fault> {
-    let work = load.work();
     for _ in 0..ATTEMPTS {
-        match exchange(session, &work).await {
+        match ask(session, path, body, sink).await {
             Err(error) if is_unprocessed(&error) => load.tally.retried(Kind::Http2),
             Err(error) => return Err(fault(error)),
-            Ok(body) => return body.and_then(|body| work.check(&body)),
+            Ok(answered) => return answered,
         }
         session = open(load, endpoint).await?;
     }
     Err(Fault::failed("given back again and again"))
 }
 
-async fn exchange(
+/// One request and its answer, which must be a 200.
+async fn ask(
     session: SendRequest<Bytes>,
-    work: &Work,
-) -> Result<Result<Vec<u8>, Fault>, h2::Error> {
-    let method = match work.body.is_empty() {
+    path: &str,
+    body: &str,
+    sink: Sink<'_>,
+) -> Result<Result<(), Fault>, h2::Error> {
+    let method = match body.is_empty() {
         true => Method::GET,
         false => Method::POST,
     };
     let request = Request::builder()
         .method(method)
-        .uri(format!("https://{SERVER_NAME}{}", work.path()))
+        .uri(format!("https://{SERVER_NAME}{path}"))
         .body(())
         .expect("a request");
     let mut session = session.ready().await?;
-    let (response, mut sending) = session.send_request(request, work.body.is_empty())?;
+    let (response, mut sending) = session.send_request(request, body.is_empty())?;
     drop(session);
-    if !work.body.is_empty() {
-        sending.send_data(Bytes::from(work.body.clone()), true)?;
+    if !body.is_empty() {
+        sending.send_data(Bytes::copy_from_slice(body.as_bytes()), true)?;
     }
     let response = response.await?;
     if response.status() != 200 {
         return Ok(Err(Fault::failed(format!("status {}", response.status()))));
     }
-    let mut received = Vec::new();
     let mut body = response.into_body();
     while let Some(piece) = body.data().await {
         let piece = piece?;
         body.flow_control().release_capacity(piece.len())?;
-        received.extend_from_slice(&piece);
+        sink(&piece);
     }
-    Ok(Ok(received))
+    Ok(Ok(()))
 }
 
 /// The gateway goes away in good order.

@@ -9,7 +9,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tokio_rustls::TlsConnector;
 
 use super::tally::{Fault, Tally};
@@ -19,6 +19,9 @@ pub const SERVER_NAME: &str = "gateway.test";
 
 /// How long a connection may take until it can be used.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How often a client that waits long looks whether it is to end.
+const STOP_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A plain or an encrypted connection.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -150,6 +153,23 @@ impl Load {
         Work { number, body }
     }
 
+    /// The next request, with a body of this length.
+    pub fn upload(&self, length: usize) -> Work {
+        let number = self.requests.fetch_add(1, Ordering::SeqCst);
+        Work {
+            number,
+            body: "x".repeat(length),
+        }
+    }
+
+    /// Waits until this time; sooner when the load ends, and then `false`.
+    pub async fn wait_until(&self, due: Instant) -> bool {
+        while !self.is_stopping() && Instant::now() < due {
+            sleep_until(due.min(Instant::now() + STOP_INTERVAL)).await;
+        }
+        !self.is_stopping()
+    }
+
     /// The newest configuration that is known to serve.
     pub fn confirmed(&self) -> u64 {
         self.confirmed.load(Ordering::SeqCst)
@@ -194,6 +214,14 @@ impl Schedule {
         let interval = Duration::from_secs(1) * count / rate;
         Self {
             due: Instant::now() + interval * index / count,
+            interval,
+        }
+    }
+
+    /// One client that sends a request every `interval`.
+    pub fn every(interval: Duration) -> Self {
+        Self {
+            due: Instant::now(),
             interval,
         }
     }

@@ -13,6 +13,8 @@ const TOLD: usize = 20;
 pub enum Kind {
     /// HTTP/1.1 over connections that stay open.
     KeepAlive,
+    /// The same with seconds between the requests, and so idle while the gateway is replaced.
+    SeldomUsed,
     /// A new connection for every request.
     NewConnection,
     /// The same over TLS, connections kept.
@@ -27,11 +29,16 @@ pub enum Kind {
     Download,
     /// The same over TLS.
     TlsDownload,
+    /// The same as a stream of HTTP/2.
+    Http2Download,
+    /// A request that takes many seconds.
+    Upload,
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 11] = [
         Self::KeepAlive,
+        Self::SeldomUsed,
         Self::NewConnection,
         Self::TlsKeepAlive,
         Self::TlsNewConnection,
@@ -39,11 +46,14 @@ impl Kind {
         Self::WebSocket,
         Self::Download,
         Self::TlsDownload,
+        Self::Http2Download,
+        Self::Upload,
     ];
 
     fn title(self) -> &'static str {
         match self {
             Self::KeepAlive => "keep-alive",
+            Self::SeldomUsed => "seldom used",
             Self::NewConnection => "new connection",
             Self::TlsKeepAlive => "TLS keep-alive",
             Self::TlsNewConnection => "TLS new connection",
@@ -51,6 +61,8 @@ impl Kind {
             Self::WebSocket => "WebSocket",
             Self::Download => "slow download",
             Self::TlsDownload => "TLS slow download",
+            Self::Http2Download => "HTTP/2 slow download",
+            Self::Upload => "slow upload",
         }
     }
 }

@@ -15,6 +15,9 @@ use super::tally::{Fault, Kind};
 /// The shortest time that a socket can be told to wait.
 const LEAST_WAIT: Duration = Duration::from_millis(1);
 
+/// A socket wakes up this much late at most; the kernel counts its waiting in ticks.
+const TICK: Duration = Duration::from_millis(20);
+
 type Socket = WebSocket<TcpStream>;
 
 /// What came in.
@@ -34,7 +37,7 @@ pub fn echo(load: &Arc<Load>, address: SocketAddr, interval: Duration) {
     while !load.is_stopping() {
         due += interval;
         if let Some(mut socket) = kept.take() {
-            match receive(&mut socket, due) {
+            match receive(&mut socket, due.checked_sub(TICK).unwrap_or(due)) {
                 Ok(Incoming::Nothing) => kept = Some(socket),
                 Ok(Incoming::Farewell) => load.tally.closed(Kind::WebSocket),
                 Ok(Incoming::Text(text)) => {
