@@ -55,6 +55,7 @@ fn find(router: &Router, host: &str, path: &str) -> Found {
             method: &Method::GET,
             headers,
             query: "page=2",
+            client_cert: None,
         })
     })
 }
@@ -149,6 +150,7 @@ fn route(number: usize, hosts: Vec<HostPattern>, path: PathPattern) -> Route {
             methods: vec![Method::GET, Method::POST],
             headers: Vec::new(),
             query: Vec::new(),
+            client_cert: Vec::new(),
         },
         action: Action::Respond(FixedResponse {
             status: StatusCode::OK,

@@ -10,6 +10,7 @@ use crate::reply::Rejection;
 use crate::request_id::RequestId;
 use crate::route::{Lookup, Params, Route};
 use crate::snapshot::Snapshot;
+use crate::tls::TlsFacts;
 use crate::upstream::{Admitted, Tried, Upstream};
 
 /// The state of one request, from its header to its log line.
@@ -24,6 +25,10 @@ pub struct RequestContext<O> {
     pub client_ip: IpAddr,
     /// The scheme that the client used towards this gateway.
     pub scheme: &'static str,
+    /// What the TLS handshake said.
+    pub tls: Option<Arc<TlsFacts>>,
+    /// Whether it is a gRPC call.
+    pub grpc: bool,
     /// Whether the peer's forwarding headers are believed.
     pub trusted: bool,
     /// Its route.
@@ -54,6 +59,8 @@ pub struct Attempt {
     pub started: Instant,
     /// Counts the connection as in use.
     pub connection: Option<PooledConnection>,
+    /// Whether HTTP/2 is spoken with it.
+    pub http2: bool,
     /// The status it answered with, once it has.
     pub answered: Option<u16>,
     /// Whether its end was recorded already, because it failed.
@@ -69,6 +76,8 @@ impl<O> RequestContext<O> {
             request_id: RequestId::generate(),
             client_ip: IpAddr::from([0, 0, 0, 0]),
             scheme: "http",
+            tls: None,
+            grpc: false,
             trusted: false,
             route: None,
             params: Params::default(),
@@ -100,6 +109,7 @@ impl<O> RequestContext<O> {
             path: request.path,
             query: request.query,
             scheme: self.scheme,
+            tls: self.tls.as_deref(),
             upstream: self
                 .upstream
                 .as_ref()

@@ -1,18 +1,20 @@
 //! One request through Pingora's phases: each phase a short method, the policy elsewhere.
 
 mod answer;
+mod backend_error;
 mod endpoints;
 mod failure;
 mod forward;
 mod receive;
 mod record;
+mod speak;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{StatusCode, Version};
+use http::{StatusCode, Version, header};
 use pingora_core::ErrorType::{Custom, InvalidHTTPHeader};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -77,6 +79,7 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         context: &mut Context,
     ) -> Result<()> {
+        receive::adopt_origin(session, context);
         self.set_bounds(session, context);
         receive::identify(session, context);
         receive::adopt_target(session, context)
@@ -85,6 +88,15 @@ impl ProxyHttp for Gateway {
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
         if self.answer_endpoint(session, context).await? {
             return Ok(true);
+        }
+        if self.send_to_https(session, context).await? {
+            return Ok(true);
+        }
+        if let Err(rejection) = receive::check_direction(session, context) {
+            return self
+                .refuse(session, context, rejection)
+                .await
+                .map(|()| true);
         }
         if let Err(rejection) = receive::find_route(session, context) {
             return self
@@ -97,11 +109,14 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_peer(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         context: &mut Context,
     ) -> Result<Box<HttpPeer>> {
-        match forward::select(context) {
-            Some(peer) => Ok(peer),
+        match forward::select(session, context) {
+            Some(peer) => {
+                forward::bound_call(session, context);
+                Ok(peer)
+            }
             None => {
                 context.rejection = Some(Rejection::NoHealthyBackend);
                 Err(Error::new_in(REFUSED))
@@ -113,13 +128,19 @@ impl ProxyHttp for Gateway {
         &self,
         _session: &mut Session,
         reused: bool,
-        _peer: &HttpPeer,
+        peer: &HttpPeer,
         _fd: std::os::fd::RawFd,
-        _digest: Option<&pingora_core::protocols::Digest>,
+        digest: Option<&pingora_core::protocols::Digest>,
         context: &mut Context,
     ) -> Result<()> {
         if let (Some(attempt), Some(upstream)) = (&mut context.attempt, &context.upstream) {
-            attempt.connection = Some(upstream.metrics.connection(reused));
+            let socket = digest.and_then(|digest| digest.socket_digest.clone());
+            attempt.connection = Some(match socket {
+                Some(socket) if peer.options.alpn.get_max_http_version() == 2 => {
+                    upstream.metrics.shared_connection(reused, socket)
+                }
+                _ => upstream.metrics.connection(reused),
+            });
         }
         Ok(())
     }
@@ -132,7 +153,8 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         forward::rewrite_target(request, context)?;
         forward::dress(session, request, context);
-        if receive::expects_continue(context) {
+        speak::fit_to_backend(session, request, context).await?;
+        if receive::expects_continue(context) && request.headers.contains_key(header::EXPECT) {
             // The body may wait for the backend, so the backend is not given the body's time.
             forward::expect_first_byte(context);
         }
@@ -213,9 +235,14 @@ impl ProxyHttp for Gateway {
             return Ok(());
         } else {
             hop_by_hop::strip(response);
+            if speak::is_endless(session, context, response) {
+                context.rejection = Some(Rejection::VersionNotSupported);
+                return Err(Error::new_down(REFUSED));
+            }
             self.fit_to_client(session, context, response);
         }
         response.insert_header(REQUEST_ID, context.request_id.as_str())?;
+        answer::secure(context, response)?;
         if let Some(route) = &context.route
             && !route.response_headers.is_empty()
         {

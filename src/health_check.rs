@@ -12,12 +12,15 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 pub fn ask(config: &Config) -> Result<(), String> {
     // A port chosen by the system is not in the file.
     let is_known = |address: &SocketAddr| address.port() != 0;
-    let answering = config.listeners.iter().filter(|listener| listener.health);
+    let answering = config
+        .listeners
+        .iter()
+        .filter(|listener| listener.health && listener.tls.is_none());
     let address = answering
         .map(|listener| listener.address)
         .chain(config.admin.as_ref().map(|admin| admin.address))
         .find(is_known)
-        .ok_or("health check: no listener with a fixed port answers health checks")?;
+        .ok_or("health check: no plain listener with a fixed port answers health checks")?;
     let address = reachable(address);
     let status = status_of(address).map_err(|error| format!("health check: {address}: {error}"))?;
     match status.as_str() {

@@ -20,6 +20,9 @@ pub mod filter;
 
 pub mod upstream;
 
+pub mod tls;
+
+pub mod grpc;
 pub mod reply;
 
 pub mod access_log;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use edge_gateway::config::{self, Loaded, Problems, ProcessEnv};
 use edge_gateway::metrics::{Build, Metrics};
-use edge_gateway::{demo, server, telemetry};
+use edge_gateway::{demo, server, telemetry, tls};
 
 /// It gives memory back after a burst and leaves untouched pages of idle connections unmapped.
 #[global_allocator]
@@ -105,10 +105,11 @@ fn run() -> Result<(), String> {
         return run_demo(addresses);
     }
     let path = config_path(&arguments);
-    let loaded = config::load(&path, &ProcessEnv).map_err(|problems| problems.to_string())?;
+    let mut loaded = config::load(&path, &ProcessEnv).map_err(|problems| problems.to_string())?;
     if arguments.health_check {
         return health_check::ask(&loaded.config);
     }
+    check_tls(&mut loaded).map_err(|problems| problems.to_string())?;
     if arguments.validate_config {
         return report(&path, &loaded);
     }
@@ -125,6 +126,16 @@ fn parse_arguments() -> Result<Arguments, clap::Error> {
         }
     });
     Arguments::try_parse_from(arguments)
+}
+
+/// Reads the certificates that the configuration names; what is odd about them joins the warnings.
+fn check_tls(loaded: &mut Loaded) -> Result<(), Problems> {
+    let report = tls::check(&loaded.config);
+    if !report.faults.is_empty() {
+        return Err(loaded.problems(report.faults));
+    }
+    loaded.warnings.extend(report.warnings);
+    Ok(())
 }
 
 fn config_path(arguments: &Arguments) -> PathBuf {

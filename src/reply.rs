@@ -4,10 +4,11 @@
 //! the `error` of the body, the `error_type` of the access log and the `reason` of the metric.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
+use crate::grpc;
 use crate::lifecycle::Lifecycle;
 
 /// Tells the client what its request is called.
@@ -32,6 +33,8 @@ pub enum Rejection {
     RequestTimeout,
     /// The body is larger than the route allows.
     BodyTooLarge,
+    /// The host does not belong to the certificate of the connection.
+    Misdirected,
     /// No route matches.
     NotFound,
     /// Routes match but for their methods; the value of `Allow`.
@@ -42,12 +45,14 @@ pub enum Rejection {
     BadGateway,
     /// The backend did not answer in time.
     GatewayTimeout,
+    /// The time that the client itself allowed is over.
+    DeadlineExceeded,
     /// A fault of the gateway itself.
     Internal,
 }
 
 /// Every label, for metrics that resolve their handles beforehand.
-pub const LABELS: [&str; 14] = [
+pub const LABELS: [&str; 16] = [
     "bad_request",
     "malformed_body",
     "header_too_large",
@@ -62,6 +67,8 @@ pub const LABELS: [&str; 14] = [
     "bad_gateway",
     "gateway_timeout",
     "internal",
+    "misdirected_request",
+    "deadline_exceeded",
 ];
 
 impl Rejection {
@@ -82,6 +89,8 @@ impl Rejection {
             Self::BadGateway => 11,
             Self::GatewayTimeout => 12,
             Self::Internal => 13,
+            Self::Misdirected => 14,
+            Self::DeadlineExceeded => 15,
         }
     }
 
@@ -100,11 +109,12 @@ impl Rejection {
             Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoHealthyBackend => StatusCode::SERVICE_UNAVAILABLE,
             Self::BadGateway => StatusCode::BAD_GATEWAY,
-            Self::GatewayTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::GatewayTimeout | Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -126,11 +136,13 @@ impl Rejection {
             Self::ExpectationFailed => "The expectation is not supported.",
             Self::RequestTimeout => "The request did not arrive in time.",
             Self::BodyTooLarge => "The request body is too large.",
+            Self::Misdirected => "This host needs a connection of its own.",
             Self::NotFound => "There is nothing at this address.",
             Self::MethodNotAllowed(_) => "This address does not support the method.",
             Self::NoHealthyBackend => "The service is unavailable.",
             Self::BadGateway => "The service could not be reached.",
             Self::GatewayTimeout => "The service did not answer in time.",
+            Self::DeadlineExceeded => "The time allowed for the request is over.",
             Self::Internal => "Something went wrong.",
         }
     }
@@ -209,6 +221,55 @@ impl Rejection {
     }
 }
 
+impl Rejection {
+    /// The header and body that answer a request with these fields in this version.
+    pub fn response(
+        &self,
+        headers: &HeaderMap,
+        version: Version,
+        request_id: &str,
+    ) -> pingora_core::Result<(ResponseHeader, Bytes)> {
+        if version == Version::HTTP_2 && grpc::is_call(headers) {
+            return Ok((self.to_call(request_id)?, Bytes::new()));
+        }
+        let problem = wants_problem(headers);
+        let body = self.body(request_id, problem);
+        let header = self.header(request_id, problem, body.len())?;
+        Ok((header, Bytes::from(body)))
+    }
+
+    /// The code that a gRPC client is told.
+    pub fn grpc_code(&self) -> u8 {
+        match self {
+            Self::DeadlineExceeded => grpc::DEADLINE_EXCEEDED,
+            _ => grpc::code_of(self.status()),
+        }
+    }
+
+    /// Status and message as trailers of a call.
+    pub fn to_trailers(&self) -> HeaderMap {
+        let mut trailers = HeaderMap::with_capacity(2);
+        trailers.insert(grpc::STATUS, HeaderValue::from(u16::from(self.grpc_code())));
+        // A constant of visible ASCII and spaces, without a percent sign.
+        trailers.insert(grpc::MESSAGE, HeaderValue::from_static(self.message()));
+        trailers
+    }
+
+    /// A response that consists of trailers alone, as gRPC has it for calls that fail at once.
+    fn to_call(&self, request_id: &str) -> pingora_core::Result<ResponseHeader> {
+        let mut header = ResponseHeader::build(StatusCode::OK, Some(4))?;
+        header.insert_header(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/grpc"),
+        )?;
+        for (name, value) in &self.to_trailers() {
+            header.insert_header(name, value)?;
+        }
+        header.insert_header(REQUEST_ID, request_id)?;
+        Ok(header)
+    }
+}
+
 /// The answer to a liveness probe: the process lives, or nobody would answer.
 pub fn health() -> (StatusCode, Bytes) {
     (StatusCode::OK, Bytes::from_static(b"{\"status\":\"ok\"}\n"))
@@ -234,16 +295,20 @@ fn wants_problem(headers: &HeaderMap) -> bool {
         .any(|value| memchr::memmem::find(value.as_bytes(), b"application/problem+json").is_some())
 }
 
-/// Writes the refusal as the response to the session's request.
+/// Writes the refusal as the response to the session's request, with this
+/// `Strict-Transport-Security`.
 pub async fn refuse(
     session: &mut Session,
     rejection: &Rejection,
     request_id: &str,
+    hsts: Option<&HeaderValue>,
 ) -> pingora_core::Result<()> {
-    let problem = wants_problem(&session.req_header().headers);
-    let body = rejection.body(request_id, problem);
-    let header = rejection.header(request_id, problem, body.len())?;
-    respond(session, header, Bytes::from(body)).await
+    let request = session.req_header();
+    let (mut header, body) = rejection.response(&request.headers, request.version, request_id)?;
+    if let Some(value) = hsts {
+        header.insert_header(header::STRICT_TRANSPORT_SECURITY, value)?;
+    }
+    respond(session, header, body).await
 }
 
 /// Writes a complete response of the gateway's own. The header must state the body's length.
@@ -253,6 +318,10 @@ pub async fn respond(
     body: Bytes,
 ) -> pingora_core::Result<()> {
     let header_only = session.req_header().method == http::Method::HEAD || body.is_empty();
+    if let (true, Some(stream)) = (header_only, session.downstream_session.as_custom_mut()) {
+        // On an HTTP/2 stream the header itself is the end; gRPC depends on it.
+        return stream.write_response_header(Box::new(header), true).await;
+    }
     session
         .downstream_session
         .write_response_header(Box::new(header))
@@ -287,6 +356,8 @@ mod tests {
             Rejection::BadGateway,
             Rejection::GatewayTimeout,
             Rejection::Internal,
+            Rejection::Misdirected,
+            Rejection::DeadlineExceeded,
         ];
         for (index, rejection) in every.iter().enumerate() {
             assert_eq!(rejection.index(), index);

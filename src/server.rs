@@ -17,9 +17,10 @@ use tokio::sync::watch;
 use crate::access_log::AccessLog;
 use crate::admin::AdminService;
 use crate::admin::status::Status;
+use crate::background::certificates::Certificates;
 use crate::background::probe::Probes;
-use crate::config::Config;
 use crate::config::model::{LogOutput, Shutdown};
+use crate::config::{Config, Fault};
 use crate::gateway::Gateway;
 use crate::lifecycle::{Condition, Lifecycle};
 use crate::listener::accept::{self, Socket};
@@ -28,6 +29,8 @@ use crate::listener::{self, ListenerState, Settings};
 use crate::metrics::{Build, Metrics};
 use crate::reply;
 use crate::snapshot::{CompileError, Live, Snapshot};
+use crate::tls;
+use crate::tls::backend::NO_AUTHORITIES;
 
 /// Attempts that Pingora makes at most; how many there are is decided by the gateway.
 const MAX_ATTEMPTS: usize = 16;
@@ -55,6 +58,9 @@ pub enum StartError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// A file that a listener names cannot be used.
+    #[error("{}: {} {}", .0.key, .0.path.display(), .0.what)]
+    Tls(Fault),
     /// The configuration cannot be run.
     #[error("routes: {0}")]
     Compile(#[from] CompileError),
@@ -78,6 +84,7 @@ pub fn run(
     build: Build,
     announce: Option<&dyn Fn(&Bound)>,
 ) -> Result<(), StartError> {
+    tls::install_provider();
     raise_file_limit(config.limits.max_connections);
     let mut bound = Bound {
         listeners: Vec::new(),
@@ -102,7 +109,11 @@ pub fn run(
     };
     gateway.lifecycle.met(Condition::Config);
     let (close, closing) = watch::channel(false);
-    let server = build_server(&gateway, admin, build);
+    let listeners: Vec<_> = sockets
+        .iter()
+        .map(|one| Arc::clone(&one.listener))
+        .collect();
+    let server = build_server(&gateway, admin, build, listeners);
     start_workers(config, &gateway, sockets, &closing)?;
     gateway.lifecycle.met(Condition::Listeners);
     if let Some(announce) = announce {
@@ -149,16 +160,23 @@ fn bind_listeners(
     for (index, configured) in config.listeners.iter().enumerate() {
         let key = format!("listeners[{index}].address");
         let (socket, address) = bind(key, configured.address)?;
-        let listener = Arc::new(ListenerState::new(
-            configured,
-            Settings::compile(configured),
-            metrics,
-        ));
+        let settings = Settings::compile(configured).map_err(|faults| first(index, faults))?;
+        let listener = Arc::new(ListenerState::new(configured, settings, metrics));
         log::info!("listening on {address} (listener {})", listener.name);
         bound.listeners.push(address);
         sockets.push(Socket { listener, socket });
     }
     Ok(sockets)
+}
+
+/// The files were checked before, and all faults told then; this one came up since.
+fn first(index: usize, faults: Vec<Fault>) -> StartError {
+    let mut faults = tls::at_listener(index, faults);
+    StartError::Tls(faults.next().unwrap_or_else(|| Fault {
+        key: format!("listeners[{index}].tls"),
+        path: "".into(),
+        what: "cannot be used".to_owned(),
+    }))
 }
 
 fn bind_admin(config: &Config, bound: &mut Bound) -> Result<Option<TcpListener>, StartError> {
@@ -209,6 +227,7 @@ fn start_workers(
     let conf = Arc::new(ServerConf {
         threads: 1,
         max_retries: MAX_ATTEMPTS,
+        ca_file: Some(NO_AUTHORITIES.to_owned()),
         ..ServerConf::default()
     });
     let edges = (0..config.server.threads.get())
@@ -224,7 +243,12 @@ fn start_workers(
 }
 
 /// The Pingora server with what runs beside the workers.
-fn build_server(gateway: &Gateway, admin: Option<TcpListener>, build: Build) -> Server {
+fn build_server(
+    gateway: &Gateway,
+    admin: Option<TcpListener>,
+    build: Build,
+    listeners: Vec<Arc<ListenerState>>,
+) -> Server {
     let conf = ServerConf {
         threads: 1,
         graceful_shutdown_timeout_seconds: Some(0),
@@ -234,10 +258,12 @@ fn build_server(gateway: &Gateway, admin: Option<TcpListener>, build: Build) -> 
     let mut server = Server::new_with_opt_and_conf(None, conf);
     if let Some(socket) = admin {
         let (metrics, lifecycle) = (&gateway.metrics, &gateway.lifecycle);
-        let status = Arc::new(Status::new(build, gateway));
+        let status = Arc::new(Status::new(build, gateway, listeners.clone()));
         let (metrics, lifecycle) = (Arc::clone(metrics), Arc::clone(lifecycle));
         server.add_service(AdminService::new(socket, metrics, lifecycle, status));
     }
+    let certificates = Certificates::new(listeners);
+    server.add_service(background_service("certificates", certificates));
     let probes = Probes::new(Arc::clone(&gateway.live));
     server.add_service(background_service("health checks", probes));
     server

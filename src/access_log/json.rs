@@ -12,6 +12,9 @@ use super::{Record, escape, redact};
 /// A name is cut off here, so that one header cannot make a line of 32 KiB.
 const NAME_BYTES: usize = 256;
 
+/// A subject is cut off here; those in use are far shorter.
+const SUBJECT_BYTES: usize = 1024;
+
 /// The path is whole in its own key; the message is for reading.
 const MESSAGE_PATH_BYTES: usize = 1024;
 
@@ -104,6 +107,16 @@ fn client(out: &mut Vec<u8>, record: &Record<'_>) {
     }
     let agent = record.user_agent.map(|agent| cut(agent, NAME_BYTES));
     text_or_null(out, agent);
+    if let Some(version) = record.tls_version {
+        put(out, b",\"tls_version\":\"");
+        escape::json(out, version.as_bytes());
+        out.push(b'"');
+    }
+    if let Some(subject) = record.client_cert_subject {
+        put(out, b",\"client_cert_subject\":\"");
+        escape::json(out, cut(subject.as_bytes(), SUBJECT_BYTES));
+        out.push(b'"');
+    }
 }
 
 fn outcome(out: &mut Vec<u8>, record: &Record<'_>) {
@@ -224,6 +237,8 @@ mod tests {
             duration: Duration::from_micros(12_034),
             client_ip: Some([192, 0, 2, 7].into()),
             user_agent: Some(b"curl/8"),
+            tls_version: None,
+            client_cert_subject: None,
             bytes_in: 0,
             bytes_out: 97,
             backend_service: Some("users"),
@@ -248,6 +263,17 @@ mod tests {
             "\n"
         );
         assert_eq!(line(&failed()), expected);
+    }
+
+    #[test]
+    fn says_how_the_connection_was_made() {
+        let line = line(&Record {
+            tls_version: Some("TLSv1.3"),
+            client_cert_subject: Some("CN=\"a\\,b"),
+            ..failed()
+        });
+        let expected = r#""tls_version":"TLSv1.3","client_cert_subject":"CN=\"a\\,b","bytes_in""#;
+        assert!(line.contains(expected), "{line}");
     }
 
     #[test]

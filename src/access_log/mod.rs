@@ -47,6 +47,10 @@ pub struct Record<'a> {
     pub client_ip: Option<IpAddr>,
     /// What the client calls itself.
     pub user_agent: Option<&'a [u8]>,
+    /// The version of TLS; `None` on plain connections.
+    pub tls_version: Option<&'a str>,
+    /// The subject of the client's certificate, when it showed one.
+    pub client_cert_subject: Option<&'a str>,
     /// Body bytes read from the client.
     pub bytes_in: u64,
     /// Body bytes sent to the client.

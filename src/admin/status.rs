@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::StatusSource;
 use crate::gateway::Gateway;
+use crate::listener::ListenerState;
 use crate::metrics::Build;
 use crate::route::{Action, Route};
 use crate::snapshot::Snapshot;
@@ -16,15 +17,17 @@ use crate::upstream::Upstream;
 pub struct Status {
     build: Build,
     gateway: Gateway,
+    listeners: Vec<Arc<ListenerState>>,
     started: SystemTime,
 }
 
 impl Status {
     /// Of this gateway, started now.
-    pub fn new(build: Build, gateway: &Gateway) -> Self {
+    pub fn new(build: Build, gateway: &Gateway, listeners: Vec<Arc<ListenerState>>) -> Self {
         Self {
             build,
             gateway: gateway.clone(),
+            listeners,
             started: SystemTime::now(),
         }
     }
@@ -54,10 +57,27 @@ impl StatusSource for Status {
                 "generation": snapshot.generation,
                 "hash": format!("{:016x}", snapshot.source_hash),
             },
+            "listeners": self.listeners.iter().map(|one| of_listener(one)).collect::<Vec<_>>(),
             "routes": routes,
             "upstreams": upstreams,
         })
     }
+}
+
+fn of_listener(listener: &ListenerState) -> Value {
+    let Some(tls) = &listener.settings().tls else {
+        return json!({ "name": &*listener.name, "tls": false });
+    };
+    let expires = |seconds: i64| {
+        let since = std::time::Duration::from_secs(seconds.try_into().unwrap_or(0));
+        humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + since).to_string()
+    };
+    let certificates: Vec<Value> = tls
+        .expiries()
+        .into_iter()
+        .map(|one| json!({ "server_name": one.server_name, "expires": expires(one.not_after) }))
+        .collect();
+    json!({ "name": &*listener.name, "tls": true, "certificates": certificates })
 }
 
 fn of_route(route: &Route) -> Value {

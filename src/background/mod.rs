@@ -1,3 +1,5 @@
 //! Work beside the requests.
 
+pub mod certificates;
+mod check;
 pub mod probe;

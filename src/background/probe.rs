@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use pingora_core::ErrorType::{InvalidCert, TLSHandshakeFailure};
 use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
-use pingora_core::upstreams::peer::HttpPeer;
-use pingora_load_balancing::Backend as Address;
-use pingora_load_balancing::health_check::{HealthCheck, HttpHealthCheck, TcpHealthCheck};
 
+use super::check;
 use crate::config::model;
 use crate::snapshot::Live;
 use crate::upstream::{Backend, Upstream};
@@ -50,7 +49,7 @@ async fn probe_for_ever(
     backend: Arc<Backend>,
     policy: model::HealthCheck,
 ) {
-    let check = match checker(&backend, &policy) {
+    let check = match check::new(&backend, &policy) {
         Ok(check) => check,
         Err(error) => {
             let (upstream, backend) = (&upstream.name, &backend.name);
@@ -58,14 +57,14 @@ async fn probe_for_ever(
             return;
         }
     };
-    let address = Address {
-        addr: backend.address().clone(),
-        weight: 1,
-        ext: Default::default(),
-    };
     let mut streak = Streak::default();
     loop {
-        let result = tokio::time::timeout(policy.timeout, check.check(&address)).await;
+        let result = tokio::time::timeout(policy.timeout, check.run()).await;
+        if let Ok(Err(error)) = &result
+            && matches!(error.etype, TLSHandshakeFailure | InvalidCert)
+        {
+            upstream.complain(&backend, error, Instant::now());
+        }
         let good = matches!(result, Ok(Ok(())));
         Upstream::count_probe(&backend, good);
         if let Some(up) = streak.judge(good, &policy) {
@@ -78,44 +77,6 @@ async fn probe_for_ever(
 /// The interval within a tenth, so that instances started together do not probe together.
 fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(0.9 + 0.2 * fastrand::f64())
-}
-
-fn checker(
-    backend: &Backend,
-    policy: &model::HealthCheck,
-) -> pingora_core::Result<Box<dyn HealthCheck + Send + Sync>> {
-    let Some(path) = &policy.path else {
-        return Ok(TcpHealthCheck::new());
-    };
-    let host = policy.host.as_deref().unwrap_or(&backend.name);
-    let mut check: HttpHealthCheck = HttpHealthCheck::new(host, false);
-    check.req.set_raw_path(path.as_bytes())?;
-    check
-        .req
-        .insert_header("User-Agent", "gateway-health-check")?;
-    set_timeouts(&mut check.peer_template, policy.timeout);
-    let expected = policy.expected_statuses.clone();
-    check.validator = Some(Box::new(move |response| {
-        let status = response.status.as_u16();
-        if expected
-            .iter()
-            .any(|(low, high)| (*low..=*high).contains(&status))
-        {
-            Ok(())
-        } else {
-            pingora_core::Error::e_explain(
-                pingora_core::ErrorType::HTTPStatus(status),
-                "unexpected status",
-            )
-        }
-    }));
-    Ok(Box::new(check))
-}
-
-fn set_timeouts(peer: &mut HttpPeer, timeout: Duration) {
-    peer.options.connection_timeout = Some(timeout);
-    peer.options.read_timeout = Some(timeout);
-    peer.options.write_timeout = Some(timeout);
 }
 
 /// Results in a row.

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use http::Method;
 
-use super::model::{Match, Route, ValueMatch};
+use super::model::{CertCondition, Match, Route, ValueMatch};
 use super::pattern::{HostPattern, PathPattern, Segment, Tail};
 
 /// Two routes that can never be told apart.
@@ -139,7 +139,13 @@ fn conditions(matcher: &Match) -> BTreeSet<String> {
             value_text(&condition.value)
         )
     });
-    headers.chain(query).collect()
+    let client_cert = matcher.client_cert.iter().map(|condition| match condition {
+        CertCondition::Present => "client certificate present".to_owned(),
+        CertCondition::Absent => "client certificate absent".to_owned(),
+        CertCondition::Subject(expression) => format!("client subject {expression}"),
+        CertCondition::Names(expression) => format!("client names {expression}"),
+    });
+    headers.chain(query).chain(client_cert).collect()
 }
 
 fn value_text(value: &ValueMatch) -> String {
@@ -222,6 +228,7 @@ mod tests {
             methods: Vec::new(),
             headers: Vec::new(),
             query: Vec::new(),
+            client_cert: Vec::new(),
         }
     }
 

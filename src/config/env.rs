@@ -15,6 +15,9 @@ pub trait Env {
 
     /// The addresses of a host name.
     fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
+
+    /// The certificates of the authorities that the system trusts.
+    fn system_authorities(&self) -> io::Result<Vec<Vec<u8>>>;
 }
 
 /// The process's own environment and the system's resolver.
@@ -39,6 +42,11 @@ impl Env for ProcessEnv {
     fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         Ok((host, port).to_socket_addrs()?.collect())
     }
+
+    fn system_authorities(&self) -> io::Result<Vec<Vec<u8>>> {
+        let found = rustls_native_certs::load_native_certs()?;
+        Ok(found.into_iter().map(|der| der.to_vec()).collect())
+    }
 }
 
 /// A closed environment: nothing but what it was given. For built-in configurations and tests.
@@ -46,6 +54,7 @@ impl Env for ProcessEnv {
 pub struct FixedEnv {
     vars: BTreeMap<String, String>,
     hosts: BTreeMap<String, Vec<std::net::IpAddr>>,
+    authorities: Vec<Vec<u8>>,
 }
 
 impl FixedEnv {
@@ -58,6 +67,12 @@ impl FixedEnv {
     /// Adds a host name and its addresses.
     pub fn with_host(mut self, host: &str, addresses: &[std::net::IpAddr]) -> Self {
         self.hosts.insert(host.to_owned(), addresses.to_vec());
+        self
+    }
+
+    /// Adds an authority that the system trusts.
+    pub fn with_authority(mut self, certificate: Vec<u8>) -> Self {
+        self.authorities.push(certificate);
         self
     }
 }
@@ -82,5 +97,8 @@ impl Env for FixedEnv {
             .iter()
             .map(|ip| SocketAddr::new(*ip, port))
             .collect())
+    }
+    fn system_authorities(&self) -> io::Result<Vec<Vec<u8>>> {
+        Ok(self.authorities.clone())
     }
 }

@@ -8,6 +8,7 @@ mod check;
 pub mod conflict;
 mod env;
 mod expand;
+mod faults;
 mod file;
 pub mod model;
 mod overrides;
@@ -25,6 +26,7 @@ use std::io::Read;
 use std::path::Path;
 
 pub use env::{Env, FixedEnv, ProcessEnv};
+pub use faults::Fault;
 pub use model::Config;
 pub use problem::{Invalid, Origin, Problem, Problems};
 pub use reference::reference;
@@ -40,6 +42,7 @@ pub struct Loaded {
     pub config: Config,
     /// One sentence each.
     pub warnings: Vec<String>,
+    source: faults::Located,
 }
 
 /// Reads and checks a file.
@@ -60,7 +63,7 @@ pub fn load(path: &Path, env: &dyn Env) -> Result<Loaded, Problems> {
 pub fn parse(text: &str, origin: &str, base: &Path, env: &dyn Env) -> Result<Loaded, Problems> {
     let (mut tree, mut problems) =
         yaml::parse(text).map_err(|problem| Problems::new(origin, vec![problem]))?;
-    let warnings = overrides::apply(&mut tree, schema(), env);
+    let mut warnings = overrides::apply(&mut tree, schema(), env);
     problems.extend(expand::expand(&mut tree, base, env));
     let fitted = shape::fit(&tree, schema());
     problems.extend(fitted.problems);
@@ -73,15 +76,20 @@ pub fn parse(text: &str, origin: &str, base: &Path, env: &dyn Env) -> Result<Loa
     };
     let config = match serde_json::from_value(fitted.value) {
         Ok(file) => {
-            let (config, found) = check::check(&file, &source);
-            problems.extend(found);
-            config
+            let checked = check::check(&file, &source);
+            problems.extend(checked.problems);
+            warnings.extend(checked.warnings);
+            checked.config
         }
         // What fits the schema can be read; without the cause, which may quote a secret.
         Err(_) => None,
     };
     match config {
-        Some(config) if problems.is_empty() => Ok(Loaded { config, warnings }),
+        Some(config) if problems.is_empty() => Ok(Loaded {
+            config,
+            warnings,
+            source: faults::Located::new(origin, tree),
+        }),
         _ => {
             if problems.is_empty() {
                 let what = "does not fit the schema, expected what `--print-schema` prints".into();

@@ -3,6 +3,8 @@
 //! A [`Config`] exists only if every check passed, so nothing that is built from it needs a branch
 //! for a malformed setting. Nothing here is read through serde.
 
+mod listener_tls;
+
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -13,6 +15,8 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
 
 use super::pattern::{HostPattern, PathPattern, Template};
+
+pub use listener_tls::{CertificateFiles, ClientAuth, ListenerTls, Tickets};
 
 /// A checked configuration file.
 #[derive(Clone, Debug)]
@@ -59,8 +63,14 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Whether `/health`, `/ready`, `/_health/live` and `/_health/ready` are answered here.
     pub health: bool,
+    /// Whether HTTP/2 is spoken here without TLS, to clients that begin with it.
+    pub h2c: bool,
     /// Clients that may read `/metrics` here; empty means the path is an ordinary one.
     pub metrics_allow: Vec<IpNet>,
+    /// TLS towards clients; `None` for a plain listener.
+    pub tls: Option<ListenerTls>,
+    /// The port that a plain listener sends its requests to by `https`.
+    pub https_redirect: Option<u16>,
 }
 
 /// The operators' listener.
@@ -73,6 +83,8 @@ pub struct Admin {
 /// Bounds on what a client sends.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
+    /// From a connection to the end of its TLS handshake.
+    pub handshake_timeout: Duration,
     /// From the first byte of a request header to its last.
     pub request_header_timeout: Duration,
     /// Bytes of request line and header fields together.
@@ -154,6 +166,12 @@ pub struct Upstream {
     pub name: Arc<str>,
     /// Its members; never empty.
     pub backends: Vec<Backend>,
+    /// What is spoken with its members.
+    pub protocol: Protocol,
+    /// TLS towards its members, if there is any.
+    pub tls: Option<UpstreamTls>,
+    /// HTTP/2 towards its members.
+    pub http2: Http2,
     /// How a member is chosen.
     pub balance: Balance,
     /// What an attempt may take.
@@ -177,6 +195,60 @@ pub struct Backend {
     pub address: SocketAddr,
     /// Its share of the traffic; 0 takes it out.
     pub weight: u32,
+    /// The name that its certificate must have: a host name or an IP address, never empty when its
+    /// upstream has TLS.
+    pub server_name: Arc<str>,
+}
+
+/// What is spoken with the members of an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2: agreed on by ALPN over TLS, at once without.
+    Http2,
+    /// By ALPN; HTTP/1.1 without TLS.
+    Auto,
+}
+
+/// TLS towards the members of an upstream.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UpstreamTls {
+    /// The authorities that may vouch for a member. Empty only without `verify`.
+    pub authorities: Arc<[Der]>,
+    /// What the gateway shows when it is asked who it is.
+    pub client: Option<ClientCertificate>,
+    /// Whether a member must prove who it is.
+    pub verify: bool,
+}
+
+/// A certificate as its file has it, without the armour.
+pub type Der = Vec<u8>;
+
+/// A certificate with its key, which match.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The certificate, then those that vouch for it; never empty.
+    pub chain: Vec<Der>,
+    /// Its private key.
+    pub key: Der,
+}
+
+impl std::fmt::Debug for ClientCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ClientCertificate")
+    }
+}
+
+/// HTTP/2 towards the members of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Http2 {
+    /// Requests at the same time on one connection.
+    pub max_streams: usize,
+    /// Bytes of a response that may come before they are asked for.
+    pub stream_window: u32,
+    /// Between two questions whether a connection is alive.
+    pub ping_interval: Option<Duration>,
 }
 
 /// How a member is chosen.
@@ -296,6 +368,21 @@ pub struct Match {
     pub headers: Vec<HeaderCondition>,
     /// Every one of these query conditions.
     pub query: Vec<QueryCondition>,
+    /// Every one of these conditions on the client's certificate.
+    pub client_cert: Vec<CertCondition>,
+}
+
+/// A condition on the client's certificate.
+#[derive(Clone, Debug)]
+pub enum CertCondition {
+    /// One was shown.
+    Present,
+    /// None was shown.
+    Absent,
+    /// Its subject matches somewhere.
+    Subject(regex::Regex),
+    /// Its alternative names match somewhere.
+    Names(regex::Regex),
 }
 
 /// A condition on a request header.

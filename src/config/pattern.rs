@@ -93,6 +93,16 @@ pub enum Variable {
     Header(http::HeaderName),
     /// `upstream`: the upstream chosen; empty before that.
     Upstream,
+    /// The version of TLS, such as `TLSv1.3`; empty on plain connections.
+    TlsVersion,
+    /// The subject of the client's certificate; empty without.
+    ClientCertSubject,
+    /// The alternative names of the client's certificate.
+    ClientCertNames,
+    /// The SHA-256 of the client's certificate.
+    ClientCertFingerprint,
+    /// The serial number of the client's certificate.
+    ClientCertSerial,
 }
 
 impl Template {

@@ -145,10 +145,10 @@ fn translate(headers: &mut HeaderMap) {
 }
 
 fn via(version: Version) -> &'static str {
-    if version == Version::HTTP_10 {
-        "1.0 gateway"
-    } else {
-        "1.1 gateway"
+    match version {
+        Version::HTTP_10 => "1.0 gateway",
+        Version::HTTP_2 => "2.0 gateway",
+        _ => "1.1 gateway",
     }
 }
 

@@ -8,6 +8,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use super::template;
 use crate::config::model::HeaderRules;
 use crate::config::pattern::Template;
+use crate::tls::TlsFacts;
 
 /// What a template may refer to.
 #[derive(Clone, Copy)]
@@ -30,6 +31,8 @@ pub struct Facts<'a> {
     pub scheme: &'a str,
     /// The upstream chosen, empty before that.
     pub upstream: &'a str,
+    /// What the handshake said; `None` on plain connections.
+    pub tls: Option<&'a TlsFacts>,
     /// The request's header.
     pub headers: &'a HeaderMap,
     /// Looks a path parameter up by name.

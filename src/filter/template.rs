@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::headers::Facts;
 use crate::config::pattern::{Part, Template, Variable};
+use crate::tls::ClientCert;
 
 /// Adds the template, filled in, to `out`.
 pub fn render(out: &mut String, template: &Template, facts: &Facts<'_>) {
@@ -39,8 +40,21 @@ pub fn push_variable(out: &mut String, variable: &Variable, facts: &Facts<'_>) {
         Variable::Query => facts.query,
         Variable::Scheme => facts.scheme,
         Variable::Upstream => facts.upstream,
+        Variable::TlsVersion => facts.tls.map_or("", |tls| tls.version),
+        Variable::ClientCertSubject => certificate(facts, |cert| &cert.subject),
+        Variable::ClientCertNames => certificate(facts, |cert| &cert.names),
+        Variable::ClientCertFingerprint => certificate(facts, |cert| &cert.fingerprint),
+        Variable::ClientCertSerial => certificate(facts, |cert| &cert.serial),
     };
     out.push_str(text);
+}
+
+/// A part of the client's certificate; empty without one.
+fn certificate<'a>(facts: &Facts<'a>, part: impl Fn(&'a ClientCert) -> &'a str) -> &'a str {
+    facts
+        .tls
+        .and_then(|tls| tls.client_cert.as_ref())
+        .map_or("", part)
 }
 
 #[cfg(test)]
@@ -79,6 +93,8 @@ mod tests {
             (Variable::Query, "a=1"),
             (Variable::Scheme, "http"),
             (Variable::Upstream, "backend"),
+            (Variable::TlsVersion, ""),
+            (Variable::ClientCertSubject, ""),
             (param("id"), "7"),
             (param("other"), ""),
             (header("x-tenant"), "blue"),

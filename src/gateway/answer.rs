@@ -1,13 +1,14 @@
 //! What the gateway answers by itself: fixed responses, redirects and refusals.
 
 use bytes::Bytes;
-use http::header;
+use http::{HeaderValue, header};
 use pingora_core::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
 use super::receive::request_of;
 use super::{Context, Gateway};
+use crate::config::model::Redirect;
 use crate::listener::connection::DRAIN_BYTES;
 use crate::listener::framing::Framing;
 use crate::reply::{self, REQUEST_ID, Rejection};
@@ -34,24 +35,7 @@ impl Gateway {
                 }
                 Ok(false)
             }
-            Action::Redirect(target) => {
-                let request = request_of(session, context);
-                let port = crate::route::host::split(request.host).1;
-                let location =
-                    context.with_facts(&request, |facts| redirect::location(target, facts, port));
-                let Some(location) = location else {
-                    let rejection = Rejection::BadRequest("host");
-                    return self
-                        .refuse(session, context, rejection)
-                        .await
-                        .map(|()| true);
-                };
-                let mut response = ResponseHeader::build(target.status, Some(4))?;
-                response.insert_header(header::LOCATION, location)?;
-                self.answer(session, context, response, Bytes::new())
-                    .await?;
-                Ok(true)
-            }
+            Action::Redirect(target) => self.redirect(session, context, target).await,
             Action::Respond(fixed) => {
                 let mut response = ResponseHeader::build(fixed.status, Some(4))?;
                 response.insert_header(header::CONTENT_TYPE, fixed.content_type.clone())?;
@@ -60,6 +44,45 @@ impl Gateway {
                 Ok(true)
             }
         }
+    }
+
+    /// Sends what came in through a plain listener to `https`, where that is wanted.
+    pub(super) async fn send_to_https(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+    ) -> Result<bool> {
+        let Some(origin) = &context.origin else {
+            return Ok(false);
+        };
+        match origin.listener.https_redirect() {
+            Some(target) => self.redirect(session, context, &target).await,
+            None => Ok(false),
+        }
+    }
+
+    async fn redirect(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+        target: &Redirect,
+    ) -> Result<bool> {
+        let request = request_of(session, context);
+        let port = crate::route::host::split(request.host).1;
+        let location =
+            context.with_facts(&request, |facts| redirect::location(target, facts, port));
+        let Some(location) = location else {
+            let rejection = Rejection::BadRequest("host");
+            return self
+                .refuse(session, context, rejection)
+                .await
+                .map(|()| true);
+        };
+        let mut response = ResponseHeader::build(target.status, Some(4))?;
+        response.insert_header(header::LOCATION, location)?;
+        self.answer(session, context, response, Bytes::new())
+            .await?;
+        Ok(true)
     }
 
     /// Answers with a complete response of the route's own.
@@ -75,6 +98,7 @@ impl Gateway {
             response.insert_header(header::CONTENT_LENGTH, body.len())?;
         }
         response.insert_header(REQUEST_ID, context.request_id.as_str())?;
+        secure(context, &mut response)?;
         if let Some(route) = &context.route
             && !route.response_headers.is_empty()
         {
@@ -108,12 +132,26 @@ impl Gateway {
         } else {
             keep_open_if_small(session, context);
         }
-        let written = reply::refuse(session, &rejection, context.request_id.as_str()).await;
+        let id = context.request_id.as_str();
+        let written = reply::refuse(session, &rejection, id, hsts(context)).await;
         context.rejection = Some(rejection);
         written?;
         mark_answered(session, context);
         Ok(())
     }
+}
+
+/// Tells browsers to stay with `https`. In the place of what a backend says: there must be one
+/// (RFC 6797 section 7.1).
+pub(super) fn secure(context: &Context, response: &mut ResponseHeader) -> Result<()> {
+    match hsts(context) {
+        Some(value) => response.insert_header(header::STRICT_TRANSPORT_SECURITY, value.clone()),
+        None => Ok(()),
+    }
+}
+
+fn hsts(context: &Context) -> Option<&HeaderValue> {
+    context.tls.as_ref().and_then(|tls| tls.hsts())
 }
 
 /// Whether the length that the client states is beyond the route's limit.

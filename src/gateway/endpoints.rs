@@ -7,7 +7,7 @@ use pingora_core::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
-use super::answer::mark_answered;
+use super::answer::{mark_answered, secure};
 use super::receive::request_of;
 use super::{Context, Gateway};
 use crate::listener::client_addr;
@@ -37,6 +37,7 @@ impl Gateway {
         response.insert_header(header::CONTENT_TYPE, content_type)?;
         response.insert_header(header::CONTENT_LENGTH, body.len())?;
         response.insert_header(header::CACHE_CONTROL, "no-store")?;
+        secure(context, &mut response)?;
         reply::respond(session, response, body).await?;
         mark_answered(session, context);
         context.silent = true;

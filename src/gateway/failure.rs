@@ -10,8 +10,9 @@ use pingora_core::ErrorType::{
 use pingora_core::{Error, ErrorSource};
 use pingora_proxy::Session;
 
-use super::{Context, Gateway};
+use super::{Context, Gateway, backend_error};
 use crate::listener::framing::MalformedChunk;
+use crate::listener::h2::DeadlineExceeded;
 use crate::listener::lease::FirstByteTimeout;
 use crate::metrics::{ConnectionClose, FailureReason, RetryReason};
 use crate::reply::Rejection;
@@ -26,6 +27,22 @@ pub(super) enum Reach {
         /// Over a connection that had been used before.
         on_kept_connection: bool,
     },
+}
+
+impl Reach {
+    /// With what the error says: a request that was given back was as good as not sent, and one that
+    /// was ended alone did not find its connection closed.
+    fn regarding(self, error: &Error, reason: FailureReason) -> Self {
+        if reason == FailureReason::Refused {
+            Self::NothingSent
+        } else if backend_error::is_of_one_stream(error) {
+            Self::Sent {
+                on_kept_connection: false,
+            }
+        } else {
+            self
+        }
+    }
 }
 
 /// Whose fault a failure is.
@@ -56,6 +73,7 @@ impl Gateway {
         let Fault::Backend(reason) = fault else {
             return error;
         };
+        let reach = reach.regarding(&error, reason);
         if session.was_upgraded() && reason == FailureReason::TimeoutInBody {
             // A tunnel that fell silent says nothing about the backend.
             return error;
@@ -65,7 +83,18 @@ impl Gateway {
             return error;
         };
         attempt.connection = None;
-        upstream.failed(attempt.admitted.backend(), reason, now);
+        let backend = attempt.admitted.backend();
+        match reason {
+            FailureReason::Refused if backend_error::is_farewell(&error) => {
+                upstream.gave_back(reason);
+            }
+            _ => upstream.failed(backend, reason, now),
+        }
+        match reason {
+            FailureReason::Tls => upstream.complain(backend, &error, now),
+            FailureReason::Timeout => upstream.waited_in_vain(backend, attempt.started),
+            _ => {}
+        }
         if attempt.answered.is_none() {
             attempt.recorded = true;
             let status = rejection(reason).status().as_u16();
@@ -119,8 +148,14 @@ impl Gateway {
             }
         };
         if has_begun(session) {
-            // All that is left is to break the connection, so that the end is not taken for good.
+            // All that is left is to break the connection, so that the end is not taken for good. A
+            // call can still be told.
             context.error.get_or_insert(rejection.label());
+            if context.grpc {
+                let trailers = rejection.to_trailers();
+                let stream = &mut session.downstream_session;
+                let _ = stream.write_response_trailers(trailers).await;
+            }
             return 0;
         }
         let status = rejection.status().as_u16();
@@ -149,20 +184,11 @@ fn fault(error: &Error, session: &Session) -> Fault {
     if has_cause::<FirstByteTimeout>(error) {
         return Fault::Backend(FailureReason::Timeout);
     }
+    if has_cause::<DeadlineExceeded>(error) {
+        return Fault::Client(Rejection::DeadlineExceeded);
+    }
     match error.esource {
-        ErrorSource::Upstream => Fault::Backend(match error.etype {
-            ConnectTimedout => FailureReason::ConnectTimeout,
-            pingora_core::ErrorType::ConnectRefused
-            | pingora_core::ErrorType::ConnectNoRoute
-            | pingora_core::ErrorType::ConnectError
-            | pingora_core::ErrorType::SocketError
-            | pingora_core::ErrorType::BindError => FailureReason::Connect,
-            InvalidHTTPHeader => FailureReason::Protocol,
-            ReadTimedout | WriteTimedout if begun => FailureReason::TimeoutInBody,
-            ReadTimedout | WriteTimedout => FailureReason::Timeout,
-            _ if begun => FailureReason::ResetInBody,
-            _ => FailureReason::Reset,
-        }),
+        ErrorSource::Upstream => Fault::Backend(of_backend(error, begun)),
         ErrorSource::Downstream if has_cause::<MalformedChunk>(error) => {
             Fault::Client(Rejection::MalformedBody)
         }
@@ -174,6 +200,26 @@ fn fault(error: &Error, session: &Session) -> Fault {
             _ => Fault::ClientGone,
         },
         ErrorSource::Internal | ErrorSource::Unset => Fault::Own,
+    }
+}
+
+/// What a backend did wrong.
+fn of_backend(error: &Error, begun: bool) -> FailureReason {
+    if let (false, Some(reason)) = (begun, backend_error::reason(error)) {
+        return reason;
+    }
+    match error.etype {
+        ConnectTimedout => FailureReason::ConnectTimeout,
+        pingora_core::ErrorType::ConnectRefused
+        | pingora_core::ErrorType::ConnectNoRoute
+        | pingora_core::ErrorType::ConnectError
+        | pingora_core::ErrorType::SocketError
+        | pingora_core::ErrorType::BindError => FailureReason::Connect,
+        InvalidHTTPHeader => FailureReason::Protocol,
+        ReadTimedout | WriteTimedout if begun => FailureReason::TimeoutInBody,
+        ReadTimedout | WriteTimedout => FailureReason::Timeout,
+        _ if begun => FailureReason::ResetInBody,
+        _ => FailureReason::Reset,
     }
 }
 
@@ -192,7 +238,7 @@ fn is_timeout(error: &Error) -> bool {
 }
 
 /// Whether an error of this type is among the causes.
-fn has_cause<E: std::error::Error + 'static>(error: &Error) -> bool {
+pub(super) fn has_cause<E: std::error::Error + 'static>(error: &Error) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = match &error.cause {
         Some(cause) => Some(cause.as_ref()),
         None => None,
@@ -260,7 +306,8 @@ fn has_attempts_left(context: &Context) -> bool {
 
 fn retry_reason(reason: FailureReason, reach: Reach) -> RetryReason {
     match reason {
-        FailureReason::Connect => RetryReason::Connect,
+        FailureReason::Connect | FailureReason::Tls => RetryReason::Connect,
+        FailureReason::Refused => RetryReason::Refused,
         FailureReason::ConnectTimeout => RetryReason::ConnectTimeout,
         FailureReason::Protocol => RetryReason::Protocol,
         // Timeouts are not repeated; a reset is what is left.
@@ -286,6 +333,8 @@ fn rejection(reason: FailureReason) -> Rejection {
         FailureReason::Timeout | FailureReason::TimeoutInBody => Rejection::GatewayTimeout,
         FailureReason::Connect
         | FailureReason::ConnectTimeout
+        | FailureReason::Tls
+        | FailureReason::Refused
         | FailureReason::Reset
         | FailureReason::ResetInBody
         | FailureReason::Protocol => Rejection::BadGateway,

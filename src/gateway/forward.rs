@@ -16,7 +16,7 @@ use crate::filter::forwarding::{self, Hop};
 use crate::filter::framing;
 use crate::listener::framing::Framing;
 use crate::route::rewrite;
-use crate::upstream;
+use crate::upstream::{self, Purpose};
 
 impl Gateway {
     /// Makes a backend's response one that this client understands.
@@ -42,7 +42,8 @@ impl Gateway {
 }
 
 /// Chooses a backend for the next attempt. `None`: none is in service.
-pub(super) fn select(context: &mut Context) -> Option<Box<HttpPeer>> {
+pub(super) fn select(session: &Session, context: &mut Context) -> Option<Box<HttpPeer>> {
+    let purpose = purpose(session, context);
     let now = Instant::now();
     let upstream = context.upstream.as_ref()?;
     // The last attempt's backend is free before the next one is busy.
@@ -51,20 +52,42 @@ pub(super) fn select(context: &mut Context) -> Option<Box<HttpPeer>> {
     if retries {
         context.retries += 1;
     }
-    let tunnel = is_tunnel(context);
-    let mut peer = admitted.backend().peer(tunnel);
+    let mut peer = admitted.backend().peer(purpose);
     let read = context.route.as_ref().and_then(|route| route.timeouts.read);
-    if let (Some(read), false) = (read, tunnel) {
+    if let (Some(read), true) = (read, purpose != Purpose::Tunnel) {
         peer.options.read_timeout = Some(read);
+    }
+    if context.grpc {
+        // A stream of messages may be silent for as long as a tunnel.
+        peer.options.read_timeout = Some(upstream.timeouts.upgraded_idle);
     }
     context.attempt = Some(Attempt {
         admitted,
         started: now,
         connection: None,
+        http2: false,
         answered: None,
         recorded: false,
     });
     Some(peer)
+}
+
+fn purpose(session: &Session, context: &Context) -> Purpose {
+    if is_tunnel(context) {
+        Purpose::Tunnel
+    } else if session.req_header().version == Version::HTTP_10 {
+        Purpose::OldRequest
+    } else {
+        Purpose::Request
+    }
+}
+
+/// Lets the messages of a gRPC call come when they come: a stream of them may be silent for as long as
+/// a tunnel.
+pub(super) fn bound_call(session: &mut Session, context: &Context) {
+    if let (true, Some(upstream)) = (context.grpc, &context.upstream) {
+        session.set_read_timeout(Some(upstream.timeouts.upgraded_idle));
+    }
 }
 
 pub(super) fn is_tunnel(context: &Context) -> bool {
@@ -103,6 +126,11 @@ pub(super) fn dress(session: &Session, request: &mut RequestHeader, context: &Co
         // `Connection` is the wish to upgrade.
         headers.remove(header::UPGRADE);
         headers.remove(header::CONNECTION);
+    }
+    if context.grpc && parts.version == Version::HTTP_2 {
+        // Pingora takes it away; gRPC servers ask for it (they detect proxies that drop trailers by
+        // it).
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     let hop = Hop {
         peer: &origin.shared.forwarded,

@@ -6,11 +6,13 @@ use pingora_core::{Error, Result};
 use pingora_proxy::Session;
 
 use super::{Context, Gateway};
+use crate::grpc;
 use crate::listener::client_addr;
 use crate::listener::connection::LINGER;
+use crate::listener::h2;
 use crate::reply::Rejection;
 use crate::request_id::RequestId;
-use crate::route::{Found, Lookup};
+use crate::route::{Found, Lookup, host};
 
 impl Gateway {
     /// Gives the session its deadlines and says whether the connection may go on.
@@ -35,6 +37,15 @@ impl Gateway {
     }
 }
 
+/// Takes what the connection knows, where it comes with the request: HTTP/2 has no other way.
+pub(super) fn adopt_origin(session: &Session, context: &mut Context) {
+    if context.origin.is_none() && session.is_custom() {
+        let request = session.req_header();
+        context.origin = h2::take_origin(&request.extensions);
+        context.grpc = grpc::is_call(&request.headers);
+    }
+}
+
 /// Who the client is and what the request is called.
 pub(super) fn identify(session: &Session, context: &mut Context) {
     let Some(origin) = &context.origin else {
@@ -44,6 +55,7 @@ pub(super) fn identify(session: &Session, context: &mut Context) {
     let peer = origin.shared.peer.ip();
     let trusted = &context.snapshot.trusted_proxies;
     context.scheme = origin.shared.scheme();
+    context.tls.clone_from(&origin.shared.tls);
     context.trusted = client_addr::is_trusted(peer, trusted);
     context.client_ip = client_addr::client_ip(peer, headers, trusted);
     if context.trusted
@@ -67,6 +79,22 @@ pub(super) fn adopt_target(session: &mut Session, context: &Context) -> Result<(
         }
     }
     Ok(())
+}
+
+/// Refuses a request for a host whose clients have to show something else than this one was asked
+/// for in its handshake.
+pub(super) fn check_direction(
+    session: &Session,
+    context: &Context,
+) -> std::result::Result<(), Rejection> {
+    let Some(tls) = &context.tls else {
+        return Ok(());
+    };
+    let host = host::normalize(request_of(session, context).host);
+    match tls.is_misdirected(&host) {
+        true => Err(Rejection::Misdirected),
+        false => Ok(()),
+    }
 }
 
 /// Finds the request's route, or says why there is none.
@@ -97,6 +125,10 @@ pub(super) fn request_of<'a>(session: &'a Session, context: &'a Context) -> Look
         headers: &request.headers,
         path: target.map_or("/", |target| target.path()),
         query: target.map_or("", |target| target.query()),
+        client_cert: context
+            .tls
+            .as_ref()
+            .and_then(|tls| tls.client_cert.as_ref()),
     }
 }
 

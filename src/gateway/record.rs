@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use http::{StatusCode, header};
+use http::{StatusCode, Version, header};
 use pingora_proxy::Session;
 
 use super::{Context, Gateway};
@@ -77,11 +77,7 @@ impl Gateway {
                 .get(header::HOST)
                 .map_or(b"", |host| host.as_bytes()),
             path_and_query: target.map_or(b"", |target| target.as_str().as_bytes()),
-            protocol: if header.version == http::Version::HTTP_10 {
-                "HTTP/1.0"
-            } else {
-                "HTTP/1.1"
-            },
+            protocol: protocol(header.version),
             status_code: status,
             duration,
             client_ip: Some(context.client_ip),
@@ -89,6 +85,12 @@ impl Gateway {
                 .headers
                 .get(header::USER_AGENT)
                 .map(|value| value.as_bytes()),
+            tls_version: context.tls.as_ref().map(|tls| tls.version),
+            client_cert_subject: context
+                .tls
+                .as_ref()
+                .and_then(|tls| tls.client_cert.as_ref())
+                .map(|cert| &*cert.subject),
             bytes_in,
             bytes_out,
             backend_service: context.upstream.as_ref().map(|upstream| &*upstream.name),
@@ -123,7 +125,7 @@ impl Refusals for Gateway {
                 route: "none",
                 method,
                 path_and_query: target,
-                protocol: "-",
+                protocol: refused.protocol,
                 status_code: status,
                 duration,
                 client_ip: Some(refused.peer.ip().to_canonical()),
@@ -132,6 +134,15 @@ impl Refusals for Gateway {
             });
         }
         request_id.as_str().to_owned()
+    }
+}
+
+/// The version as the access log writes it.
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2.0",
+        _ => "HTTP/1.1",
     }
 }
 

@@ -6,22 +6,21 @@ use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
-use super::ListenerState;
+use super::h2::preface;
 use super::transport::Transport;
+use super::{ListenerState, handshake};
+use crate::config::model::Limits;
 use crate::metrics::ConnectionClose;
+
+pub use crate::tls::TlsFacts;
 
 /// What is spoken on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// HTTP/1.0 or HTTP/1.1.
     Http1,
-}
-
-/// What the handshake of a TLS connection said.
-#[derive(Debug)]
-pub struct TlsFacts {
-    /// The name the client asked for.
-    pub server_name: Option<Box<str>>,
+    /// HTTP/2.
+    Http2,
 }
 
 /// A connection that requests can be read from.
@@ -40,13 +39,36 @@ pub struct Arrival {
 /// Does what stands before the first request. The error is why there will be none.
 pub async fn arrive(
     tcp: TcpStream,
-    _listener: &ListenerState,
+    listener: &ListenerState,
+    limits: &Limits,
 ) -> Result<Arrival, Option<ConnectionClose>> {
     let peer = tcp.peer_addr().map_err(|_| None)?;
+    if let Some(terminator) = listener.settings().tls.clone() {
+        // On the heap, so that plain connections do not make room for a handshake.
+        let handshake = handshake::shake_hands(tcp, listener, terminator, limits.handshake_timeout);
+        let (stream, facts) = Box::pin(handshake).await?;
+        let protocol = match facts.alpn.as_deref() {
+            Some(b"h2") => Protocol::Http2,
+            _ => Protocol::Http1,
+        };
+        return Ok(Arrival {
+            transport: Transport::Tls(stream),
+            peer,
+            tls: Some(Arc::new(facts)),
+            protocol,
+        });
+    }
+    let protocol = if listener.settings().h2c {
+        preface::detect(&tcp, limits.request_header_timeout)
+            .await
+            .map_err(Some)?
+    } else {
+        Protocol::Http1
+    };
     Ok(Arrival {
         transport: Transport::Plain(tcp),
         peer,
         tls: None,
-        protocol: Protocol::Http1,
+        protocol,
     })
 }

@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 
 use super::ListenerState;
 use super::arrival::{self, Arrival, Protocol};
+use super::h2;
 use super::head::{self, Bounds, Head};
 use super::lease::{Lease, Shared};
 use super::stream::{Connection, Waited};
@@ -61,8 +62,10 @@ pub struct Refused<'a> {
     pub peer: SocketAddr,
     /// When its first byte came.
     pub received: Instant,
-    /// What came.
+    /// What came, or its first line.
     pub bytes: &'a [u8],
+    /// What is known to be spoken, for the access log; `-` when that is not clear.
+    pub protocol: &'static str,
 }
 
 /// What a request knows of its connection; handed through Pingora to the gateway's phases.
@@ -92,9 +95,10 @@ where
     SV::CTX: Send + Sync,
 {
     let _open = listener.metrics.connection();
-    match arrival::arrive(tcp, &listener).await {
+    match arrival::arrive(tcp, &listener, &edge.live.limits()).await {
         Ok(arrival) => match arrival.protocol {
             Protocol::Http1 => serve_http1(arrival, listener, edge).await,
+            Protocol::Http2 => h2::serve(arrival, listener, edge).await,
         },
         Err(Some(reason)) => listener.metrics.closed(reason),
         Err(None) => {}
@@ -144,6 +148,7 @@ where
                     peer,
                     received,
                     bytes,
+                    protocol: "-",
                 };
                 let request_id = edge.refusals.refused(&refused);
                 let response = rejection.to_bytes(&request_id);

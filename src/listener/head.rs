@@ -104,7 +104,7 @@ impl<'a> Lines<'a> {
 }
 
 /// The `Allow` of a method that is never forwarded.
-const FORWARDED_METHODS: http::HeaderValue =
+pub(super) const FORWARDED_METHODS: http::HeaderValue =
     http::HeaderValue::from_static("DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT");
 
 /// The two versions that are spoken.
@@ -139,11 +139,8 @@ fn request_line(line: &[u8], bounds: &Bounds) -> Result<(Target, Version), Rejec
         }
         _ => return Err(Rejection::BadRequest("version")),
     };
-    // RFC 3986 leaves no byte outside visible ASCII in a target, and a fragment is the client's
-    // own business (RFC 9112 section 3.2).
-    let visible = |byte: &u8| byte.is_ascii_graphic() && *byte != b'#';
     let text = std::str::from_utf8(target).unwrap_or_default();
-    if text.is_empty() || !target.iter().all(visible) {
+    if !is_target(text.as_bytes()) {
         return Err(Rejection::BadRequest("request target"));
     }
     Ok((normalize::normalize(text, method == b"OPTIONS")?, version))
@@ -214,19 +211,10 @@ impl<'a> Fields<'a> {
 
     /// One length of digits alone: no list, no sign, no second field even when it agrees.
     fn length(&mut self, value: &[u8]) -> Result<(), Rejection> {
-        let refused = Rejection::BadRequest("content-length");
-        if self.length.is_some() || value.is_empty() || value.len() > 18 {
-            return Err(refused);
+        if self.length.is_some() {
+            return Err(Rejection::BadRequest("content-length"));
         }
-        let mut length = 0u64;
-        for byte in value {
-            if !byte.is_ascii_digit() {
-                return Err(refused);
-            }
-            // Eighteen digits fit into 64 bits.
-            length = length * 10 + u64::from(byte - b'0');
-        }
-        self.length = Some(length);
+        self.length = Some(content_length(value)?);
         Ok(())
     }
 
@@ -264,6 +252,34 @@ impl<'a> Fields<'a> {
             target,
         })
     }
+}
+
+/// The one way to write a length: digits alone.
+pub(super) fn content_length(value: &[u8]) -> Result<u64, Rejection> {
+    let refused = Rejection::BadRequest("content-length");
+    if value.is_empty() || value.len() > 18 {
+        return Err(refused);
+    }
+    let mut length = 0u64;
+    for byte in value {
+        if !byte.is_ascii_digit() {
+            return Err(refused);
+        }
+        // Eighteen digits fit into 64 bits.
+        length = length * 10 + u64::from(byte - b'0');
+    }
+    Ok(length)
+}
+
+/// Whether every byte of a target may stand in one.
+///
+/// RFC 3986 leaves no byte outside visible ASCII in a target, and a fragment is the client's own
+/// business (RFC 9112 section 3.2).
+pub(super) fn is_target(target: &[u8]) -> bool {
+    !target.is_empty()
+        && target
+            .iter()
+            .all(|byte| byte.is_ascii_graphic() && *byte != b'#')
 }
 
 /// Whether this is a host with an optional port (RFC 3986 section 3.2), without user information.

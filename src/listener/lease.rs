@@ -61,6 +61,19 @@ impl Shared {
         }
     }
 
+    /// For one of several requests that are under way at once on the same connection.
+    pub fn for_stream(&self) -> Self {
+        Self {
+            peer: self.peer,
+            forwarded: self.forwarded.clone(),
+            tls: self.tls.clone(),
+            first_byte_deadline: AtomicU64::new(0),
+            answered: AtomicBool::new(false),
+            returned: Mutex::new(None),
+            epoch: Instant::now(),
+        }
+    }
+
     /// The scheme that the client used.
     pub fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
@@ -82,7 +95,8 @@ impl Shared {
         self.answered.store(true, Ordering::Relaxed);
     }
 
-    fn first_byte_deadline(&self) -> Option<Instant> {
+    /// When the response must have begun, if that is limited now.
+    pub(super) fn first_byte_deadline(&self) -> Option<Instant> {
         match self.first_byte_deadline.load(Ordering::Relaxed) {
             0 => None,
             millis => Some(self.epoch + Duration::from_millis(millis)),

@@ -55,6 +55,32 @@ pub(super) const CONNECTIONS_CLOSED: Definition = counter(
     "Client connections closed by the gateway's own decision, by reason.",
 );
 
+pub(super) const TLS_HANDSHAKES: Definition = counter(
+    "tls_handshakes_total",
+    "TLS handshakes that were completed, by version and kind.",
+);
+pub(super) const TLS_HANDSHAKE_FAILURES: Definition = counter(
+    "tls_handshake_failures_total",
+    "TLS handshakes that were not completed, by cause.",
+);
+pub(super) const TLS_CERTIFICATE_RELOADS: Definition = counter(
+    "tls_certificate_reloads_total",
+    "Times that changed certificate files were read again, by result.",
+);
+pub(super) const TLS_CERTIFICATE_EXPIRY: Definition = gauge(
+    "tls_certificate_expiry_timestamp_seconds",
+    "When the certificate for a server name expires.",
+);
+
+pub(super) const HTTP2_CONNECTIONS_ACTIVE: Definition = gauge(
+    "http2_connections_active",
+    "Client connections open on which HTTP/2 is spoken.",
+);
+pub(super) const HTTP2_STREAMS: Definition = counter(
+    "http2_streams_total",
+    "Requests that came as HTTP/2 streams, refused ones included.",
+);
+
 pub(super) const BACKEND_REQUESTS: Definition = counter(
     "backend_requests_total",
     "Attempts on backends, by the status they ended with; an attempt without an answer counts as \

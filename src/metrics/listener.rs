@@ -8,12 +8,17 @@ use prometheus::proto::MetricFamily;
 use super::catalogue;
 use super::family::Family;
 use super::label::{Counts, Label, label};
+use super::tls::{self, TlsMetrics};
 
 label! {
     /// Why the gateway closed a client's connection, or did not take it.
     ConnectionClose {
         /// Too many connections are open.
         Limit = "limit",
+        /// The TLS handshake was not over in time.
+        HandshakeTimeout = "handshake_timeout",
+        /// The TLS handshake failed.
+        HandshakeFailed = "handshake_failed",
         /// The request header did not come in time.
         HeaderTimeout = "header_timeout",
         /// The request header was too large.
@@ -28,6 +33,24 @@ label! {
         ParseError = "parse_error",
         /// The process is ending.
         Drain = "drain",
+        /// More HTTP/2 streams were reset by the client than a reader needs.
+        ResetFlood = "reset_flood",
+        /// The client made the gateway reset streams again and again.
+        ProvokedResetFlood = "provoked_reset_flood",
+        /// More HTTP/2 PING frames than measuring needs.
+        PingFlood = "ping_flood",
+        /// HTTP/2 settings changed again and again.
+        SettingsFlood = "settings_flood",
+        /// More HTTP/2 priority frames than requests explain.
+        PriorityFlood = "priority_flood",
+        /// HTTP/2 frames that carry nothing.
+        EmptyFrameFlood = "empty_frame_flood",
+        /// More HTTP/2 WINDOW_UPDATE frames than the data sent explains.
+        WindowUpdateFlood = "window_update_flood",
+        /// HTTP/2 frames of types that nobody knows.
+        UnknownFrameFlood = "unknown_frame_flood",
+        /// Another excess on an HTTP/2 connection: header blocks in too many pieces, above all.
+        Http2Excess = "http2_excess",
     }
 }
 
@@ -38,6 +61,9 @@ pub struct ListenerMetrics {
     active: AtomicI64,
     accepted: AtomicU64,
     closed: Counts<{ ConnectionClose::ALL.len() }>,
+    tls: TlsMetrics,
+    http2_active: AtomicI64,
+    http2_streams: AtomicU64,
 }
 
 impl ListenerMetrics {
@@ -54,9 +80,25 @@ impl ListenerMetrics {
         ConnectionGuard(Arc::clone(self))
     }
 
+    /// Counts a connection on which HTTP/2 is spoken as open until the guard is dropped.
+    pub fn http2_connection(self: &Arc<Self>) -> Http2Guard {
+        self.http2_active.fetch_add(1, Relaxed);
+        Http2Guard(Arc::clone(self))
+    }
+
+    /// Counts a request that came as an HTTP/2 stream.
+    pub fn http2_stream(&self) {
+        self.http2_streams.fetch_add(1, Relaxed);
+    }
+
     /// Counts a connection that the gateway closes or refuses.
     pub fn closed(&self, reason: ConnectionClose) {
         self.closed.inc(reason);
+    }
+
+    /// What is measured of its handshakes and certificates.
+    pub fn tls(&self) -> &TlsMetrics {
+        &self.tls
     }
 
     /// Connections that are open.
@@ -83,6 +125,15 @@ impl Drop for ConnectionGuard {
     }
 }
 
+/// A connection while HTTP/2 is spoken on it.
+pub struct Http2Guard(Arc<ListenerMetrics>);
+
+impl Drop for Http2Guard {
+    fn drop(&mut self) {
+        self.0.http2_active.fetch_sub(1, Relaxed);
+    }
+}
+
 /// Adds the families of all listeners.
 pub(super) fn collect(
     namespace: &str,
@@ -93,16 +144,22 @@ pub(super) fn collect(
     let mut active = Family::new(namespace, &catalogue::CONNECTIONS_ACTIVE);
     let mut accepted = Family::new(namespace, &catalogue::CONNECTIONS);
     let mut closed = Family::new(namespace, &catalogue::CONNECTIONS_CLOSED);
+    let mut http2_active = Family::new(namespace, &catalogue::HTTP2_CONNECTIONS_ACTIVE);
+    let mut http2_streams = Family::new(namespace, &catalogue::HTTP2_STREAMS);
     for (listener, metrics) in held {
         let own = ("listener", &**listener);
         in_flight.gauge(&[own], metrics.in_flight.load(Relaxed));
         active.gauge(&[own], metrics.active.load(Relaxed));
         accepted.count(&[own], metrics.accepted.load(Relaxed));
+        http2_active.gauge(&[own], metrics.http2_active.load(Relaxed));
+        http2_streams.count(&[own], metrics.http2_streams.load(Relaxed));
         for (reason, count) in metrics.closed.read::<ConnectionClose>() {
             closed.count(&[own, ("reason", reason)], count);
         }
     }
     out.extend([in_flight, active, accepted, closed].map(Family::finish));
+    tls::collect(namespace, held, out);
+    out.extend([http2_active, http2_streams].map(Family::finish));
 }
 
 #[cfg(test)]

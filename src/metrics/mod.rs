@@ -14,7 +14,9 @@ mod live;
 mod openmetrics;
 mod render;
 mod route;
+mod shared;
 mod status;
+mod tls;
 mod upstream;
 
 use std::collections::BTreeMap;
@@ -30,6 +32,7 @@ pub use self::label::MethodLabel;
 pub use self::listener::{ConnectionClose, ConnectionGuard, InFlightGuard, ListenerMetrics};
 pub use self::render::{Format, render};
 pub use self::route::RouteMetrics;
+pub use self::tls::{HandshakeFailure, TlsMetrics};
 pub use self::upstream::{FailureReason, PooledConnection, RetryReason, UpstreamMetrics};
 
 /// A counter that only grows; clones count together.

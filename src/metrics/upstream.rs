@@ -1,5 +1,6 @@
 //! What is measured of an upstream: attempts, failures, retries, connections.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use super::catalogue;
 use super::family::Family;
 use super::histogram::Histogram;
 use super::label::{Counts, Label, label};
+use super::shared::SharedConnection;
 use super::status::StatusCounts;
 
 label! {
@@ -25,6 +27,8 @@ label! {
         StaleConnection = "stale_connection",
         /// The answer was not HTTP.
         Protocol = "protocol",
+        /// The backend gave the request back without having done anything with it (HTTP/2).
+        Refused = "refused",
     }
 }
 
@@ -35,6 +39,10 @@ label! {
         Connect = "connect",
         /// Making a connection took too long.
         ConnectTimeout = "connect_timeout",
+        /// The TLS handshake failed: another certificate than expected, or no common ground.
+        Tls = "tls",
+        /// The backend gave the request back without having done anything with it (HTTP/2).
+        Refused = "refused",
         /// The connection broke before the response header was complete.
         Reset = "reset",
         /// The connection broke inside the response body.
@@ -105,23 +113,53 @@ impl UpstreamMetrics {
 
     /// Counts a connection that an attempt got; it is in use until the guard is dropped.
     pub fn connection(self: &Arc<Self>, reused: bool) -> PooledConnection {
+        self.pool_in_use.fetch_add(1, Relaxed);
+        self.pooled(reused, None)
+    }
+
+    /// The same for a connection that other attempts may share: it is in use until the last of them
+    /// is over. `connection` is a value that all of them hold.
+    pub fn shared_connection(
+        self: &Arc<Self>,
+        reused: bool,
+        connection: Arc<dyn Any + Send + Sync>,
+    ) -> PooledConnection {
+        let shared = SharedConnection::join(connection);
+        if shared.is_alone() {
+            self.pool_in_use.fetch_add(1, Relaxed);
+        }
+        self.pooled(reused, Some(shared))
+    }
+
+    fn pooled(
+        self: &Arc<Self>,
+        reused: bool,
+        shared: Option<SharedConnection>,
+    ) -> PooledConnection {
         let counter = if reused {
             &self.pool_reused
         } else {
             &self.pool_created
         };
         counter.fetch_add(1, Relaxed);
-        self.pool_in_use.fetch_add(1, Relaxed);
-        PooledConnection(Arc::clone(self))
+        PooledConnection {
+            metrics: Arc::clone(self),
+            shared,
+        }
     }
 }
 
 /// A connection to a backend while it carries a request.
-pub struct PooledConnection(Arc<UpstreamMetrics>);
+pub struct PooledConnection {
+    metrics: Arc<UpstreamMetrics>,
+    shared: Option<SharedConnection>,
+}
 
 impl Drop for PooledConnection {
     fn drop(&mut self) {
-        self.0.pool_in_use.fetch_sub(1, Relaxed);
+        if self.shared.as_ref().is_none_or(SharedConnection::is_alone) {
+            self.metrics.pool_in_use.fetch_sub(1, Relaxed);
+        }
     }
 }
 
@@ -187,6 +225,23 @@ impl Pool {
 mod tests {
     use super::super::{Format, Metrics, render};
     use super::*;
+
+    #[test]
+    fn a_connection_is_in_use_once_however_many_requests_it_carries() {
+        let metrics = Arc::new(UpstreamMetrics::default());
+        let in_use = || metrics.pool_in_use.load(Relaxed);
+        let (one, other) = (Arc::new(1), Arc::new(2));
+        let first = metrics.shared_connection(false, one.clone());
+        let second = metrics.shared_connection(true, one);
+        let third = metrics.shared_connection(false, other);
+        assert_eq!(in_use(), 2);
+        drop(first);
+        assert_eq!(in_use(), 2);
+        drop(second);
+        assert_eq!(in_use(), 1);
+        drop(third);
+        assert_eq!(in_use(), 0);
+    }
 
     #[test]
     fn counts_attempts_failures_retries_and_connections() {

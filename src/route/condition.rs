@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use http::{HeaderMap, HeaderName, Method};
 
 use super::router::Lookup;
-use crate::config::model::{HeaderCondition, Match, QueryCondition, ValueMatch};
+use crate::config::model::{CertCondition, HeaderCondition, Match, QueryCondition, ValueMatch};
+use crate::tls::ClientCert;
 
 /// What a request must be, beside its host and path, to be a route's own.
 #[derive(Debug)]
@@ -13,6 +14,7 @@ pub(super) struct Conditions {
     pub(super) methods: Methods,
     headers: Vec<HeaderCondition>,
     query: Vec<QueryCondition>,
+    client_cert: Vec<CertCondition>,
 }
 
 impl Conditions {
@@ -21,6 +23,7 @@ impl Conditions {
             methods: Methods::compile(&matcher.methods),
             headers: matcher.headers.clone(),
             query: matcher.query.clone(),
+            client_cert: matcher.client_cert.clone(),
         }
     }
 
@@ -30,7 +33,10 @@ impl Conditions {
             header_holds(lookup.headers, &condition.name, &condition.value)
         };
         let query = |condition: &QueryCondition| query_holds(lookup.query, condition);
-        self.headers.iter().all(header) && self.query.iter().all(query)
+        let cert = |condition: &CertCondition| cert_holds(lookup.client_cert, condition);
+        self.headers.iter().all(header)
+            && self.query.iter().all(query)
+            && self.client_cert.iter().all(cert)
     }
 }
 
@@ -92,6 +98,15 @@ fn bit(method: &Method) -> u16 {
         Method::TRACE => 1 << 7,
         Method::CONNECT => 1 << 8,
         _ => 0,
+    }
+}
+
+fn cert_holds(cert: Option<&ClientCert>, condition: &CertCondition) -> bool {
+    match condition {
+        CertCondition::Present => cert.is_some(),
+        CertCondition::Absent => cert.is_none(),
+        CertCondition::Subject(regex) => cert.is_some_and(|cert| regex.is_match(&cert.subject)),
+        CertCondition::Names(regex) => cert.is_some_and(|cert| regex.is_match(&cert.names)),
     }
 }
 
@@ -223,6 +238,26 @@ mod tests {
         assert!(!header_holds(&headers, &name, &exact("beta")));
         assert!(header_holds(&headers, &name, &regex("beta")));
         assert!(!header_holds(&headers, &name, &regex("^2$")));
+    }
+
+    #[test]
+    fn a_certificate_is_judged_by_what_it_says() {
+        let cert = ClientCert {
+            subject: "CN=app,OU=payments".into(),
+            names: "DNS:app.test".into(),
+            fingerprint: "".into(),
+            serial: "".into(),
+        };
+        let expression = |text| Regex::new(text).unwrap();
+        let subject = CertCondition::Subject(expression("(^|,)OU=payments(,|$)"));
+        let names = CertCondition::Names(expression("^DNS:other$"));
+        assert!(cert_holds(Some(&cert), &CertCondition::Present));
+        assert!(!cert_holds(Some(&cert), &CertCondition::Absent));
+        assert!(cert_holds(Some(&cert), &subject));
+        assert!(!cert_holds(Some(&cert), &names));
+        assert!(!cert_holds(None, &CertCondition::Present));
+        assert!(cert_holds(None, &CertCondition::Absent));
+        assert!(!cert_holds(None, &subject));
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //!    patterns, compared segment by segment from the left: a literal before a parameter before the
 //!    end of the pattern before a tail (`/*`, `/*rest`);
 //! 3. a route that names methods before one that does not;
-//! 4. more header conditions before fewer;
+//! 4. more conditions on headers and the client's certificate before fewer;
 //! 5. more query conditions before fewer;
 //! 6. the name, in lexicographic order.
 //!
@@ -31,6 +31,7 @@ use super::params::{Params, Ranges};
 use super::paths::{Claim, Entry, Leaf, Map, PathTable};
 use crate::config::model::Route;
 use crate::config::pattern::HostPattern;
+use crate::tls::ClientCert;
 
 /// What a route is found by.
 #[derive(Clone, Copy)]
@@ -45,6 +46,8 @@ pub struct Lookup<'a> {
     pub headers: &'a HeaderMap,
     /// The query as it was, without its question mark.
     pub query: &'a str,
+    /// The certificate that the client showed.
+    pub client_cert: Option<&'a ClientCert>,
 }
 
 /// What was found.
@@ -214,7 +217,7 @@ fn claims<'a>(routes: &'a [Route], conditions: &[Conditions]) -> Claims<'a> {
         let Route { name, matcher, .. } = *route;
         (
             matcher.methods.is_empty(),
-            Reverse(matcher.headers.len()),
+            Reverse(matcher.headers.len() + matcher.client_cert.len()),
             Reverse(matcher.query.len()),
             &**name,
         )

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use pingora_core::upstreams::peer::{HttpPeer, Peer, Tracer, Tracing};
+use pingora_core::upstreams::peer::HttpPeer;
 
 use super::outlier::Outlier;
+use super::peer::{Peers, Purpose};
 use crate::config::model;
-use crate::metrics::{BackendMetrics, Metrics, UpstreamMetrics};
+use crate::metrics::{BackendMetrics, Metrics};
+use crate::tls::backend::BackendTls;
 
 /// A member of an upstream.
 pub struct Backend {
@@ -22,8 +24,7 @@ pub struct Backend {
     probed_up: AtomicBool,
     in_flight: AtomicUsize,
     pub(super) metrics: Arc<BackendMetrics>,
-    peer: HttpPeer,
-    tunnel_peer: HttpPeer,
+    pub(super) peers: Peers,
 }
 
 /// How a backend stands.
@@ -55,6 +56,7 @@ impl Backend {
     pub(super) fn new(
         upstream: &model::Upstream,
         backend: &model::Backend,
+        tls: Option<&BackendTls>,
         metrics: &Metrics,
         now: Instant,
     ) -> Self {
@@ -66,8 +68,7 @@ impl Backend {
             probed_up: AtomicBool::new(true),
             in_flight: AtomicUsize::new(0),
             metrics: metrics.backend(&upstream.name, &backend.name),
-            peer: peer(upstream, backend, &own, upstream.timeouts.read),
-            tunnel_peer: peer(upstream, backend, &own, upstream.timeouts.upgraded_idle),
+            peers: Peers::new(upstream, backend, tls, &own, now),
         }
     }
 
@@ -91,7 +92,7 @@ impl Backend {
 
     /// Its address.
     pub fn address(&self) -> &pingora_core::protocols::l4::socket::SocketAddr {
-        self.peer.address()
+        self.peers.address()
     }
 
     /// Takes over what probes found; says whether that is a change.
@@ -100,12 +101,13 @@ impl Backend {
     }
 
     /// The peer to dial for one attempt, with its timeouts set.
-    pub fn peer(&self, tunnel: bool) -> Box<HttpPeer> {
-        Box::new(if tunnel {
-            self.tunnel_peer.clone()
-        } else {
-            self.peer.clone()
-        })
+    pub fn peer(&self, purpose: Purpose) -> Box<HttpPeer> {
+        self.peers.get(purpose)
+    }
+
+    /// Whether it must be spoken to by HTTP/2 and nothing else.
+    pub fn insists_on_http2(&self) -> bool {
+        self.peers.insists_on_http2()
     }
 
     /// Counts a request until the guard is dropped.
@@ -128,47 +130,5 @@ impl Admitted {
 impl Drop for Admitted {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A peer with every timeout set: Pingora's default is to wait for ever.
-fn peer(
-    upstream: &model::Upstream,
-    backend: &model::Backend,
-    metrics: &Arc<UpstreamMetrics>,
-    read: std::time::Duration,
-) -> HttpPeer {
-    let mut peer = HttpPeer::new(backend.address, false, String::new());
-    peer.options.tracer = Some(Tracer(Box::new(OpenConnections(Arc::clone(metrics)))));
-    let timeouts = &upstream.timeouts;
-    peer.options.connection_timeout = Some(timeouts.connect);
-    peer.options.total_connection_timeout = Some(timeouts.connect);
-    peer.options.read_timeout = Some(read);
-    peer.options.write_timeout = Some(timeouts.write);
-    peer.options.idle_timeout = Some(upstream.pool.idle_timeout);
-    peer
-}
-
-/// Told by Pingora when a connection to a backend is made and when it is closed.
-#[derive(Clone)]
-struct OpenConnections(Arc<UpstreamMetrics>);
-
-impl Tracing for OpenConnections {
-    fn on_connected(&self) {
-        self.0.connection_opened();
-    }
-
-    fn on_disconnected(&self) {
-        self.0.connection_closed();
-    }
-
-    fn boxed_clone(&self) -> Box<dyn Tracing> {
-        Box::new(self.clone())
-    }
-}
-
-impl std::fmt::Debug for OpenConnections {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("OpenConnections")
     }
 }

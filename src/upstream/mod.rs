@@ -2,7 +2,9 @@
 
 mod backend;
 pub mod balance;
+mod complaint;
 mod outlier;
+mod peer;
 mod retry;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,10 +15,13 @@ use arc_swap::ArcSwap;
 
 pub use backend::{Admitted, Backend, State};
 use balance::Schedule;
+use complaint::Complaints;
+pub use peer::Purpose;
 use retry::RetryBudget;
 
 use crate::config::model;
 use crate::metrics::{FailureReason, Metrics, ProbeResult, UpstreamMetrics};
+use crate::tls::backend::BackendTls;
 
 /// A named group of backends.
 pub struct Upstream {
@@ -33,6 +38,7 @@ pub struct Upstream {
     backends: Vec<Arc<Backend>>,
     outlier: model::Outlier,
     budget: RetryBudget,
+    complaints: Complaints,
     /// The members that are up, by weight. Made anew when one comes or goes.
     schedule: ArcSwap<Schedule>,
     epoch: Instant,
@@ -65,10 +71,11 @@ impl Tried {
 impl Upstream {
     /// Builds the group; every member is taken to be up until something else is known.
     pub fn compile(config: &model::Upstream, metrics: &Metrics, now: Instant) -> Self {
+        let tls = config.tls.as_ref().map(BackendTls::new);
         let backends = config
             .backends
             .iter()
-            .map(|backend| Arc::new(Backend::new(config, backend, metrics, now)))
+            .map(|backend| Arc::new(Backend::new(config, backend, tls.as_ref(), metrics, now)))
             .collect();
         let upstream = Self {
             name: Arc::clone(&config.name),
@@ -79,6 +86,7 @@ impl Upstream {
             backends,
             outlier: config.outlier.clone(),
             budget: RetryBudget::new(&config.retries, now),
+            complaints: Complaints::default(),
             schedule: ArcSwap::from_pointee(Schedule::new(&[])),
             epoch: now,
             next_return: AtomicU64::new(u64::MAX),
@@ -121,6 +129,35 @@ impl Upstream {
     /// Records an attempt that the backend answered.
     pub fn succeeded(&self, backend: &Backend) {
         backend.outlier.succeeded();
+        backend.peers.answered();
+    }
+
+    /// Records an attempt that came back undone because the backend closes the connection, as it may
+    /// at any time.
+    pub fn gave_back(&self, reason: FailureReason) {
+        self.metrics.failed(reason);
+    }
+
+    /// Records that an attempt was not answered in time.
+    pub fn waited_in_vain(&self, backend: &Backend, started: Instant) {
+        if backend.peers.waited_in_vain(started) {
+            log::warn!(
+                "upstream={} backend={} answers nothing: its HTTP/2 connections are given up",
+                self.name,
+                backend.name
+            );
+        }
+    }
+
+    /// Says now and then why no secure connection comes about.
+    pub fn complain(&self, backend: &Backend, cause: &dyn std::fmt::Display, now: Instant) {
+        if let Some(left_out) = self.complaints.admit(self.millis(now)) {
+            log::warn!(
+                "upstream={} backend={} TLS: {cause} ({left_out} more were not logged)",
+                self.name,
+                backend.name
+            );
+        }
     }
 
     /// Records an attempt that the backend did not answer; ejects it when it is time to.
@@ -232,8 +269,16 @@ mod tests {
                     name: format!("127.0.0.1:{port}").into(),
                     address: SocketAddr::from(([127, 0, 0, 1], port)),
                     weight: 1,
+                    server_name: "".into(),
                 })
                 .collect(),
+            protocol: model::Protocol::Http1,
+            tls: None,
+            http2: model::Http2 {
+                max_streams: 100,
+                stream_window: 65_536,
+                ping_interval: None,
+            },
             balance: model::Balance::RoundRobin,
             timeouts: model::Timeouts {
                 connect: second,

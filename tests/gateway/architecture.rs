@@ -12,7 +12,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("request_id", &[]),
     ("reply", &["lifecycle"]),
     ("filter", &["config", "metrics", "reply"]),
-    ("upstream", &["config", "metrics", "reply"]),
+    ("tls", &["config", "metrics"]),
+    ("upstream", &["config", "metrics", "reply", "tls"]),
     (
         "route",
         &["config", "metrics", "filter", "upstream", "reply"],

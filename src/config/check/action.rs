@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 
 use super::Checker;
-use super::upstream::{host_and_port, is_url};
+use super::upstream::{is_url, url};
 use crate::config::file;
 use crate::config::model::{Action, FixedResponse, Redirect, Rewrite, WeightedUpstream};
 use crate::config::pattern::{HostPattern, PathPattern, regex};
@@ -95,7 +95,7 @@ impl Checker<'_> {
     fn reference(&mut self, text: &str, indexes: &Indexes, at: &Path<'_>) -> Option<usize> {
         if is_url(text) {
             // A URL that is none was refused when the upstreams were made.
-            return indexes.get(&host_and_port(text).ok()?).copied();
+            return indexes.get(&url(text).ok()?.upstream_name()).copied();
         }
         let found = indexes.get(text).copied();
         self.accept(at, found.ok_or_else(|| unknown_upstream(text, indexes)))

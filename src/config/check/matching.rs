@@ -7,7 +7,7 @@ use http::{HeaderName, Method};
 use super::Checker;
 use super::header::header_name;
 use crate::config::file;
-use crate::config::model::{HeaderCondition, Match, QueryCondition, ValueMatch};
+use crate::config::model::{CertCondition, HeaderCondition, Match, QueryCondition, ValueMatch};
 use crate::config::pattern::{HostPattern, PathPattern, Tail, regex};
 use crate::config::problem::{Invalid, quote};
 use crate::config::scalar::List;
@@ -33,6 +33,7 @@ impl Checker<'_> {
         let paths = self.paths(written, at);
         let headers = self.header_conditions(&written.headers, &at.key("headers"));
         let query = self.query_conditions(&written.query, &at.key("query"));
+        let client_cert = self.cert_conditions(&written.client_cert, &at.key("client_cert"));
         let mut methods: Vec<Method> = methods?;
         let mut seen = HashSet::new();
         methods.retain(|method| seen.insert(method.clone()));
@@ -42,6 +43,7 @@ impl Checker<'_> {
             methods,
             headers: headers?,
             query: query?,
+            client_cert: client_cert?,
         })
     }
 
@@ -136,6 +138,27 @@ impl Checker<'_> {
         };
         // Every problem is wanted, so the list is made before it is judged.
         let conditions: Vec<_> = written.iter().map(condition).collect();
+        conditions.into_iter().collect()
+    }
+
+    fn cert_conditions(
+        &mut self,
+        written: &file::ClientCertMatch,
+        at: &Path<'_>,
+    ) -> Option<Vec<CertCondition>> {
+        let present = written.present.map(|present| match present {
+            true => CertCondition::Present,
+            false => CertCondition::Absent,
+        });
+        let mut conditions: Vec<Option<CertCondition>> = present.map(Some).into_iter().collect();
+        if let Some(text) = &written.subject {
+            let found = self.accept(&at.key("subject"), regex(text));
+            conditions.push(found.map(CertCondition::Subject));
+        }
+        if let Some(text) = &written.names {
+            let found = self.accept(&at.key("names"), regex(text));
+            conditions.push(found.map(CertCondition::Names));
+        }
         conditions.into_iter().collect()
     }
 

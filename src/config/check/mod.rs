@@ -1,7 +1,9 @@
 //! `File` → `Config`: what single values mean together. Collects every problem with its key.
 
 mod action;
+mod backend_tls;
 mod header;
+mod listener_tls;
 mod matching;
 mod process;
 mod route;
@@ -10,11 +12,12 @@ mod upstream;
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::Path as FilePath;
+use std::sync::Arc;
 
 use super::conflict::conflicts;
 use super::env::Env;
 use super::file::File;
-use super::model::{Config, Route};
+use super::model::{Config, Der, Route};
 use super::problem::{Invalid, Problem, quote};
 use super::tree::{Node, Path};
 
@@ -32,22 +35,41 @@ pub(super) struct Source<'a> {
     pub env: &'a dyn Env,
 }
 
-/// Checks a file as a whole. Without a configuration there is a problem, here or in `damaged`.
-pub(super) fn check(file: &File, source: &Source<'_>) -> (Option<Config>, Vec<Problem>) {
+/// What a check found.
+pub(super) struct Checked {
+    /// The configuration; without one there is a problem, here or in `damaged`.
+    pub config: Option<Config>,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+    /// What is odd, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Checks a file as a whole.
+pub(super) fn check(file: &File, source: &Source<'_>) -> Checked {
     let mut checker = Checker {
         source,
         problems: Vec::new(),
+        warnings: Vec::new(),
         addresses: HashMap::new(),
+        system_authorities: None,
     };
     let config = checker.file(file);
-    (config, checker.problems)
+    Checked {
+        config,
+        problems: checker.problems,
+        warnings: checker.warnings,
+    }
 }
 
 struct Checker<'a> {
     source: &'a Source<'a>,
     problems: Vec<Problem>,
+    warnings: Vec<String>,
     /// Host names that were resolved, or why they were not.
     addresses: HashMap<(String, u16), Result<SocketAddr, String>>,
+    /// What the system trusts, once somebody asked, or why it is not known.
+    system_authorities: Option<Result<Arc<[Der]>, String>>,
 }
 
 impl Checker<'_> {

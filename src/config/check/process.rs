@@ -25,7 +25,9 @@ impl Checker<'_> {
         let mut listeners: Vec<Listener> = Vec::new();
         for (index, written) in list.iter() {
             let item = at.item(index);
-            let listener = listener(written);
+            let mut listener = listener(written);
+            listener.tls = self.listener_tls(written, &item);
+            listener.https_redirect = self.https_redirect(written, &item);
             if let Some(name) = &written.name {
                 let label = self.accept(&item.key("name"), label(name));
                 if label.is_some() && listeners.iter().any(|other| other.name == listener.name) {
@@ -123,7 +125,10 @@ fn listener(written: &file::Listener) -> Listener {
         name: Arc::from(name),
         address,
         health: written.health,
+        h2c: written.h2c,
         metrics_allow,
+        tls: None,
+        https_redirect: None,
     }
 }
 
@@ -139,6 +144,7 @@ pub(super) fn server(written: &file::Server) -> Option<Server> {
 pub(super) fn limits(written: &file::Limits) -> Limits {
     // The bounds of the sizes keep them far below what a machine can address.
     Limits {
+        handshake_timeout: written.handshake_timeout.0,
         request_header_timeout: written.request_header_timeout.0,
         request_header_bytes: written.request_header_size.0 as usize,
         request_header_fields: written.request_header_count as usize,

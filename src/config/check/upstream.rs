@@ -9,7 +9,7 @@ use http::{HeaderValue, Uri};
 use super::Checker;
 use crate::config::file;
 use crate::config::model::{
-    Backend, Balance, HealthCheck, Outlier, Pool, Retries, Timeouts, Upstream,
+    Backend, Balance, HealthCheck, Http2, Outlier, Pool, Protocol, Retries, Timeouts, Upstream,
 };
 use crate::config::problem::{Invalid, quote};
 use crate::config::scalar::List;
@@ -19,6 +19,17 @@ const BACKEND: &str = "a host and port such as `10.0.0.11:3000`";
 
 /// Upstreams by name; `None` is one that was written but is not sound.
 pub(super) type Upstreams = BTreeMap<String, Option<Upstream>>;
+
+/// Whether backends are reached by TLS, and whom they must prove to be.
+#[derive(Clone, Copy)]
+pub(super) enum Encryption<'a> {
+    /// No TLS.
+    Plain,
+    /// Each the one that it is reached as.
+    OwnName,
+    /// All of them this one; with the place of `tls`.
+    Named(&'a str, &'a Path<'a>),
+}
 
 impl Checker<'_> {
     pub(super) fn upstreams(&mut self, written: &BTreeMap<String, file::Upstream>) -> Upstreams {
@@ -70,14 +81,19 @@ impl Checker<'_> {
         if !is_url(text) {
             return;
         }
-        let Some(name) = self.accept(at, host_and_port(text)) else {
+        let Some(url) = self.accept(at, url(text)) else {
             return;
         };
+        let name = url.upstream_name();
         if upstreams.contains_key(&name) {
             return;
         }
-        let backend = self.backend(&name, 1, at);
-        let settings = file::Upstream::default();
+        let settings = url.settings();
+        let encryption = match settings.tls {
+            Some(_) => Encryption::OwnName,
+            None => Encryption::Plain,
+        };
+        let backend = self.backend(&url.address, 1, encryption, at);
         let upstream =
             backend.and_then(|backend| self.settings(&name, vec![backend], &settings, at));
         upstreams.insert(name, upstream);
@@ -93,6 +109,15 @@ impl Checker<'_> {
         if written.backends.is_empty() && self.is_whole(&list) {
             self.refuse(&list, "has no backend, expected at least one");
         }
+        let tls = at.key("tls");
+        let encryption = match &written.tls {
+            None => Encryption::Plain,
+            Some(written) => written
+                .server_name
+                .as_deref()
+                .map_or(Encryption::OwnName, |name| Encryption::Named(name, &tls)),
+        };
+        self.written_server_name(encryption);
         let mut backends: Vec<Backend> = Vec::new();
         let mut seen = HashSet::new();
         for (index, backend) in written.backends.iter() {
@@ -107,7 +132,7 @@ impl Checker<'_> {
                 let shown = self.shown(&at, text);
                 self.refuse(&at, format!("{shown} is given twice, expected it once"));
             }
-            backends.extend(self.backend(text, weight, &at));
+            backends.extend(self.backend(text, weight, encryption, &at));
         }
         let complete = backends.len() == written.backends.0.len() && !backends.is_empty();
         if complete && backends.iter().all(|backend| backend.weight == 0) {
@@ -116,8 +141,15 @@ impl Checker<'_> {
         self.settings(name, backends, written, at)
     }
 
-    fn backend(&mut self, text: &str, weight: u32, at: &Path<'_>) -> Option<Backend> {
+    fn backend(
+        &mut self,
+        text: &str,
+        weight: u32,
+        encryption: Encryption<'_>,
+        at: &Path<'_>,
+    ) -> Option<Backend> {
         let (host, port) = self.accept(at, split(text))?;
+        let server_name = self.server_name(encryption, &host, at);
         let address = match text.parse::<SocketAddr>() {
             Ok(address) => address,
             Err(_) => {
@@ -132,6 +164,7 @@ impl Checker<'_> {
             name: Arc::from(text),
             address,
             weight,
+            server_name: server_name?,
         })
     }
 
@@ -167,9 +200,17 @@ impl Checker<'_> {
             Some(written) => Some(self.health_check(written, &health)?),
             None => None,
         };
+        let tls = self.encryption(written.tls.as_ref(), &at.key("tls"));
         Some(Upstream {
             name: Arc::from(name),
             backends,
+            protocol: match written.protocol {
+                file::Protocol::Http1 => Protocol::Http1,
+                file::Protocol::Http2 => Protocol::Http2,
+                file::Protocol::Auto => Protocol::Auto,
+            },
+            tls: tls?,
+            http2: http2(&written.http2),
             balance: match written.balance {
                 file::Balance::RoundRobin => Balance::RoundRobin,
             },
@@ -238,6 +279,15 @@ impl Checker<'_> {
     }
 }
 
+fn http2(written: &file::Http2) -> Http2 {
+    Http2 {
+        max_streams: written.max_streams as usize,
+        // At most 8 MiB, by the schema.
+        stream_window: u32::try_from(written.stream_window.0).unwrap_or(u32::MAX >> 1),
+        ping_interval: written.ping_interval.as_ref().map(|interval| interval.0),
+    }
+}
+
 fn timeouts(written: &file::Timeouts) -> Timeouts {
     Timeouts {
         connect: written.connect.0,
@@ -253,22 +303,52 @@ pub(super) fn is_url(text: &str) -> bool {
     text.contains("://")
 }
 
-/// The `host:port` of an `http://` URL, which names its upstream.
-pub(super) fn host_and_port(text: &str) -> Result<String, Invalid> {
+/// A route's upstream that is written as a URL.
+pub(super) struct Url {
+    scheme: Scheme,
+    address: String,
+}
+
+/// What a URL may begin with.
+#[derive(Clone, Copy)]
+enum Scheme {
+    Http,
+    Https,
+    H2c,
+}
+
+impl Url {
+    /// How its upstream is called: URLs that mean the same share one.
+    pub(super) fn upstream_name(&self) -> String {
+        match self.scheme {
+            Scheme::Http => self.address.clone(),
+            Scheme::Https => format!("https://{}", self.address),
+            Scheme::H2c => format!("h2c://{}", self.address),
+        }
+    }
+
+    fn settings(&self) -> file::Upstream {
+        let mut settings = file::Upstream::default();
+        match self.scheme {
+            Scheme::Http => {}
+            Scheme::Https => settings.tls = Some(file::Tls::default()),
+            Scheme::H2c => settings.protocol = file::Protocol::Http2,
+        }
+        settings
+    }
+}
+
+/// Reads a URL that names an upstream.
+pub(super) fn url(text: &str) -> Result<Url, Invalid> {
     const EXPECTED: &str = "a URL such as `http://127.0.0.1:3000`";
     let refuse = |what: &str| Invalid::new(format!("{} {what}", quote(text)), EXPECTED);
     let uri: Uri = text.parse().map_err(|_| refuse("is not a URL"))?;
-    match uri.scheme_str() {
-        Some("http") => {}
-        Some("https") => {
-            let expected = format!("{EXPECTED}, since TLS to backends is not supported yet");
-            return Err(Invalid::new(
-                format!("{} is an https URL", quote(text)),
-                expected,
-            ));
-        }
-        _ => return Err(refuse("has another scheme than http")),
-    }
+    let (scheme, default_port) = match uri.scheme_str() {
+        Some("http") => (Scheme::Http, 80),
+        Some("https") => (Scheme::Https, 443),
+        Some("h2c") => (Scheme::H2c, 80),
+        _ => return Err(refuse("has another scheme than http, https and h2c")),
+    };
     let Some(authority) = uri
         .authority()
         .filter(|authority| !authority.host().is_empty())
@@ -283,15 +363,14 @@ pub(super) fn host_and_port(text: &str) -> Result<String, Invalid> {
     }
     let after_host = &authority.as_str()[authority.host().len()..];
     let port = match after_host.strip_prefix(':') {
-        None => 80,
+        None => default_port,
         Some(port) => port
             .parse()
             .map_err(|_| refuse("has a port that is none"))?,
     };
-    let name = format!("{}:{port}", authority.host().to_ascii_lowercase());
-    split(&name)
-        .map(|_| name.clone())
-        .map_err(|_| refuse("has no proper host and port"))
+    let address = format!("{}:{port}", authority.host().to_ascii_lowercase());
+    split(&address).map_err(|_| refuse("has no proper host and port"))?;
+    Ok(Url { scheme, address })
 }
 
 /// The host and port of a backend.

@@ -3,6 +3,7 @@
 //! The doc comments of keys become the schema's descriptions and the reference for operators.
 //! Single values are typed here; what they mean together is the business of `check`.
 
+mod listener_tls;
 mod route;
 mod upstream;
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::scalar::{Address, Duration, List, Network, Size};
 
+pub use listener_tls::*;
 pub use route::*;
 pub use upstream::*;
 
@@ -73,9 +75,20 @@ pub struct Listener {
     /// `/_health/ready` here, before routing.
     #[serde(default = "enabled")]
     pub health: bool,
+    /// Whether HTTP/2 is spoken here without TLS to clients that begin with it ("prior knowledge"),
+    /// beside HTTP/1.
+    #[serde(default)]
+    pub h2c: bool,
     /// Whether this listener shows metrics as well as the admin listener does.
     #[serde(default)]
     pub metrics: ListenerMetrics,
+    /// TLS towards clients. When left out, the listener is plain.
+    pub tls: Option<ListenerTls>,
+    /// Whether every request is answered with a redirect to `https`: `true`, or the port to go to.
+    /// The health endpoints are still answered. Only on plain listeners.
+    #[serde(default)]
+    #[schemars(extend("examples" = [true, { "port": 8443 }]))]
+    pub https_redirect: HttpsRedirect,
 }
 
 /// See [`Listener::metrics`].
@@ -101,6 +114,9 @@ pub struct Admin {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
+    /// How long a TLS handshake may take, from the connection to its end; then the connection is
+    /// closed.
+    pub handshake_timeout: Duration,
     /// How long a request header may take from its first byte to its last; then 408. A new
     /// connection that sends nothing is closed after the same time.
     pub request_header_timeout: Duration,
@@ -219,7 +235,10 @@ impl Default for Listener {
             address,
             name: None,
             health: true,
+            h2c: false,
             metrics: ListenerMetrics::default(),
+            tls: None,
+            https_redirect: HttpsRedirect::default(),
         }
     }
 }
@@ -236,6 +255,7 @@ impl Default for Admin {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            handshake_timeout: secs(10),
             request_header_timeout: secs(10),
             request_header_size: Size(32 << 10),
             request_header_count: 100,

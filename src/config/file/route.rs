@@ -76,6 +76,24 @@ pub struct Match {
     /// Conditions on query parameters: every one must hold. Compared after percent-decoding.
     #[schemars(extend("examples" = [{ "version": "2" }]))]
     pub query: BTreeMap<String, Condition>,
+    /// Conditions on the client's certificate: every one must hold. Only the listener's
+    /// `client_auth` makes clients show one.
+    #[schemars(extend("examples" = [{ "subject": "(^|,)OU=payments(,|$)" }]))]
+    pub client_cert: ClientCertMatch,
+}
+
+/// See [`Match::client_cert`].
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClientCertMatch {
+    /// `true`: one was shown. `false`: none was.
+    pub present: Option<bool>,
+    /// A regular expression that matches somewhere in the subject, such as
+    /// `CN=app,OU=payments,O=Example`.
+    pub subject: Option<String>,
+    /// A regular expression that matches somewhere in the alternative names, such as
+    /// `DNS:app.example.com,URI:spiffe://example.com/app`.
+    pub names: Option<String>,
 }
 
 /// What a value must be: exactly this text, or what the mapping says.

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::super::scalar::{Duration, List, Share, Statuses};
+use super::super::scalar::{Duration, List, Share, Size, Statuses};
 use super::secs;
 
 /// One upstream.
@@ -13,6 +13,13 @@ pub struct Upstream {
     /// The backends; at least one with a weight above 0.
     #[schemars(extend("examples" = [["10.0.0.11:3000", { "address": "10.0.0.12:3000", "weight": 2 }]]))]
     pub backends: List<Backend>,
+    /// What is spoken with the backends. With `auto` it is agreed on in the TLS handshake (ALPN);
+    /// without TLS that is HTTP/1.1. `http2` without TLS begins at once (prior knowledge).
+    pub protocol: Protocol,
+    /// TLS towards the backends. When left out, there is none; `{}` is TLS with the defaults.
+    pub tls: Option<Tls>,
+    /// HTTP/2 towards the backends.
+    pub http2: Http2,
     /// How the backend of a request is chosen.
     pub balance: Balance,
     /// What one attempt may take.
@@ -50,6 +57,58 @@ pub struct WeightedBackend {
     pub weight: u32,
 }
 
+/// See [`Upstream::protocol`].
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2, and nothing else.
+    Http2,
+    /// HTTP/2 if the backend offers it in the TLS handshake, HTTP/1.1 otherwise.
+    Auto,
+}
+
+/// See [`Upstream::tls`].
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// A PEM file of the authorities that may vouch for the backends. When left out, those of the
+    /// system.
+    #[schemars(extend("examples" = ["tls/backends-ca.pem"]))]
+    pub ca: Option<String>,
+    /// The name that a backend's certificate must have, sent to it as SNI. When left out, the
+    /// backend's own host name or IP address.
+    #[schemars(extend("examples" = ["users.internal"]))]
+    pub server_name: Option<String>,
+    /// A PEM file with the certificate that the gateway shows to the backends, and its chain.
+    pub client_cert: Option<String>,
+    /// A PEM file with the private key of `client_cert`.
+    pub client_key: Option<String>,
+    /// Whether a backend must prove who it is. `false` lets anybody between it and the gateway
+    /// read and change everything.
+    pub verify: bool,
+}
+
+/// See [`Upstream::http2`].
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http2 {
+    /// Requests at the same time on one connection; further ones get another connection. A backend
+    /// may allow less.
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_streams: u32,
+    /// How much of a response a backend may send before its client has taken it.
+    #[schemars(extend("x-min" = "64KiB", "x-max" = "8MiB"))]
+    pub stream_window: Size,
+    /// How often a connection is asked whether it is alive; it is closed when there is no answer
+    /// within 5s. When left out, never: many gRPC servers refuse to be asked more often than every
+    /// five minutes.
+    #[schemars(extend("x-min" = "1s"))]
+    pub ping_interval: Option<Duration>,
+}
+
 /// See [`Upstream::balance`].
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -63,7 +122,8 @@ pub enum Balance {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Timeouts {
-    /// How long establishing a connection may take; then another attempt, or 502.
+    /// How long establishing a connection may take, with the TLS handshake; then another attempt,
+    /// or 502.
     #[schemars(extend("x-max" = "5s"))]
     pub connect: Duration,
     /// How long the response header may take once the whole request is sent; then 504.
@@ -142,6 +202,28 @@ pub struct Outlier {
 
 pub(super) fn one() -> u32 {
     1
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            ca: None,
+            server_name: None,
+            client_cert: None,
+            client_key: None,
+            verify: true,
+        }
+    }
+}
+
+impl Default for Http2 {
+    fn default() -> Self {
+        Self {
+            max_streams: 100,
+            stream_window: Size(256 * 1024),
+            ping_interval: None,
+        }
+    }
 }
 
 impl Default for Timeouts {

@@ -8,7 +8,7 @@ use crate::config::problem::{Invalid, quote, suggestion};
 
 const EXPECTED: &str = "a text with variables such as `{client_ip}`, and `{{` or `}}` for braces";
 
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 16] = [
     "client_ip",
     "request_id",
     "route",
@@ -18,6 +18,11 @@ const NAMES: [&str; 11] = [
     "query",
     "scheme",
     "upstream",
+    "tls_version",
+    "client_cert_subject",
+    "client_cert_names",
+    "client_cert_fingerprint",
+    "client_cert_serial",
     "path.NAME",
     "header.NAME",
 ];
@@ -71,6 +76,11 @@ fn variable(name: &str) -> Result<Variable, String> {
         "query" => Variable::Query,
         "scheme" => Variable::Scheme,
         "upstream" => Variable::Upstream,
+        "tls_version" => Variable::TlsVersion,
+        "client_cert_subject" => Variable::ClientCertSubject,
+        "client_cert_names" => Variable::ClientCertNames,
+        "client_cert_fingerprint" => Variable::ClientCertFingerprint,
+        "client_cert_serial" => Variable::ClientCertSerial,
         _ => return named(name).ok_or_else(|| unknown(name)),
     })
 }

@@ -24,6 +24,7 @@ fn route(name: &str, paths: &[&str]) -> Route {
             methods: Vec::new(),
             headers: Vec::new(),
             query: Vec::new(),
+            client_cert: Vec::new(),
         },
         action: Action::Respond(FixedResponse {
             status: StatusCode::OK,
@@ -142,6 +143,7 @@ fn find(router: &Router, asked: &Asked) -> Found {
         method: &asked.method,
         headers: &asked.headers,
         query: asked.query,
+        client_cert: None,
     })
 }
 

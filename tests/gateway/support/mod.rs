@@ -1,20 +1,25 @@
 //! What the tests are written with: a gateway process, scriptable backends, and a client that
 //! sees and sends raw bytes.
 
+pub mod authority;
 pub mod client;
 pub mod command;
 pub mod dead_port;
 pub mod gateway;
 pub mod metrics;
+pub mod modern_origin;
 pub mod origin;
 pub mod script;
 pub mod steps;
+pub mod tls;
 pub mod wait;
 pub mod wire;
 
+pub use authority::Authority;
 pub use client::{Client, Response};
 pub use dead_port::DeadPort;
 pub use gateway::Gateway;
+pub use modern_origin::{Act, Asked, ModernOrigin};
 pub use origin::{Origin, Request};
 pub use script::{Gate, Script};
 pub use wait::eventually;

@@ -1,0 +1,235 @@
+//! The response on an HTTP/2 stream: interim headers, header, body in the client's time, trailers, and
+//! resets that say what happened.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, SendStream};
+use http::{HeaderMap, HeaderName, Method, Response as HttpResponse, StatusCode, header};
+use pingora_core::ErrorType::{ConnectionClosed, InternalError, InvalidHTTPHeader};
+use pingora_core::{Error, Result};
+use pingora_http::ResponseHeader;
+
+/// What is written at once; more would let one stream keep the connection's window from others.
+const WRITE_BYTES: usize = 32 * 1024;
+
+/// Fields that have no meaning in HTTP/2 (RFC 9113 section 8.2.2).
+const CONNECTION_FIELDS: [HeaderName; 5] = [
+    header::CONNECTION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// How far the response has come.
+enum State {
+    /// There is no header yet.
+    Waiting(SendResponse<Bytes>),
+    /// The body may come.
+    Streaming(SendStream<Bytes>),
+    /// It is complete, or has been given up.
+    Ended(SendStream<Bytes>),
+    /// It was given up before it began.
+    GivenUp,
+}
+
+/// The response to one request.
+pub struct Response {
+    state: State,
+    /// The request was HEAD.
+    header_only: bool,
+    written: Option<Box<ResponseHeader>>,
+    sent: usize,
+}
+
+impl Response {
+    /// Nothing is written yet.
+    pub fn new(respond: SendResponse<Bytes>, method: &Method) -> Self {
+        Self {
+            state: State::Waiting(respond),
+            header_only: *method == Method::HEAD,
+            written: None,
+            sent: 0,
+        }
+    }
+
+    /// The last header written.
+    pub fn written(&self) -> Option<&ResponseHeader> {
+        self.written.as_deref()
+    }
+
+    /// Bytes of body written.
+    pub fn bytes_sent(&self) -> usize {
+        self.sent
+    }
+
+    /// Whether it is complete.
+    pub fn is_complete(&self) -> bool {
+        matches!(self.state, State::Ended(_))
+    }
+
+    /// Writes a header; `end` when nothing follows.
+    pub fn write_header(&mut self, header: Box<ResponseHeader>, end: bool) -> Result<()> {
+        let State::Waiting(respond) = &mut self.state else {
+            // A second one has no place; Pingora's own sessions leave it out, too.
+            return Ok(());
+        };
+        if header.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Error::explain(InvalidHTTPHeader, "101 in HTTP/2"));
+        }
+        let interim = header.status.is_informational();
+        let bodiless = matches!(
+            header.status,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        );
+        let end = end || self.header_only || bodiless;
+        let message = message(&header);
+        if interim {
+            respond.send_informational(message).map_err(lost)?;
+        } else {
+            let stream = respond.send_response(message, end).map_err(lost)?;
+            self.state = if end {
+                State::Ended(stream)
+            } else {
+                State::Streaming(stream)
+            };
+        }
+        self.written = Some(header);
+        Ok(())
+    }
+
+    /// Writes as much of `data` as the client takes, and leaves the rest in it. Ready when nothing is
+    /// left.
+    pub fn poll_write(
+        &mut self,
+        data: &mut Bytes,
+        end: bool,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<()>> {
+        let State::Streaming(stream) = &mut self.state else {
+            return Poll::Ready(self.without_body(data));
+        };
+        while !data.is_empty() {
+            let wanted = data.len().min(WRITE_BYTES);
+            stream.reserve_capacity(wanted);
+            if stream.capacity() == 0 {
+                match stream.poll_capacity(context) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(None) => return Poll::Ready(Err(gone("stream closed"))),
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(lost(error))),
+                    Poll::Ready(Some(Ok(_))) => continue,
+                }
+            }
+            let piece = data.split_to(stream.capacity().min(wanted));
+            let last = end && data.is_empty();
+            self.sent += piece.len();
+            stream.send_data(piece, last).map_err(lost)?;
+            if last {
+                self.end();
+                return Poll::Ready(Ok(()));
+            }
+        }
+        Poll::Ready(if end { self.finish() } else { Ok(()) })
+    }
+
+    /// Writes a short body and its end, whether or not the client takes it yet.
+    pub fn write_at_once(&mut self, data: Bytes) -> Result<()> {
+        if let State::Streaming(stream) = &mut self.state {
+            self.sent += data.len();
+            stream.send_data(data, true).map_err(lost)?;
+            self.end();
+        }
+        Ok(())
+    }
+
+    /// Body where there can be none: silently nothing for HEAD, 204 and 304.
+    fn without_body(&self, data: &mut Bytes) -> Result<()> {
+        let allowed = data.is_empty() || self.is_complete();
+        data.clear();
+        if allowed {
+            Ok(())
+        } else {
+            Err(Error::explain(InternalError, "a body without a header"))
+        }
+    }
+
+    /// Ends it with trailers.
+    pub fn write_trailers(&mut self, mut trailers: HeaderMap) -> Result<()> {
+        let State::Streaming(stream) = &mut self.state else {
+            return Ok(());
+        };
+        for name in &CONNECTION_FIELDS {
+            trailers.remove(name);
+        }
+        stream.send_trailers(trailers).map_err(lost)?;
+        self.end();
+        Ok(())
+    }
+
+    /// Ends it, if it has begun and not ended.
+    pub fn finish(&mut self) -> Result<()> {
+        if let State::Streaming(stream) = &mut self.state {
+            stream.send_data(Bytes::new(), true).map_err(lost)?;
+            self.end();
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) {
+        self.state = match std::mem::replace(&mut self.state, State::GivenUp) {
+            State::Streaming(stream) => State::Ended(stream),
+            other => other,
+        };
+    }
+
+    /// Tells the client that a response which is not complete will never be.
+    pub fn give_up(&mut self, reason: Reason) {
+        match std::mem::replace(&mut self.state, State::GivenUp) {
+            State::Waiting(mut respond) => respond.send_reset(reason),
+            State::Streaming(mut stream) => stream.send_reset(reason),
+            ended => self.state = ended,
+        }
+    }
+
+    /// Ready when the client wants no response any more.
+    pub fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<Box<Error>> {
+        let reset = match &mut self.state {
+            State::Waiting(respond) => respond.poll_reset(context),
+            State::Streaming(stream) | State::Ended(stream) => stream.poll_reset(context),
+            State::GivenUp => return Poll::Ready(gone("given up")),
+        };
+        reset.map(|reason| match reason {
+            Ok(reason) => lost(h2::Error::from(reason)),
+            Err(error) => lost(error),
+        })
+    }
+}
+
+impl Drop for Response {
+    fn drop(&mut self) {
+        self.give_up(Reason::INTERNAL_ERROR);
+    }
+}
+
+/// The header as the library takes it, without what concerns the backend's connection alone.
+fn message(header: &ResponseHeader) -> HttpResponse<()> {
+    let mut message = HttpResponse::new(());
+    *message.status_mut() = header.status;
+    let mut fields = header.headers.clone();
+    for name in &CONNECTION_FIELDS {
+        fields.remove(name);
+    }
+    *message.headers_mut() = fields;
+    message
+}
+
+fn gone(why: &'static str) -> Box<Error> {
+    Error::explain(ConnectionClosed, why).into_down()
+}
+
+/// A failure of stream or connection, as a client that is gone.
+pub fn lost(error: h2::Error) -> Box<Error> {
+    Error::because(ConnectionClosed, "HTTP/2 stream", error).into_down()
+}

@@ -1,0 +1,341 @@
+//! The loop of one HTTP/2 connection: requests out, deadlines, floods, the end.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use h2::server::{Connection, SendResponse};
+use h2::{Reason, RecvStream};
+use http::Request;
+use pingora_core::apps::HttpServerApp;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::custom::server::Session;
+use pingora_http::RequestHeader;
+use pingora_proxy::ProxyHttp;
+use tokio::time::timeout;
+
+use super::body::Body;
+use super::metered::{Metered, Signals};
+use super::refuse::refuse;
+use super::response::Response;
+use super::running::{Guard, Running};
+use super::session::Http2Session;
+use super::timer::Timer;
+use super::{STREAMS, builder, gate, leave_origin};
+use crate::config::model::Limits;
+use crate::grpc;
+use crate::listener::ListenerState;
+use crate::listener::arrival::Arrival;
+use crate::listener::connection::{Edge, LINGER, Origin};
+use crate::listener::head::Bounds;
+use crate::listener::lease::Shared;
+use crate::metrics::ConnectionClose;
+use crate::reply::Rejection;
+
+/// Serves a connection until it ends.
+pub async fn serve<SV>(arrival: Arrival, listener: Arc<ListenerState>, edge: Arc<Edge<SV>>)
+where
+    SV: ProxyHttp + Send + Sync + 'static,
+    SV::CTX: Send + Sync,
+{
+    let _open = listener.metrics.http2_connection();
+    let limits = edge.live.limits();
+    let now = Instant::now();
+    let signals = Arc::new(Signals::new(now));
+    let shared = Arc::new(Shared::new(arrival.peer, arrival.tls));
+    let io = Metered::new(arrival.transport, Arc::clone(&signals));
+    let handshake = builder(&limits).handshake(io);
+    let connection = match timeout(limits.request_header_timeout, handshake).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return close_reason(&error, &listener),
+        Err(_) => return listener.metrics.closed(ConnectionClose::HeaderTimeout),
+    };
+    let mut closing = edge.closing.clone();
+    let mut served = Served {
+        connection,
+        signals,
+        limits,
+        running: Arc::default(),
+        timer: Timer::default(),
+        idle_since: Some(now),
+        draining: None,
+        ended: false,
+        closing: Box::pin(async move {
+            // An error means that nobody can announce an end any more; then there is none.
+            if closing.wait_for(|closing| *closing).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }),
+        listener,
+    };
+    while let Some((request, respond)) = served.next().await {
+        served.limits = edge.live.limits();
+        served.begin(request, respond, &shared, &edge);
+    }
+}
+
+/// A connection while it is served.
+struct Served {
+    connection: Connection<Metered, Bytes>,
+    signals: Arc<Signals>,
+    limits: Limits,
+    listener: Arc<ListenerState>,
+    running: Arc<Running>,
+    timer: Timer,
+    /// Since when no request is being handled.
+    idle_since: Option<Instant>,
+    /// Since when no further requests are wanted.
+    draining: Option<Instant>,
+    /// The client was told that this is the end.
+    ended: bool,
+    closing: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+type Next = (Request<RecvStream>, SendResponse<Bytes>);
+
+impl Served {
+    /// The next request; `None` when the connection is over.
+    async fn next(&mut self) -> Option<Next> {
+        std::future::poll_fn(|context| self.poll_next(context)).await
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Next>> {
+        self.signals.begin_turn();
+        loop {
+            let running = self.running.count(context.waker());
+            if let Poll::Ready(next) = self.poll_connection(running, context) {
+                return Poll::Ready(next);
+            }
+            self.idle_since = match running {
+                0 => self.idle_since.or_else(|| Some(Instant::now())),
+                _ => None,
+            };
+            if self.end_excess() || self.begin_drain(context) {
+                // What was said has yet to be sent.
+                continue;
+            }
+            let Some((deadline, reason)) = self.deadline() else {
+                return Poll::Pending;
+            };
+            if self.timer.poll(deadline, context).is_pending() {
+                return Poll::Pending;
+            }
+            if !self.expire(reason) {
+                return Poll::Ready(None);
+            }
+        }
+    }
+
+    /// Lets the library read and write, and takes a request if there may be one more.
+    fn poll_connection(&mut self, running: usize, context: &mut Context<'_>) -> Poll<Option<Next>> {
+        let result = if running < STREAMS as usize {
+            match self.connection.poll_accept(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(Ok(next))) => return Poll::Ready(Some(next)),
+                Poll::Ready(Some(Err(error))) => Err(error),
+                Poll::Ready(None) => Ok(()),
+            }
+        } else {
+            // Streams that the client has reset make room in the library, not here.
+            match self.connection.poll_closed(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(result) => result,
+            }
+        };
+        if let Err(error) = result
+            && !self.ended
+        {
+            close_reason(&error, &self.listener);
+        }
+        Poll::Ready(None)
+    }
+
+    /// Ends the connection of a client that sends too much of something. True: it was just told.
+    fn end_excess(&mut self) -> bool {
+        let Some(reason) = self.signals.excess().filter(|_| !self.ended) else {
+            return false;
+        };
+        self.listener.metrics.closed(reason);
+        self.end(Reason::ENHANCE_YOUR_CALM);
+        true
+    }
+
+    /// Says that there is no need for further requests, once the process is ending.
+    fn begin_drain(&mut self, context: &mut Context<'_>) -> bool {
+        if self.draining.is_some() || self.closing.as_mut().poll(context).is_pending() {
+            return false;
+        }
+        self.drain(ConnectionClose::Drain);
+        true
+    }
+
+    fn drain(&mut self, reason: ConnectionClose) {
+        self.draining = Some(Instant::now());
+        self.listener.metrics.closed(reason);
+        self.connection.graceful_shutdown();
+    }
+
+    fn end(&mut self, reason: Reason) {
+        self.ended = true;
+        self.draining.get_or_insert_with(Instant::now);
+        self.connection.abrupt_shutdown(reason);
+    }
+
+    /// What comes next if the client does nothing.
+    fn deadline(&self) -> Option<(Instant, Expiry)> {
+        let limits = &self.limits;
+        let linger = |since: Option<Instant>| since.map(|since| since + LINGER);
+        let drained = match (self.draining, self.idle_since) {
+            _ if self.ended => linger(self.draining),
+            (Some(drain), Some(idle)) => Some(drain.max(idle) + LINGER),
+            _ => None,
+        };
+        let idle = self.idle_since.filter(|_| self.draining.is_none());
+        let header = self.signals.header_since().filter(|_| !self.ended);
+        let blocked = self.signals.blocked_since();
+        [
+            (linger(self.signals.closing_since()), Expiry::Over),
+            (drained, Expiry::Over),
+            (
+                idle.map(|since| since + limits.keepalive_timeout),
+                Expiry::Idle,
+            ),
+            (
+                header.map(|since| since + limits.request_header_timeout),
+                Expiry::Header,
+            ),
+            (
+                blocked.map(|since| since + limits.response_write_timeout),
+                Expiry::Blocked,
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(at, expiry)| Some((at?, expiry)))
+        .min_by_key(|(at, _)| *at)
+    }
+
+    /// Does what a deadline asks for. False: the connection is over.
+    fn expire(&mut self, expiry: Expiry) -> bool {
+        match expiry {
+            Expiry::Over => return false,
+            Expiry::Idle => self.drain(ConnectionClose::IdleTimeout),
+            Expiry::Header => {
+                self.listener.metrics.closed(ConnectionClose::HeaderTimeout);
+                self.end(Reason::ENHANCE_YOUR_CALM);
+            }
+            Expiry::Blocked => {
+                self.listener.metrics.closed(ConnectionClose::WriteTimeout);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Judges a request and hands it over, or refuses it.
+    fn begin<SV>(
+        &self,
+        request: Request<RecvStream>,
+        respond: SendResponse<Bytes>,
+        shared: &Arc<Shared>,
+        edge: &Arc<Edge<SV>>,
+    ) where
+        SV: ProxyHttp + Send + Sync + 'static,
+        SV::CTX: Send + Sync,
+    {
+        let received = Instant::now();
+        let guard = self.running.begin();
+        self.listener.metrics.http2_stream();
+        let (mut parts, stream) = request.into_parts();
+        let ended = stream.is_end_stream();
+        let judged = gate::judge(&mut parts, ended, &bounds(&self.limits))
+            .and_then(|head| Ok((head, deadline(&parts, received)?)));
+        let (head, deadline) = match judged {
+            Ok(judged) => judged,
+            Err(rejection) => {
+                let stream = (Body::new(stream, ended), respond);
+                let from = (shared.peer, received);
+                return refuse(&rejection, &parts, stream, from, &*edge.refusals, guard);
+            }
+        };
+        let body = Body::new(stream, head.framing.is_done());
+        let response = Response::new(respond, &parts.method);
+        let shared = Arc::new(shared.for_stream());
+        let origin = Origin {
+            shared: Arc::clone(&shared),
+            listener: Arc::clone(&self.listener),
+            head,
+            received,
+        };
+        leave_origin(&mut parts.extensions, origin);
+        let header = RequestHeader::from(parts);
+        let mut session =
+            Http2Session::new(header, body, response, shared, deadline, guard.another());
+        session.set_write_timeout(Some(self.limits.response_write_timeout));
+        let (listener, edge) = (Arc::clone(&self.listener), Arc::clone(edge));
+        tokio::spawn(handle(session, listener, edge, guard));
+    }
+}
+
+/// What a deadline means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expiry {
+    /// The client had its time to hear that this is the end.
+    Over,
+    /// Nothing was asked for.
+    Idle,
+    /// A header block was not completed.
+    Header,
+    /// Nothing was read.
+    Blocked,
+}
+
+fn bounds(limits: &Limits) -> Bounds {
+    Bounds {
+        bytes: limits.request_header_bytes,
+        fields: limits.request_header_fields,
+        target_bytes: limits.uri_bytes,
+    }
+}
+
+/// When the client of a gRPC call gives up.
+fn deadline(parts: &http::request::Parts, received: Instant) -> Result<Option<Instant>, Rejection> {
+    if !grpc::is_call(&parts.headers) {
+        return Ok(None);
+    }
+    match grpc::timeout(&parts.headers) {
+        Ok(timeout) => Ok(timeout.and_then(|timeout| received.checked_add(timeout))),
+        Err(grpc::Malformed) => Err(Rejection::BadRequest("grpc-timeout")),
+    }
+}
+
+/// Counts why the library, or the client, ended the connection.
+fn close_reason(error: &h2::Error, listener: &ListenerState) {
+    if error.is_io() || error.is_remote() {
+        // The client left, and it knows why.
+        return;
+    }
+    listener.metrics.closed(match error.reason() {
+        Some(Reason::ENHANCE_YOUR_CALM) => ConnectionClose::Http2Excess,
+        _ => ConnectionClose::ParseError,
+    });
+}
+
+/// Hands one request over.
+async fn handle<SV>(
+    session: Http2Session,
+    listener: Arc<ListenerState>,
+    edge: Arc<Edge<SV>>,
+    _guard: Guard,
+) where
+    SV: ProxyHttp + Send + Sync + 'static,
+    SV::CTX: Send + Sync,
+{
+    let _in_flight = edge.lifecycle.begin();
+    let _counted = listener.metrics.request();
+    let session = ServerSession::new_custom(Box::new(session));
+    // A stream is not used again.
+    let _ = edge.proxy.process_new_http(session, &edge.closing).await;
+}

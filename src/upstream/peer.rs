@@ -1,0 +1,183 @@
+//! How a backend is dialled: peers that are ready-made, and cloned for each attempt.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use pingora_core::protocols::l4::socket::SocketAddr;
+use pingora_core::upstreams::peer::{ALPN, HttpPeer, Peer, Tracer, Tracing};
+
+use crate::config::model::{self, Protocol};
+use crate::metrics::UpstreamMetrics;
+use crate::tls::backend::BackendTls;
+
+/// What a connection is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A request.
+    Request,
+    /// A request of an HTTP/1.0 client, who could not be told the end of an HTTP/2 response that
+    /// does not state its length.
+    OldRequest,
+    /// A request to change the protocol, which HTTP/1.1 alone has.
+    Tunnel,
+}
+
+/// The ways to one backend.
+pub(super) struct Peers {
+    request: HttpPeer,
+    tunnel: HttpPeer,
+    protocol: Protocol,
+    /// How often its HTTP/2 connections were given up; makes a part of the pool's key.
+    generation: AtomicU64,
+    /// When it last answered, in milliseconds since `epoch`; kept where connections are shared.
+    answered: AtomicU64,
+    epoch: Instant,
+}
+
+impl Peers {
+    pub(super) fn new(
+        upstream: &model::Upstream,
+        backend: &model::Backend,
+        tls: Option<&BackendTls>,
+        metrics: &Arc<UpstreamMetrics>,
+        now: Instant,
+    ) -> Self {
+        let peer = |alpn, read| {
+            let mut peer = base(upstream, backend, metrics, read);
+            if let Some(tls) = tls {
+                tls.encrypt(&mut peer, &backend.server_name);
+            }
+            peer.group_key = group_key(&upstream.name, tls);
+            peer.options.alpn = alpn;
+            peer
+        };
+        let alpn = match (upstream.protocol, tls.is_some()) {
+            (Protocol::Http1, _) | (Protocol::Auto, false) => ALPN::H1,
+            (Protocol::Auto, true) => ALPN::H2H1,
+            (Protocol::Http2, _) => ALPN::H2,
+        };
+        Self {
+            request: peer(alpn, upstream.timeouts.read),
+            tunnel: peer(ALPN::H1, upstream.timeouts.upgraded_idle),
+            protocol: upstream.protocol,
+            generation: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            epoch: now,
+        }
+    }
+
+    pub(super) fn address(&self) -> &SocketAddr {
+        self.request.address()
+    }
+
+    /// The peer to dial for one attempt, with its timeouts set.
+    pub(super) fn get(&self, purpose: Purpose) -> Box<HttpPeer> {
+        let mut peer = Box::new(match purpose {
+            Purpose::Tunnel => self.tunnel.clone(),
+            Purpose::Request | Purpose::OldRequest => self.request.clone(),
+        });
+        if purpose == Purpose::OldRequest && self.protocol == Protocol::Auto {
+            peer.options.alpn = ALPN::H1;
+        }
+        peer.group_key = peer.group_key.wrapping_add(self.generation.load(Relaxed));
+        peer
+    }
+
+    /// Whether the backend must be spoken to by HTTP/2 and nothing else.
+    pub(super) fn insists_on_http2(&self) -> bool {
+        self.protocol == Protocol::Http2
+    }
+
+    /// Whether requests may share a connection.
+    pub(super) fn may_share(&self) -> bool {
+        self.request.options.alpn.get_max_http_version() == 2
+    }
+
+    /// The backend answered.
+    pub(super) fn answered(&self) {
+        if self.may_share() {
+            self.answered.store(self.millis(Instant::now()), Relaxed);
+        }
+    }
+
+    /// An attempt that began at `started` waited in vain. Says whether the connections are given up.
+    ///
+    /// A shared connection that hangs would take every further request down with it. When nothing at
+    /// all was answered since the attempt began, that is what it looks like, and the next request
+    /// gets a new connection. When there were answers, the request alone was slow.
+    pub(super) fn waited_in_vain(&self, started: Instant) -> bool {
+        let hangs = self.may_share() && self.answered.load(Relaxed) < self.millis(started);
+        if hangs {
+            self.generation.fetch_add(1, Relaxed);
+        }
+        hangs
+    }
+
+    /// One more than the time, so that 0 is before everything.
+    fn millis(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.epoch).as_millis() as u64 + 1
+    }
+}
+
+/// A plain peer with every timeout set: Pingora's default is to wait for ever.
+fn base(
+    upstream: &model::Upstream,
+    backend: &model::Backend,
+    metrics: &Arc<UpstreamMetrics>,
+    read: Duration,
+) -> HttpPeer {
+    let mut peer = HttpPeer::new(backend.address, false, String::new());
+    let options = &mut peer.options;
+    options.tracer = Some(Tracer(Box::new(OpenConnections(Arc::clone(metrics)))));
+    options.connection_timeout = Some(upstream.timeouts.connect);
+    options.total_connection_timeout = Some(upstream.timeouts.connect);
+    options.read_timeout = Some(read);
+    options.write_timeout = Some(upstream.timeouts.write);
+    options.idle_timeout = Some(upstream.pool.idle_timeout);
+    let http2 = &upstream.http2;
+    options.max_h2_streams = http2.max_streams;
+    options.h2_ping_interval = http2.ping_interval;
+    options.h2_stream_window_size = Some(http2.stream_window);
+    // All streams together can be full, and none has to wait for another one's client.
+    let all = http2.max_streams as u64 * u64::from(http2.stream_window);
+    options.h2_connection_window_size =
+        Some(u32::try_from(all).unwrap_or(MAX_WINDOW).min(MAX_WINDOW));
+    peer
+}
+
+/// RFC 9113 section 6.9.1.
+const MAX_WINDOW: u32 = (1 << 31) - 1;
+
+/// Keeps apart the connections of upstreams, and of one upstream before and after its TLS changed.
+fn group_key(upstream: &str, tls: Option<&BackendTls>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    upstream.hash(&mut hasher);
+    tls.map(BackendTls::fingerprint).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Told by Pingora when a connection to a backend is made and when it is closed.
+#[derive(Clone)]
+struct OpenConnections(Arc<UpstreamMetrics>);
+
+impl Tracing for OpenConnections {
+    fn on_connected(&self) {
+        self.0.connection_opened();
+    }
+
+    fn on_disconnected(&self) {
+        self.0.connection_closed();
+    }
+
+    fn boxed_clone(&self) -> Box<dyn Tracing> {
+        Box::new(self.clone())
+    }
+}
+
+impl std::fmt::Debug for OpenConnections {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OpenConnections")
+    }
+}
