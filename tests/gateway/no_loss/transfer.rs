@@ -15,6 +15,9 @@ use super::tally::{Fault, Kind};
 /// Well above the least rate that the gateway demands, and below the longest body it takes.
 const UPLOAD_BYTES: usize = 2_000_000;
 
+/// So that a transfer that cannot begin is not tried without a pause.
+const AFTER_FAULT: Duration = Duration::from_millis(500);
+
 /// One transfer after the other; `length` is how long each of them takes.
 pub async fn transfers(load: Arc<Load>, endpoint: Endpoint, kind: Kind, length: Duration) {
     while !load.is_stopping() {
@@ -28,6 +31,9 @@ pub async fn transfers(load: Arc<Load>, endpoint: Endpoint, kind: Kind, length: 
         };
         let ended = timeout(length * 2 + REQUEST_DEADLINE, transfer).await;
         let outcome = ended.unwrap_or_else(|_| Err(Fault::failed("not complete in time")));
+        if outcome.is_err() {
+            sleep(AFTER_FAULT).await;
+        }
         load.tally.request(kind, begun.elapsed(), outcome);
     }
 }
