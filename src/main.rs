@@ -8,6 +8,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
+use edge_gateway::background::reload::Origin;
+use edge_gateway::config::diff::Diff;
 use edge_gateway::config::{self, Loaded, Problems, ProcessEnv};
 use edge_gateway::metrics::{Build, Metrics};
 use edge_gateway::{demo, server, telemetry, tls};
@@ -65,6 +67,13 @@ struct Arguments {
 enum Command {
     /// Start with a built-in configuration and backend, and print requests to try.
     Demo(demo::Addresses),
+    /// Print what a change of the configuration means, and whether a reload is enough for it.
+    Diff {
+        /// The configuration before.
+        old: PathBuf,
+        /// The configuration behind.
+        new: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -101,11 +110,14 @@ fn run() -> Result<(), String> {
     if arguments.print_reference {
         return print(&config::reference());
     }
-    if let Some(Command::Demo(addresses)) = &arguments.command {
-        return run_demo(addresses);
+    match &arguments.command {
+        Some(Command::Demo(addresses)) => return run_demo(addresses),
+        Some(Command::Diff { old, new }) => return compare(old, new),
+        None => {}
     }
     let path = config_path(&arguments);
-    let mut loaded = config::load(&path, &ProcessEnv).map_err(|problems| problems.to_string())?;
+    let reading = config::read(&path, &ProcessEnv);
+    let mut loaded = reading.result.map_err(|problems| problems.to_string())?;
     if arguments.health_check {
         return health_check::ask(&loaded.config);
     }
@@ -113,7 +125,11 @@ fn run() -> Result<(), String> {
     if arguments.validate_config {
         return report(&path, &loaded);
     }
-    start(&loaded, None)
+    let origin = Origin {
+        path: Some(path),
+        sources: reading.sources,
+    };
+    start(loaded, origin, None)
 }
 
 /// Parses the arguments, with the one-dash spelling that operators are used to.
@@ -165,15 +181,35 @@ fn print(text: &str) -> Result<(), String> {
     }
 }
 
+/// Prints the changes between two files, both read in this environment.
+fn compare(old: &Path, new: &Path) -> Result<(), String> {
+    let readings = [old, new].map(|path| config::load(path, &ProcessEnv));
+    let problems = readings.iter().filter_map(|reading| reading.as_ref().err());
+    let lines: Vec<String> = problems.map(ToString::to_string).collect();
+    let [Ok(old), Ok(new)] = readings else {
+        return Err(lines.join("\n"));
+    };
+    let diff = Diff::between(&old.written.whole(), &new.written.whole());
+    print(&diff.to_string())
+}
+
 fn run_demo(addresses: &demo::Addresses) -> Result<(), String> {
     let backend = demo::start_backend().map_err(|error| format!("demo: backend: {error}"))?;
     let loaded = demo::configuration(addresses, backend, &ProcessEnv)
         .map_err(|problems: Problems| problems.to_string())?;
-    start(&loaded, Some(&demo::announce))
+    let built_in = Origin {
+        path: None,
+        sources: Vec::new(),
+    };
+    start(loaded, built_in, Some(&demo::announce))
 }
 
 /// Starts logging and runs the gateway until it is told to stop.
-fn start(loaded: &Loaded, announce: Option<&dyn Fn(&server::Bound)>) -> Result<(), String> {
+fn start(
+    loaded: Loaded,
+    origin: Origin,
+    announce: Option<&dyn Fn(&server::Bound)>,
+) -> Result<(), String> {
     let config = &loaded.config;
     let format = match config.log.format {
         config::model::LogFormat::Text => telemetry::Format::Text,
@@ -190,5 +226,6 @@ fn start(loaded: &Loaded, announce: Option<&dyn Fn(&server::Bound)>) -> Result<(
         "gateway {VERSION}, {} worker threads",
         config.server.threads
     );
-    server::run(config, metrics, BUILD, announce).map_err(|error| format!("gateway: {error}"))
+    server::run(loaded, origin, metrics, BUILD, announce)
+        .map_err(|error| format!("gateway: {error}"))
 }

@@ -3,6 +3,8 @@
 //! A [`Rejection`] decides status, label and message in one place. Labels are constants: they are
 //! the `error` of the body, the `error_type` of the access log and the `reason` of the metric.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use pingora_http::ResponseHeader;
@@ -49,10 +51,35 @@ pub enum Rejection {
     DeadlineExceeded,
     /// A fault of the gateway itself.
     Internal,
+    /// The operators work on what is behind it; what they say about it.
+    Maintenance(Arc<Notice>),
+}
+
+const MAINTENANCE: &str = "The service is down for maintenance.";
+
+/// What operators tell clients in their own words, and when to come back.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// Seconds, as a header says them.
+    retry_after: HeaderValue,
+    /// Ready to be put between the quotes of a JSON string.
+    message: String,
+}
+
+impl Notice {
+    /// With this message, or the usual one.
+    pub fn new(seconds: u64, message: Option<&str>) -> Self {
+        let message = message.unwrap_or(MAINTENANCE);
+        let quoted = serde_json::Value::from(message).to_string();
+        Self {
+            retry_after: HeaderValue::from(seconds),
+            message: quoted[1..quoted.len() - 1].to_owned(),
+        }
+    }
 }
 
 /// Every label, for metrics that resolve their handles beforehand.
-pub const LABELS: [&str; 16] = [
+pub const LABELS: [&str; 17] = [
     "bad_request",
     "malformed_body",
     "header_too_large",
@@ -69,6 +96,7 @@ pub const LABELS: [&str; 16] = [
     "internal",
     "misdirected_request",
     "deadline_exceeded",
+    "maintenance",
 ];
 
 impl Rejection {
@@ -91,6 +119,7 @@ impl Rejection {
             Self::Internal => 13,
             Self::Misdirected => 14,
             Self::DeadlineExceeded => 15,
+            Self::Maintenance(_) => 16,
         }
     }
 
@@ -112,15 +141,23 @@ impl Rejection {
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NoHealthyBackend => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoHealthyBackend | Self::Maintenance(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::BadGateway => StatusCode::BAD_GATEWAY,
             Self::GatewayTimeout | Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
-    /// A sentence for the person who sees the response.
-    fn message(&self) -> &'static str {
+    /// A sentence for the person who sees the response, in the operators' words if they have any.
+    fn message(&self) -> &str {
+        match self {
+            Self::Maintenance(notice) => &notice.message,
+            _ => self.sentence(),
+        }
+    }
+
+    /// The usual sentence.
+    fn sentence(&self) -> &'static str {
         match self {
             Self::BadRequest(part) => match *part {
                 "host" => "The Host header is missing, repeated or malformed.",
@@ -144,13 +181,15 @@ impl Rejection {
             Self::GatewayTimeout => "The service did not answer in time.",
             Self::DeadlineExceeded => "The time allowed for the request is over.",
             Self::Internal => "Something went wrong.",
+            Self::Maintenance(_) => MAINTENANCE,
         }
     }
 
     /// Seconds after which trying again makes sense.
-    fn retry_after(&self) -> Option<&'static str> {
+    fn retry_after(&self) -> Option<HeaderValue> {
         match self {
-            Self::NoHealthyBackend => Some("5"),
+            Self::NoHealthyBackend => Some(HeaderValue::from_static("5")),
+            Self::Maintenance(notice) => Some(notice.retry_after.clone()),
             _ => None,
         }
     }
@@ -158,7 +197,7 @@ impl Rejection {
     /// The body: RFC 9457 when `problem` is asked for, the plain form otherwise.
     ///
     /// Labels and messages are constants without anything that JSON would have to escape, and so
-    /// are request ids.
+    /// are request ids; an operator's message is escaped already.
     fn body(&self, request_id: &str, problem: bool) -> String {
         let (label, message) = (self.label(), self.message());
         if problem {
@@ -215,7 +254,7 @@ impl Rejection {
             header.insert_header(header::ALLOW, allow)?;
         }
         if let Some(seconds) = self.retry_after() {
-            header.insert_header(header::RETRY_AFTER, HeaderValue::from_static(seconds))?;
+            header.insert_header(header::RETRY_AFTER, seconds)?;
         }
         Ok(header)
     }
@@ -251,7 +290,7 @@ impl Rejection {
         let mut trailers = HeaderMap::with_capacity(2);
         trailers.insert(grpc::STATUS, HeaderValue::from(u16::from(self.grpc_code())));
         // A constant of visible ASCII and spaces, without a percent sign.
-        trailers.insert(grpc::MESSAGE, HeaderValue::from_static(self.message()));
+        trailers.insert(grpc::MESSAGE, HeaderValue::from_static(self.sentence()));
         trailers
     }
 
@@ -358,6 +397,7 @@ mod tests {
             Rejection::Internal,
             Rejection::Misdirected,
             Rejection::DeadlineExceeded,
+            Rejection::Maintenance(Arc::new(Notice::new(60, Some("Back at \"noon\"\n")))),
         ];
         for (index, rejection) in every.iter().enumerate() {
             assert_eq!(rejection.index(), index);

@@ -16,11 +16,14 @@ use tokio::sync::watch;
 
 use crate::access_log::AccessLog;
 use crate::admin::AdminService;
+use crate::admin::control::Control;
 use crate::admin::status::Status;
 use crate::background::certificates::Certificates;
 use crate::background::probe::Probes;
-use crate::config::model::{LogOutput, Shutdown};
-use crate::config::{Config, Fault};
+use crate::background::reload::{Opened, Origin, Reloader};
+use crate::background::watch::Watch;
+use crate::config::model::LogOutput;
+use crate::config::{Config, Fault, Loaded};
 use crate::gateway::Gateway;
 use crate::lifecycle::{Condition, Lifecycle};
 use crate::listener::accept::{self, Socket};
@@ -79,12 +82,14 @@ pub struct Bound {
 
 /// Runs the gateway until it is told to stop. Once it serves, `announce` is told where.
 pub fn run(
-    config: &Config,
+    loaded: Loaded,
+    origin: Origin,
     metrics: Arc<Metrics>,
     build: Build,
     announce: Option<&dyn Fn(&Bound)>,
 ) -> Result<(), StartError> {
     tls::install_provider();
+    let config = &loaded.config;
     raise_file_limit(config.limits.max_connections);
     let mut bound = Bound {
         listeners: Vec::new(),
@@ -93,7 +98,7 @@ pub fn run(
     let access_log = open_access_log(config, &metrics)?;
     let sockets = bind_listeners(config, &metrics, &mut bound)?;
     let admin = bind_admin(config, &mut bound)?;
-    let snapshot = Snapshot::compile(config, 1, &metrics, Instant::now())?;
+    let snapshot = Snapshot::compile(config, 1, &metrics, Instant::now(), None)?;
     metrics.set_build(build);
     metrics.set_config(snapshot.generation, snapshot.source_hash);
     metrics.reloads_succeeded().inc();
@@ -113,17 +118,21 @@ pub fn run(
         .iter()
         .map(|one| Arc::clone(&one.listener))
         .collect();
-    let server = build_server(&gateway, admin, build, listeners);
+    let (live, metrics) = (Arc::clone(&gateway.live), Arc::clone(&gateway.metrics));
+    let opened = opened(config, &sockets);
+    let reloader = Arc::new(Reloader::new(&loaded, origin, opened, live, metrics));
+    let server = build_server(&gateway, admin, build, listeners, &reloader);
     start_workers(config, &gateway, sockets, &closing)?;
+    // It can be large, and what runs does not need it.
+    drop(loaded);
     gateway.lifecycle.met(Condition::Listeners);
     if let Some(announce) = announce {
         announce(&bound);
     }
     server.run(RunArgs {
         shutdown_signal: Box::new(Drain {
-            access_log: access_log.clone(),
+            live: Arc::clone(&gateway.live),
             lifecycle: Arc::clone(&gateway.lifecycle),
-            shutdown: config.shutdown.clone(),
             close,
         }),
     });
@@ -177,6 +186,16 @@ fn first(index: usize, faults: Vec<Fault>) -> StartError {
         path: "".into(),
         what: "cannot be used".to_owned(),
     }))
+}
+
+/// The listeners as reloads find them.
+fn opened(config: &Config, sockets: &[Socket]) -> Vec<Opened> {
+    let pairs = config.listeners.iter().zip(sockets);
+    let opened = pairs.map(|(configured, socket)| Opened {
+        address: configured.address,
+        listener: Arc::clone(&socket.listener),
+    });
+    opened.collect()
 }
 
 fn bind_admin(config: &Config, bound: &mut Bound) -> Result<Option<TcpListener>, StartError> {
@@ -248,6 +267,7 @@ fn build_server(
     admin: Option<TcpListener>,
     build: Build,
     listeners: Vec<Arc<ListenerState>>,
+    reloader: &Arc<Reloader>,
 ) -> Server {
     let conf = ServerConf {
         threads: 1,
@@ -258,12 +278,19 @@ fn build_server(
     let mut server = Server::new_with_opt_and_conf(None, conf);
     if let Some(socket) = admin {
         let (metrics, lifecycle) = (&gateway.metrics, &gateway.lifecycle);
-        let status = Arc::new(Status::new(build, gateway, listeners.clone()));
+        let status = Status::new(build, gateway, listeners.clone(), Arc::clone(reloader));
+        let status = Arc::new(status);
         let (metrics, lifecycle) = (Arc::clone(metrics), Arc::clone(lifecycle));
-        server.add_service(AdminService::new(socket, metrics, lifecycle, status));
+        let (live, counted) = (Arc::clone(&gateway.live), Arc::clone(&metrics));
+        let control = Some(Control::new(live, Arc::clone(reloader), counted));
+        let service = AdminService::new(socket, metrics, lifecycle, status, control);
+        server.add_service(service);
     }
     let certificates = Certificates::new(listeners);
     server.add_service(background_service("certificates", certificates));
+    let (access_log, lifecycle) = (gateway.access_log.clone(), Arc::clone(&gateway.lifecycle));
+    let watch = Watch::new(Arc::clone(reloader), access_log, lifecycle);
+    server.add_service(background_service("reload", watch));
     let probes = Probes::new(Arc::clone(&gateway.live));
     server.add_service(background_service("health checks", probes));
     server
@@ -274,26 +301,23 @@ fn build_server(
 /// Readiness fails at once; after a pause the listeners and idle connections are closed; the
 /// process ends when nothing is in flight, or when its time is over.
 struct Drain {
-    access_log: Option<Arc<AccessLog>>,
+    live: Arc<Live>,
     lifecycle: Arc<Lifecycle>,
-    shutdown: Shutdown,
     close: watch::Sender<bool>,
 }
 
 #[async_trait]
 impl ShutdownSignalWatch for Drain {
     async fn recv(&self) -> ShutdownSignal {
-        tokio::select! {
-            () = wait_for_signal() => {}
-            () = self.rotate() => {}
-        }
-        let delay = self.shutdown.delay.as_secs_f32();
+        wait_for_signal().await;
+        let shutdown = self.live.load().shutdown.clone();
+        let delay = shutdown.delay.as_secs_f32();
         log::info!("draining: readiness fails, listeners close after {delay}s");
         self.lifecycle.begin_drain();
         let drained = async {
-            tokio::time::sleep(self.shutdown.delay).await;
+            tokio::time::sleep(shutdown.delay).await;
             self.close.send_replace(true);
-            tokio::time::timeout(self.shutdown.drain_timeout, self.lifecycle.idle())
+            tokio::time::timeout(shutdown.drain_timeout, self.lifecycle.idle())
                 .await
                 .is_ok()
         };
@@ -309,22 +333,6 @@ impl ShutdownSignalWatch for Drain {
             () = wait_for_signal() => log::warn!("asked again to stop: not waiting any longer"),
         }
         ShutdownSignal::FastShutdown
-    }
-}
-
-impl Drain {
-    /// Opens the access log's file anew at every SIGHUP, as log rotation asks for.
-    async fn rotate(&self) {
-        let Ok(mut hangup) = signal(SignalKind::hangup()) else {
-            return std::future::pending().await;
-        };
-        while hangup.recv().await.is_some() {
-            if let Some(log) = &self.access_log {
-                log.reopen();
-            }
-            log::info!("SIGHUP: the access log was reopened; the configuration is not reloaded");
-        }
-        std::future::pending().await
     }
 }
 

@@ -3,15 +3,19 @@
 //! A request takes the generation once and keeps it. Only [`Snapshot::compile`] can fail, so a
 //! request never discovers a configuration error.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use tokio::sync::watch;
 
-use crate::config::Config;
-use crate::config::model::Limits;
+use crate::config::model::{self, Limits, Shutdown};
+use crate::config::{Config, Secret};
+use crate::filter::maintenance::{self, Maintenance, Switches};
 use crate::metrics::{Metrics, RouteMetrics};
+use crate::reply::Notice;
 use crate::route::{Route, Router};
 use crate::upstream::Upstream;
 
@@ -31,6 +35,14 @@ pub struct Snapshot {
     pub trusted_proxies: Vec<IpNet>,
     /// Bounds on what a client sends.
     pub limits: Limits,
+    /// How the process ends.
+    pub shutdown: Shutdown,
+    /// What operators must show before they may change anything.
+    pub admin_token: Option<Secret>,
+    /// Whether everything that goes to a backend is down for maintenance.
+    pub maintenance: Maintenance,
+    /// What clients are told during maintenance.
+    pub notice: Arc<Notice>,
     /// Where requests without a route are measured.
     pub no_route: Arc<RouteMetrics>,
 }
@@ -44,23 +56,21 @@ pub enum CompileError {
 }
 
 impl Snapshot {
-    /// Builds everything a request needs.
+    /// Builds everything a request needs. What is unchanged since the generation before is taken
+    /// over from it, and so is what was learned and switched.
+    ///
+    /// The handles of metrics are taken while that generation still holds its own, so that the
+    /// series of what stays go on counting.
     pub fn compile(
         config: &Config,
         generation: u64,
         metrics: &Metrics,
         now: Instant,
+        previous: Option<&Self>,
     ) -> Result<Self, CompileError> {
-        let upstreams: Vec<Arc<Upstream>> = config
-            .upstreams
-            .iter()
-            .map(|upstream| Arc::new(Upstream::compile(upstream, metrics, now)))
-            .collect();
-        let routes = config
-            .routes
-            .iter()
-            .map(|route| Arc::new(Route::compile(route, &upstreams, metrics)))
-            .collect();
+        let upstreams = compile_upstreams(config, metrics, now, previous);
+        let routes = compile_routes(config, &upstreams, metrics, previous);
+        let admin = config.admin.as_ref();
         Ok(Self {
             generation,
             source_hash: config.source_hash,
@@ -69,22 +79,119 @@ impl Snapshot {
             upstreams,
             trusted_proxies: config.trusted_proxies.clone(),
             limits: config.limits,
+            shutdown: config.shutdown.clone(),
+            admin_token: admin.and_then(|admin| admin.token.clone()),
+            maintenance: Maintenance::new(
+                config.maintenance.enabled,
+                previous.map(|previous| &previous.maintenance),
+            ),
+            notice: maintenance::notice(&config.maintenance),
             no_route: metrics.no_route(),
         })
     }
+
+    /// An upstream by its name.
+    pub fn upstream(&self, name: &str) -> Option<&Arc<Upstream>> {
+        let place = self.upstreams.binary_search_by(|one| (*one.name).cmp(name));
+        self.upstreams.get(place.ok()?)
+    }
+
+    /// A route by its name. Not for the way of a request: it looks at every route.
+    pub fn route(&self, name: &str) -> Option<&Arc<Route>> {
+        self.routes.iter().find(|route| *route.name == *name)
+    }
+
+    /// What is switched at run time, for the successor of this process.
+    pub fn export(&self) -> Switches {
+        let switched = |route: &Arc<Route>| {
+            let switched = route.maintenance.switched()?;
+            Some((route.name.to_string(), switched))
+        };
+        Switches {
+            all: self.maintenance.switched(),
+            routes: self.routes.iter().filter_map(switched).collect(),
+        }
+    }
+
+    /// Takes over what the process before had switched. Routes that are gone are passed over.
+    pub fn import(&self, switches: &Switches) {
+        self.maintenance.restore(switches.all);
+        for route in &self.routes {
+            let switched = switches.routes.get(&*route.name);
+            route.maintenance.restore(switched.copied());
+        }
+    }
+
+    /// How many routes are down for maintenance by themselves.
+    pub fn routes_in_maintenance(&self) -> usize {
+        let on = |route: &&Arc<Route>| route.maintenance.is_on();
+        self.routes.iter().filter(on).count()
+    }
+}
+
+/// Upstreams whose configuration did not change are the same as before.
+fn compile_upstreams(
+    config: &Config,
+    metrics: &Metrics,
+    now: Instant,
+    previous: Option<&Snapshot>,
+) -> Vec<Arc<Upstream>> {
+    let compile = |upstream: &model::Upstream| {
+        let before = previous.and_then(|previous| previous.upstream(&upstream.name));
+        match before {
+            Some(before) if before.config == *upstream => Arc::clone(before),
+            _ => {
+                let before = before.map(|before| &**before);
+                Arc::new(Upstream::compile(upstream, metrics, now, before))
+            }
+        }
+    };
+    config.upstreams.iter().map(compile).collect()
+}
+
+fn compile_routes(
+    config: &Config,
+    upstreams: &[Arc<Upstream>],
+    metrics: &Metrics,
+    previous: Option<&Snapshot>,
+) -> Vec<Arc<Route>> {
+    let routes = previous.map_or(&[][..], |previous| &previous.routes);
+    let before: HashMap<&str, &Arc<Route>> =
+        routes.iter().map(|route| (&*route.name, route)).collect();
+    let compile = |route: &model::Route| {
+        let before = before.get(&*route.name).map(|before| &***before);
+        Arc::new(Route::compile(route, upstreams, metrics, before))
+    };
+    config.routes.iter().map(compile).collect()
 }
 
 /// The generation in force.
 pub struct Live {
     current: ArcSwap<Snapshot>,
+    /// The number of the generation, for whoever waits for the next one.
+    generation: watch::Sender<u64>,
 }
 
 impl Live {
     /// Starts with this one.
     pub fn new(snapshot: Snapshot) -> Self {
         Self {
+            generation: watch::Sender::new(snapshot.generation),
             current: ArcSwap::from_pointee(snapshot),
         }
+    }
+
+    /// Puts another generation into force and hands back the one before.
+    pub fn publish(&self, snapshot: Snapshot) -> Arc<Snapshot> {
+        let generation = snapshot.generation;
+        let before = self.current.swap(Arc::new(snapshot));
+        self.generation.send_replace(generation);
+        before
+    }
+
+    /// Tells of every further generation.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
     }
 
     /// The generation in force, to be kept for as long as a request lasts.

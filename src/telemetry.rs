@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::panic::{self, PanicHookInfo};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use std::{fmt::Write as _, io::Write as _, thread};
 
+use arc_swap::ArcSwap;
 use log::{Level, LevelFilter, Log, Metadata, Record, SetLoggerError};
 
 /// Overrides of the configured level, in the syntax of `env_logger`.
@@ -33,8 +34,35 @@ pub enum Format {
     Json,
 }
 
+/// The logger of the process, once it is started.
+static LOGGER: OnceLock<&'static Limited> = OnceLock::new();
+
 /// Starts the process log. `RUST_LOG` overrides the level.
 pub fn start(level: LevelFilter, format: Format) -> Result<(), SetLoggerError> {
+    let inner = logger(level, format);
+    log::set_max_level(inner.filter());
+    // It lives as long as the process, and there is one of it.
+    let logger: &'static Limited = Box::leak(Box::new(Limited {
+        format,
+        inner: ArcSwap::from_pointee(inner),
+        limiter: Mutex::default(),
+    }));
+    log::set_logger(logger)?;
+    // Whoever was first is the logger; `set_logger` has made sure that this is it.
+    let _ = LOGGER.set(logger);
+    Ok(())
+}
+
+/// Changes the level of the running log. `RUST_LOG` overrides this one, too.
+pub fn set_level(level: LevelFilter) {
+    if let Some(logger) = LOGGER.get() {
+        let inner = self::logger(level, logger.format);
+        log::set_max_level(inner.filter());
+        logger.inner.store(Arc::new(inner));
+    }
+}
+
+fn logger(level: LevelFilter, format: Format) -> env_logger::Logger {
     let mut builder = env_logger::Builder::new();
     builder.filter_level(level);
     builder.filter_module(LIMITED_TARGETS, level.min(LevelFilter::Error));
@@ -42,10 +70,7 @@ pub fn start(level: LevelFilter, format: Format) -> Result<(), SetLoggerError> {
         builder.parse_filters(&filters);
     }
     builder.format(move |out, record| out.write_all(line(format, record).as_bytes()));
-    let inner = builder.build();
-    log::set_max_level(inner.filter());
-    let limiter = Mutex::default();
-    log::set_boxed_logger(Box::new(Limited { inner, limiter }))
+    builder.build()
 }
 
 /// Makes every panic one line of the log and one call of `count`.
@@ -106,20 +131,21 @@ fn push_printable(line: &mut String, text: &str) {
 
 /// The log with a limit on the lines of some targets.
 struct Limited {
-    inner: env_logger::Logger,
+    format: Format,
+    inner: ArcSwap<env_logger::Logger>,
     limiter: Mutex<Limiter>,
 }
 
 impl Log for Limited {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.inner.enabled(metadata)
+        self.inner.load().enabled(metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
         if !record.target().starts_with(LIMITED_TARGETS) {
-            return self.inner.log(record);
+            return self.inner.load().log(record);
         }
-        if !self.inner.matches(record) {
+        if !self.inner.load().matches(record) {
             return;
         }
         let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
@@ -132,13 +158,13 @@ impl Log for Limited {
             let mut summary = Record::builder();
             summary.level(Level::Error).target(record.target());
             let args = format_args!("{left_out} further lines were left out");
-            self.inner.log(&summary.args(args).build());
+            self.inner.load().log(&summary.args(args).build());
         }
-        self.inner.log(record);
+        self.inner.load().log(record);
     }
 
     fn flush(&self) {
-        self.inner.flush();
+        self.inner.load().flush();
     }
 }
 

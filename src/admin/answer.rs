@@ -17,6 +17,11 @@ const INDEX: &str = "\
 /status   what runs, as JSON
 /health   200 while the process lives
 /ready    200 when it takes requests, 503 and why when not
+
+POST /reload       loads the configuration anew
+GET  /maintenance  what is down for maintenance
+POST /maintenance  {\"enabled\": true, \"route\": \"users\"}; without a route, everything
+A POST needs Authorization: Bearer with the token of admin.token.
 ";
 
 /// The answer to a request. That of HEAD is that of GET; the body is left out when it is sent.
@@ -60,11 +65,11 @@ fn wrong_method() -> Response<Vec<u8>> {
     response
 }
 
-fn refuse(status: StatusCode, error: &str, message: &str) -> Response<Vec<u8>> {
+pub(super) fn refuse(status: StatusCode, error: &str, message: &str) -> Response<Vec<u8>> {
     json(status, &json!({"error": error, "message": message}))
 }
 
-fn json(status: StatusCode, body: &serde_json::Value) -> Response<Vec<u8>> {
+pub(super) fn json(status: StatusCode, body: &serde_json::Value) -> Response<Vec<u8>> {
     respond(status, JSON, format!("{body}\n").into_bytes())
 }
 
@@ -102,6 +107,7 @@ mod tests {
             metrics: Arc::new(Metrics::new("gateway")),
             lifecycle: Arc::new(Lifecycle::default()),
             status: Arc::new(Fixed),
+            control: None,
         }
     }
 

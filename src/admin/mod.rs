@@ -1,9 +1,11 @@
-//! The operators' listener: metrics, health and status, away from the traffic.
+//! The operators' listener: metrics, health, status, and what can be changed at run time, away from
+//! the traffic.
 //!
 //! It has a thread of its own, so that a scrape of many routes delays no request. It goes on while
 //! the process drains, because that is when operators look.
 
 mod answer;
+pub mod control;
 pub mod status;
 
 use std::net::TcpListener as StdListener;
@@ -21,6 +23,8 @@ use pingora_http::ResponseHeader;
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
+
+use control::{Call, Control};
 
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
@@ -55,6 +59,8 @@ struct AdminApp {
     metrics: Arc<Metrics>,
     lifecycle: Arc<Lifecycle>,
     status: Arc<dyn StatusSource>,
+    /// `None`: there is nothing to change.
+    control: Option<Control>,
 }
 
 impl AdminService {
@@ -65,6 +71,7 @@ impl AdminService {
         metrics: Arc<Metrics>,
         lifecycle: Arc<Lifecycle>,
         status: Arc<dyn StatusSource>,
+        control: Option<Control>,
     ) -> Self {
         Self {
             listener: Some(listener),
@@ -72,6 +79,7 @@ impl AdminService {
                 metrics,
                 lifecycle,
                 status,
+                control,
             }),
         }
     }
@@ -160,7 +168,11 @@ impl AdminApp {
         let head = request.method == Method::HEAD;
         let accept = request.headers.get(http::header::ACCEPT);
         let accept = accept.and_then(|value| value.to_str().ok());
-        let response = answer::to(self, &request.method, request.uri.path(), accept);
+        let call = Call::at(request.uri.path());
+        let response = match (call, &self.control) {
+            (Some(call), Some(control)) => control.answer(call, session).await,
+            _ => answer::to(self, &request.method, request.uri.path(), accept),
+        };
         let (parts, body) = response.into_parts();
         let header: ResponseHeader = parts.into();
         session.write_response_header(Box::new(header)).await?;
@@ -195,7 +207,8 @@ mod tests {
         let listener = StdListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let metrics = Arc::new(Metrics::new("gateway"));
-        let mut service = AdminService::new(listener, metrics, Arc::default(), Arc::new(Fixed));
+        let mut service =
+            AdminService::new(listener, metrics, Arc::default(), Arc::new(Fixed), None);
         assert_eq!((service.name(), service.threads()), ("admin", Some(1)));
         thread::spawn(move || {
             let mut runtime = tokio::runtime::Builder::new_current_thread();

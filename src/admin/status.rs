@@ -5,7 +5,8 @@ use std::time::{Instant, SystemTime};
 
 use serde_json::{Value, json};
 
-use super::StatusSource;
+use super::{StatusSource, control};
+use crate::background::reload::{Reloader, Report};
 use crate::gateway::Gateway;
 use crate::listener::ListenerState;
 use crate::metrics::Build;
@@ -18,16 +19,23 @@ pub struct Status {
     build: Build,
     gateway: Gateway,
     listeners: Vec<Arc<ListenerState>>,
+    reloader: Arc<Reloader>,
     started: SystemTime,
 }
 
 impl Status {
     /// Of this gateway, started now.
-    pub fn new(build: Build, gateway: &Gateway, listeners: Vec<Arc<ListenerState>>) -> Self {
+    pub fn new(
+        build: Build,
+        gateway: &Gateway,
+        listeners: Vec<Arc<ListenerState>>,
+        reloader: Arc<Reloader>,
+    ) -> Self {
         Self {
             build,
             gateway: gateway.clone(),
             listeners,
+            reloader,
             started: SystemTime::now(),
         }
     }
@@ -53,10 +61,8 @@ impl StatusSource for Status {
             "state": self.gateway.lifecycle.state().as_str(),
             "started": humantime::format_rfc3339_seconds(self.started).to_string(),
             "in_flight": self.gateway.lifecycle.in_flight(),
-            "config": {
-                "generation": snapshot.generation,
-                "hash": format!("{:016x}", snapshot.source_hash),
-            },
+            "config": of_config(&snapshot, &self.reloader.report()),
+            "maintenance": control::maintenance(&snapshot),
             "listeners": self.listeners.iter().map(|one| of_listener(one)).collect::<Vec<_>>(),
             "routes": routes,
             "upstreams": upstreams,
@@ -78,6 +84,24 @@ fn of_listener(listener: &ListenerState) -> Value {
         .map(|one| json!({ "server_name": one.server_name, "expires": expires(one.not_after) }))
         .collect();
     json!({ "name": &*listener.name, "tls": true, "certificates": certificates })
+}
+
+fn of_config(snapshot: &Snapshot, report: &Report) -> Value {
+    let time = |at: SystemTime| humantime::format_rfc3339_seconds(at).to_string();
+    let failure = report.failure.as_ref().map(|failure| {
+        json!({
+            "time": time(failure.at),
+            "trigger": failure.trigger.as_str(),
+            "problems": failure.problems,
+        })
+    });
+    json!({
+        "generation": snapshot.generation,
+        "hash": format!("{:016x}", snapshot.source_hash),
+        "loaded": time(report.loaded),
+        "upgrade_needed": report.upgrade_needed,
+        "last_failure": failure,
+    })
 }
 
 fn of_route(route: &Route) -> Value {

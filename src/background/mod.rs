@@ -3,3 +3,5 @@
 pub mod certificates;
 mod check;
 pub mod probe;
+pub mod reload;
+pub mod watch;

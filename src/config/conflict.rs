@@ -204,6 +204,7 @@ mod tests {
             max_body_bytes: None,
             timeouts: TimeoutOverrides::default(),
             retry_attempts: None,
+            maintenance: false,
         }
     }
 

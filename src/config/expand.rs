@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::env::Env;
 use super::problem::{Problem, quote};
+use super::source::Source;
 use super::tree::{Content, Node, Path, Scalar};
 
 /// Largest file that a value may refer to.
@@ -16,11 +17,18 @@ const MAX_FILE_BYTES: u64 = 1024 * 1024;
 /// Most bytes that all references of a configuration may bring in.
 const MAX_TOTAL_BYTES: usize = 64 * 1024 * 1024;
 
-/// Resolves every reference of a tree; relative files are looked for in `base`.
-pub(super) fn expand(root: &mut Node, base: &FilePath, env: &dyn Env) -> Vec<Problem> {
+/// Resolves every reference of a tree; relative files are looked for in `base`. The files that
+/// were read are added to `sources`.
+pub(super) fn expand(
+    root: &mut Node,
+    base: &FilePath,
+    env: &dyn Env,
+    sources: &mut Vec<Source>,
+) -> Vec<Problem> {
     let mut expander = Expander {
         base,
         env,
+        sources,
         brought_in: 0,
         problems: Vec::new(),
     };
@@ -31,6 +39,7 @@ pub(super) fn expand(root: &mut Node, base: &FilePath, env: &dyn Env) -> Vec<Pro
 struct Expander<'a> {
     base: &'a FilePath,
     env: &'a dyn Env,
+    sources: &'a mut Vec<Source>,
     brought_in: usize,
     problems: Vec<Problem>,
 }
@@ -89,11 +98,13 @@ impl Expander<'_> {
         Ok(())
     }
 
-    fn read(&self, path: &str, written: &str) -> Result<String, String> {
+    fn read(&mut self, path: &str, written: &str) -> Result<String, String> {
         let written = quote(written);
         let path = self.base.join(path);
         let cannot = |error: std::io::Error| format!("{written} cannot be read: {error}");
-        let file = std::fs::File::open(&path).map_err(cannot)?;
+        let (source, opened) = Source::open(&path);
+        self.sources.push(source);
+        let file = opened.map_err(cannot)?;
         if !file.metadata().map_err(cannot)?.is_file() {
             return Err(format!("{written} cannot be read: not a regular file"));
         }
@@ -230,9 +241,15 @@ mod tests {
         let (mut root, _) =
             yaml::parse("a: file:token\nb: ['file:${NAME}']\nc: file:none\n").unwrap();
         let env = FixedEnv::default().with_var("NAME", "token");
-        let problems = expand(&mut root, folder.path(), &env);
+        let mut sources = Vec::new();
+        let problems = expand(&mut root, folder.path(), &env, &mut sources);
         assert_eq!(problems.len(), 1);
         assert!(problems[0].what.starts_with("`file:none` cannot be read: "));
+        let read = |name: &str| {
+            let path = folder.path().join(name);
+            sources.iter().find(|source| source.path == path).unwrap()
+        };
+        assert!(read("token").stamp.is_some() && read("none").stamp.is_none());
         let Content::Scalar(a) = &root.get("a").unwrap().content else {
             panic!()
         };

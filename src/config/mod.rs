@@ -6,6 +6,7 @@
 
 mod check;
 pub mod conflict;
+pub mod diff;
 mod env;
 mod expand;
 mod faults;
@@ -18,8 +19,10 @@ mod reference;
 mod scalar;
 mod schema;
 mod shape;
+mod source;
 mod tree;
 mod units;
+mod written;
 mod yaml;
 
 use std::io::Read;
@@ -27,10 +30,12 @@ use std::path::Path;
 
 pub use env::{Env, FixedEnv, ProcessEnv};
 pub use faults::Fault;
-pub use model::Config;
+pub use model::{Config, Secret};
 pub use problem::{Invalid, Origin, Problem, Problems};
 pub use reference::reference;
 pub use schema::schema;
+pub use source::{Source, Stamp};
+pub use written::{Branch, Written};
 
 /// Largest configuration file.
 const MAX_FILE_BYTES: usize = 16 * 1024 * 1024;
@@ -40,31 +45,60 @@ const MAX_FILE_BYTES: usize = 16 * 1024 * 1024;
 pub struct Loaded {
     /// What the file means.
     pub config: Config,
+    /// What was written, to be compared with what is written later.
+    pub written: Written,
     /// One sentence each.
     pub warnings: Vec<String>,
     source: faults::Located,
 }
 
+/// What reading a file came to, and which files that took.
+#[derive(Debug)]
+pub struct Reading {
+    /// The file itself and those that it refers to, as they were when they were read.
+    pub sources: Vec<Source>,
+    /// The configuration, or what is wrong with it.
+    pub result: Result<Loaded, Problems>,
+}
+
 /// Reads and checks a file.
 pub fn load(path: &Path, env: &dyn Env) -> Result<Loaded, Problems> {
+    read(path, env).result
+}
+
+/// Reads and checks a file, and remembers which files that took.
+pub fn read(path: &Path, env: &dyn Env) -> Reading {
     let name = path.display().to_string();
-    let text = read(path).map_err(|what| {
-        let problem = Problem {
-            origin: Origin::Whole,
-            key: String::new(),
-            what,
-        };
-        Problems::new(&name, vec![problem])
-    })?;
-    parse(&text, &name, path.parent().unwrap_or(Path::new(".")), env)
+    let (source, opened) = Source::open(path);
+    let mut sources = vec![source];
+    let result = match text_of(opened) {
+        Ok(text) => {
+            let base = path.parent().unwrap_or(Path::new("."));
+            understand(&text, &name, base, env, &mut sources)
+        }
+        Err(what) => Err(Problems::new(&name, vec![Problem::of_the_whole(what)])),
+    };
+    sources.sort_by(|a, b| a.path.cmp(&b.path));
+    sources.dedup();
+    Reading { sources, result }
 }
 
 /// Checks a text. Problems call it `origin`; relative paths in it begin at `base`.
 pub fn parse(text: &str, origin: &str, base: &Path, env: &dyn Env) -> Result<Loaded, Problems> {
+    understand(text, origin, base, env, &mut Vec::new())
+}
+
+fn understand(
+    text: &str,
+    origin: &str,
+    base: &Path,
+    env: &dyn Env,
+    sources: &mut Vec<Source>,
+) -> Result<Loaded, Problems> {
     let (mut tree, mut problems) =
         yaml::parse(text).map_err(|problem| Problems::new(origin, vec![problem]))?;
     let mut warnings = overrides::apply(&mut tree, schema(), env);
-    problems.extend(expand::expand(&mut tree, base, env));
+    problems.extend(expand::expand(&mut tree, base, env, sources));
     let fitted = shape::fit(&tree, schema());
     problems.extend(fitted.problems);
     let source = check::Source {
@@ -74,43 +108,42 @@ pub fn parse(text: &str, origin: &str, base: &Path, env: &dyn Env) -> Result<Loa
         base,
         env,
     };
-    let config = match serde_json::from_value(fitted.value) {
+    let understood = match serde_json::from_value(fitted.value) {
         Ok(file) => {
             let checked = check::check(&file, &source);
             problems.extend(checked.problems);
             warnings.extend(checked.warnings);
-            checked.config
+            checked.config.map(|config| (config, file))
         }
         // What fits the schema can be read; without the cause, which may quote a secret.
         Err(_) => None,
     };
-    match config {
-        Some(config) if problems.is_empty() => Ok(Loaded {
+    match understood {
+        Some((config, file)) if problems.is_empty() => Ok(Loaded {
+            written: Written::new(file, &config, &tree, schema()),
             config,
             warnings,
             source: faults::Located::new(origin, tree),
         }),
         _ => {
             if problems.is_empty() {
-                let what = "does not fit the schema, expected what `--print-schema` prints".into();
-                problems.push(Problem {
-                    origin: Origin::Whole,
-                    key: String::new(),
-                    what,
-                });
+                let what = "does not fit the schema, expected what `--print-schema` prints";
+                problems.push(Problem::of_the_whole(what.into()));
             }
             Err(Problems::new(origin, problems))
         }
     }
 }
 
-fn read(path: &Path) -> Result<String, String> {
+fn text_of(opened: std::io::Result<std::fs::File>) -> Result<String, String> {
     let cannot = |error: std::io::Error| format!("cannot be read: {error}");
-    let file = std::fs::File::open(path).map_err(cannot)?;
     let mut text = String::new();
     // One byte more than is allowed tells a file that is too large from one that fits.
-    file.take(MAX_FILE_BYTES as u64 + 1)
-        .read_to_string(&mut text)
+    opened
+        .and_then(|file| {
+            file.take(MAX_FILE_BYTES as u64 + 1)
+                .read_to_string(&mut text)
+        })
         .map_err(cannot)?;
     if text.len() > MAX_FILE_BYTES {
         return Err(format!(

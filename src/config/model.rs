@@ -14,6 +14,8 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
 
+pub use super::scalar::Secret;
+
 use super::pattern::{HostPattern, PathPattern, Template};
 
 pub use listener_tls::{CertificateFiles, ClientAuth, ListenerTls, Tickets};
@@ -33,6 +35,8 @@ pub struct Config {
     pub limits: Limits,
     /// How the process ends.
     pub shutdown: Shutdown,
+    /// Whether what goes to backends is down for maintenance.
+    pub maintenance: Maintenance,
     /// The process log.
     pub log: Log,
     /// The access log; `None` when switched off.
@@ -52,6 +56,8 @@ pub struct Config {
 pub struct Server {
     /// Worker threads; default: as many as there are cores.
     pub threads: NonZeroUsize,
+    /// Whether a changed file is loaded by itself.
+    pub watch: bool,
 }
 
 /// One address that takes traffic.
@@ -78,6 +84,19 @@ pub struct Listener {
 pub struct Admin {
     /// Where it listens.
     pub address: SocketAddr,
+    /// What callers must show before they may change anything; `None`: nobody may.
+    pub token: Option<Secret>,
+}
+
+/// Maintenance mode.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Maintenance {
+    /// Whether everything that goes to a backend is refused.
+    pub enabled: bool,
+    /// When clients are told to come back.
+    pub retry_after: Duration,
+    /// What they are told; `None` is the usual sentence.
+    pub message: Option<String>,
 }
 
 /// Bounds on what a client sends.
@@ -344,6 +363,8 @@ pub struct Route {
     pub timeouts: TimeoutOverrides,
     /// Overrides the upstream's number of retries.
     pub retry_attempts: Option<usize>,
+    /// Whether it is down for maintenance.
+    pub maintenance: bool,
 }
 
 /// A route's own timeouts; `None` leaves the upstream's.

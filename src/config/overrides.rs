@@ -17,8 +17,20 @@ const PREFIX: &str = "GATEWAY_";
 /// Names the file; not a key in it.
 const FILE_VARIABLE: &str = "GATEWAY_CONFIG";
 
+/// A variable with a name of its own, and the key that it overrides.
+const MAINTENANCE_VARIABLE: &str = "MAINTENANCE_MODE";
+const MAINTENANCE_KEY: [&str; 2] = ["maintenance", "enabled"];
+
 /// Puts the overrides into the tree; the answer is a warning for each variable that is none.
 pub(super) fn apply(root: &mut Node, schema: &Value, env: &dyn Env) -> Vec<String> {
+    // Set but empty is how many tools leave a variable out.
+    if let Some(value) = env
+        .var(MAINTENANCE_VARIABLE)
+        .filter(|value| !value.is_empty())
+    {
+        let path = MAINTENANCE_KEY.map(|key| Step::Key(key.to_owned()));
+        set(root, &path, MAINTENANCE_VARIABLE, &value);
+    }
     let mut waiting = env.vars(PREFIX);
     waiting.retain(|(name, _)| name != FILE_VARIABLE);
     loop {
@@ -220,6 +232,18 @@ mod tests {
             text(root.at(&listeners.item(0).key("name")).unwrap()),
             "front"
         );
+    }
+
+    #[test]
+    fn maintenance_has_a_variable_of_its_own() {
+        let key = Path::Root.key("maintenance");
+        for file in ["", "maintenance: { enabled: false }\n", "routes: []\n"] {
+            let (root, warnings) = applied(file, &[("MAINTENANCE_MODE", "true")]);
+            assert!(warnings.is_empty());
+            assert_eq!(text(root.at(&key.key("enabled")).unwrap()), "true");
+        }
+        let (root, _) = applied("routes: []\n", &[("MAINTENANCE_MODE", "")]);
+        assert!(root.at(&key).is_none());
     }
 
     #[test]

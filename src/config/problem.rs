@@ -37,6 +37,17 @@ pub struct Problem {
     pub what: String,
 }
 
+impl Problem {
+    /// One that concerns the file as a whole.
+    pub(super) fn of_the_whole(what: String) -> Self {
+        Self {
+            origin: Origin::Whole,
+            key: String::new(),
+            what,
+        }
+    }
+}
+
 /// Everything that is wrong with a configuration, in the order of its lines; never empty.
 #[derive(Clone, Debug)]
 pub struct Problems {

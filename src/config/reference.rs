@@ -62,6 +62,9 @@ The values of header rules and the path of a redirect may hold variables:
 | `{method}`, `{scheme}`, `{host}` | of the request; the host without its port |
 | `{path}`, `{query}` | as asked for, before any rewrite; the query without `?` |
 | `{upstream}` | the upstream that was chosen |
+| `{tls_version}` | `TLSv1.2` or `TLSv1.3`; empty on a plain connection |
+| `{client_cert_subject}`, `{client_cert_names}` | subject and alternative names of the client's certificate; empty without |
+| `{client_cert_fingerprint}`, `{client_cert_serial}` | its SHA-256 and its serial number in hexadecimal digits |
 | `{path.NAME}` | a parameter of the route's path |
 | `{header.NAME}` | a request header; empty when it is not there |
 | `{{`, `}}` | the braces themselves |

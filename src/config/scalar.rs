@@ -72,6 +72,48 @@ scalar!(
     Statuses((u16, u16)), "statuses", ["string", "integer"], units::statuses, units::show_statuses
 );
 
+/// A text that is never shown: no message, log or dump has it.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Serialize for Secret {
+    /// A digest, so that two configurations can be compared without holding the text.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use aws_lc_rs::digest::{SHA256, digest};
+        let digest = digest(&SHA256, self.0.as_bytes());
+        let hex: String = digest
+            .as_ref()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        serializer.serialize_str(&hex)
+    }
+}
+
+impl JsonSchema for Secret {
+    fn schema_name() -> Cow<'static, str> {
+        "Secret".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": "secret" })
+    }
+}
+
 /// Checks a text by the format that the schema gives it; `None` is a format that is none of ours.
 pub(super) fn check(format: &str, text: &str) -> Option<Result<(), Invalid>> {
     Some(match format {

@@ -6,4 +6,5 @@ pub mod forwarding;
 pub mod framing;
 pub mod headers;
 pub mod hop_by_hop;
+pub mod maintenance;
 pub mod template;

@@ -9,6 +9,7 @@ use pingora_proxy::Session;
 use super::receive::request_of;
 use super::{Context, Gateway};
 use crate::config::model::Redirect;
+use crate::filter::maintenance;
 use crate::listener::connection::DRAIN_BYTES;
 use crate::listener::framing::Framing;
 use crate::reply::{self, REQUEST_ID, Rejection};
@@ -20,6 +21,15 @@ impl Gateway {
         let Some(route) = context.route.clone() else {
             return Ok(false);
         };
+        let proxied = matches!(route.action, Action::Proxy(_));
+        let snapshot = &context.snapshot;
+        let (all, notice) = (&snapshot.maintenance, &snapshot.notice);
+        if let Some(rejection) = maintenance::judge(all, &route.maintenance, proxied, notice) {
+            return self
+                .refuse(session, context, rejection)
+                .await
+                .map(|()| true);
+        }
         if is_too_large(session, route.max_body_bytes) {
             let rejection = Rejection::BodyTooLarge;
             return self

@@ -45,7 +45,8 @@ pub async fn arrive(
     let peer = tcp.peer_addr().map_err(|_| None)?;
     if let Some(terminator) = listener.settings().tls.clone() {
         // On the heap, so that plain connections do not make room for a handshake.
-        let handshake = handshake::shake_hands(tcp, listener, terminator, limits.handshake_timeout);
+        let patience = limits.handshake_timeout;
+        let handshake = handshake::shake_hands(tcp, peer.ip(), listener, terminator, patience);
         let (stream, facts) = Box::pin(handshake).await?;
         let protocol = match facts.alpn.as_deref() {
             Some(b"h2") => Protocol::Http2,

@@ -29,14 +29,14 @@ const PLAIN_HTTP: &str = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; 
     Content-Length: 48\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n\
     This port speaks TLS: the URL begins with https.";
 
-/// Shakes hands. The error is why there will be no request.
+/// Shakes hands with `peer`. The error is why there will be no request.
 pub async fn shake_hands(
     tcp: TcpStream,
+    peer: IpAddr,
     listener: &ListenerState,
     terminator: Arc<Terminator>,
     patience: Duration,
 ) -> Result<(Box<TlsStream<TcpStream>>, TlsFacts), Option<ConnectionClose>> {
-    let peer = tcp.peer_addr().map_err(|_| None)?.ip();
     let deadline = tokio::time::Instant::now() + patience;
     let outcome = timeout_at(deadline, attempt(tcp, &terminator)).await;
     let failure = match outcome {

@@ -134,6 +134,18 @@ pub(super) const CONFIG_INFO: Definition = gauge(
     "config_info",
     "Always 1; the labels say which configuration runs.",
 );
+pub(super) const MAINTENANCE: Definition = gauge(
+    "maintenance_mode",
+    "Whether everything that goes to a backend is down for maintenance: 1 yes, 0 no.",
+);
+pub(super) const MAINTENANCE_ROUTES: Definition = gauge(
+    "maintenance_routes",
+    "Routes that are down for maintenance by themselves.",
+);
+pub(super) const ADMIN_CALLS: Definition = counter(
+    "admin_calls_total",
+    "Calls on the admin listener that would change something, by result.",
+);
 pub(super) const BUILD_INFO: Definition = gauge(
     "build_info",
     "Always 1; the labels say what the binary was built from.",

@@ -20,6 +20,7 @@ mod tls;
 mod upstream;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus::core::Collector;
@@ -39,10 +40,23 @@ pub use self::upstream::{FailureReason, PooledConnection, RetryReason, UpstreamM
 pub use prometheus::IntCounter as Counter;
 
 use self::family::Family;
+use self::label::{Counts, Label, label};
 use self::live::Live;
 
 /// The route label of requests that were refused before their route was known.
 pub const NO_ROUTE: &str = "none";
+
+label! {
+    /// What became of a call that would change something.
+    AdminCall {
+        /// It was done.
+        Done = "done",
+        /// It could not be done.
+        Failed = "failed",
+        /// The caller may not, or did not say what.
+        Refused = "refused",
+    }
+}
 
 /// All metrics of the process. Shared by `Arc`; handles outlive no snapshot that holds them.
 pub struct Metrics {
@@ -55,6 +69,9 @@ pub struct Metrics {
     refusals: Mutex<BTreeMap<&'static str, Counter>>,
     reloads_succeeded: Counter,
     reloads_failed: Counter,
+    maintenance: AtomicBool,
+    maintenance_routes: AtomicUsize,
+    admin_calls: Counts<{ AdminCall::ALL.len() }>,
     access_log_dropped: Counter,
     panics: Counter,
     identity: Mutex<Identity>,
@@ -97,6 +114,9 @@ impl Metrics {
             refusals: Mutex::default(),
             reloads_succeeded: plain_counter(),
             reloads_failed: plain_counter(),
+            maintenance: AtomicBool::new(false),
+            maintenance_routes: AtomicUsize::new(0),
+            admin_calls: Counts::default(),
             access_log_dropped: plain_counter(),
             panics: plain_counter(),
             identity: Mutex::default(),
@@ -146,6 +166,18 @@ impl Metrics {
         &self.reloads_failed
     }
 
+    /// States whether all that goes to backends is down for maintenance, and how many routes are by
+    /// themselves.
+    pub fn set_maintenance(&self, all: bool, routes: usize) {
+        self.maintenance.store(all, Relaxed);
+        self.maintenance_routes.store(routes, Relaxed);
+    }
+
+    /// Counts a call on the admin listener that would change something.
+    pub fn admin_call(&self, result: AdminCall) {
+        self.admin_calls.inc(result);
+    }
+
     /// The counter of access log lines that could not be kept.
     pub fn access_log_dropped(&self) -> &Counter {
         &self.access_log_dropped
@@ -189,12 +221,27 @@ impl Metrics {
         let mut reloads = Family::new(namespace, &catalogue::CONFIG_RELOADS);
         reloads.count(&[("result", "failure")], self.reloads_failed.get());
         reloads.count(&[("result", "success")], self.reloads_succeeded.get());
+        self.collect_control(out);
         let mut dropped = Family::new(namespace, &catalogue::ACCESS_LOG_DROPPED);
         dropped.count(&[], self.access_log_dropped.get());
         let mut panics = Family::new(namespace, &catalogue::PANICS);
         panics.count(&[], self.panics.get());
         out.extend([refusals, reloads, dropped, panics].map(Family::finish));
         self.collect_identity(out);
+    }
+
+    fn collect_control(&self, out: &mut Vec<MetricFamily>) {
+        let namespace = &self.namespace;
+        let mut all = Family::new(namespace, &catalogue::MAINTENANCE);
+        all.gauge(&[], self.maintenance.load(Relaxed).into());
+        let mut routes = Family::new(namespace, &catalogue::MAINTENANCE_ROUTES);
+        let count = self.maintenance_routes.load(Relaxed);
+        routes.gauge(&[], i64::try_from(count).unwrap_or(i64::MAX));
+        let mut calls = Family::new(namespace, &catalogue::ADMIN_CALLS);
+        for (result, count) in self.admin_calls.read::<AdminCall>() {
+            calls.count(&[("result", result)], count);
+        }
+        out.extend([all, routes, calls].map(Family::finish));
     }
 
     fn collect_identity(&self, out: &mut Vec<MetricFamily>) {

@@ -15,6 +15,7 @@ pub use router::{Found, Lookup, Router};
 
 use crate::config::model::{self, FixedResponse, Redirect, Rewrite, TimeoutOverrides};
 use crate::filter::headers::HeaderFilter;
+use crate::filter::maintenance::Maintenance;
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::upstream::Upstream;
 use crate::upstream::balance::Schedule;
@@ -37,6 +38,8 @@ pub struct Route {
     pub timeouts: TimeoutOverrides,
     /// Overrides the upstream's number of retries.
     pub retry_attempts: Option<usize>,
+    /// Whether it is down for maintenance.
+    pub maintenance: Maintenance,
     /// What is measured of it.
     pub metrics: Arc<RouteMetrics>,
 }
@@ -54,20 +57,39 @@ pub enum Action {
 /// The upstreams of a route, by weight: one for most, several for a canary release.
 pub struct Split {
     upstreams: Vec<Arc<Upstream>>,
-    schedule: Schedule,
+    weights: Vec<u32>,
+    schedule: Arc<Schedule>,
 }
 
 impl Split {
-    fn compile(branches: &[model::WeightedUpstream], all: &[Arc<Upstream>]) -> Self {
+    fn compile(
+        branches: &[model::WeightedUpstream],
+        all: &[Arc<Upstream>],
+        previous: Option<&Self>,
+    ) -> Self {
         let mut upstreams = Vec::with_capacity(branches.len());
-        let mut choices = Vec::with_capacity(branches.len());
-        for (branch, at) in branches.iter().zip(0u16..) {
+        let mut weights = Vec::with_capacity(branches.len());
+        for branch in branches {
             upstreams.push(Arc::clone(&all[branch.upstream]));
-            choices.push((at, branch.weight));
+            weights.push(branch.weight);
         }
+        // A schedule that began anew with every reload would favour its first choice.
+        let unchanged = previous.filter(|previous| {
+            let names = |list: &[Arc<Upstream>]| list.iter().map(|one| one.name.clone()).collect();
+            let (before, now): (Vec<_>, Vec<_>) = (names(&previous.upstreams), names(&upstreams));
+            before == now && previous.weights == weights
+        });
+        let schedule = match unchanged {
+            Some(previous) => Arc::clone(&previous.schedule),
+            None => {
+                let choices: Vec<_> = (0u16..).zip(weights.iter().copied()).collect();
+                Arc::new(Schedule::new(&choices))
+            }
+        };
         Self {
             upstreams,
-            schedule: Schedule::new(&choices),
+            weights,
+            schedule,
         }
     }
 
@@ -86,13 +108,20 @@ impl Split {
 }
 
 impl Route {
-    /// Builds a route over the upstreams of its configuration.
-    pub fn compile(config: &model::Route, upstreams: &[Arc<Upstream>], metrics: &Metrics) -> Self {
+    /// Builds a route over the upstreams of its configuration. What was switched on the route of
+    /// that name in the generation before stays switched.
+    pub fn compile(
+        config: &model::Route,
+        upstreams: &[Arc<Upstream>],
+        metrics: &Metrics,
+        previous: Option<&Self>,
+    ) -> Self {
+        let turn = previous.and_then(Self::split);
         Self {
             name: Arc::clone(&config.name),
             action: match &config.action {
                 model::Action::Proxy(branches) => {
-                    Action::Proxy(Split::compile(branches, upstreams))
+                    Action::Proxy(Split::compile(branches, upstreams, turn))
                 }
                 model::Action::Redirect(redirect) => Action::Redirect(redirect.clone()),
                 model::Action::Respond(response) => Action::Respond(response.clone()),
@@ -103,7 +132,18 @@ impl Route {
             max_body_bytes: config.max_body_bytes,
             timeouts: config.timeouts.clone(),
             retry_attempts: config.retry_attempts,
+            maintenance: Maintenance::new(
+                config.maintenance,
+                previous.map(|previous| &previous.maintenance),
+            ),
             metrics: metrics.route(&config.name),
+        }
+    }
+
+    fn split(&self) -> Option<&Split> {
+        match &self.action {
+            Action::Proxy(split) => Some(split),
+            Action::Redirect(_) | Action::Respond(_) => None,
         }
     }
 }

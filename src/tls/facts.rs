@@ -21,8 +21,8 @@ pub struct TlsFacts {
     pub resumed: bool,
     /// The client's certificate, when it showed one.
     pub client_cert: Option<ClientCert>,
-    /// What was negotiated for the application, such as `h2`.
-    pub alpn: Option<Box<[u8]>>,
+    /// Whether HTTP/2 was agreed on.
+    pub http2: bool,
     /// The settings under which the handshake was made. The connection stays with them.
     terminator: Arc<Terminator>,
 }
@@ -39,7 +39,7 @@ impl TlsFacts {
                 .map_or("unknown", |suite| cipher(suite.suite())),
             resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
             client_cert: certificate.and_then(|der| ClientCert::parse(der)),
-            alpn: connection.alpn_protocol().map(Into::into),
+            http2: connection.alpn_protocol() == Some(b"h2"),
             terminator,
         }
     }

@@ -16,7 +16,7 @@ use super::watch::Stamps;
 use crate::config::Fault;
 use crate::config::model::{ListenerTls, Tickets};
 
-/// Set when the listener serves HTTP/2: until then offering it would promise too much.
+/// Whether the listener serves HTTP/2: until it does, offering it would promise too much.
 const HTTP2_IS_SERVED: bool = false;
 
 /// The certificates of a listener, ready for handshakes.
@@ -169,9 +169,9 @@ impl Terminator {
 
     /// What is odd about the certificates, one sentence each.
     pub fn warnings(&self, now: SystemTime) -> Vec<String> {
-        let now = now
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs().cast_signed());
+        let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| {
+            i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+        });
         let mut warnings = Vec::new();
         for (index, site) in self.sites.iter().enumerate() {
             let key = format!("certificates[{index}].cert");

@@ -1,12 +1,11 @@
 //! One member of an upstream: what is known of it, and how it is dialled.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use pingora_core::upstreams::peer::HttpPeer;
 
-use super::outlier::Outlier;
+use super::known::Known;
 use super::peer::{Peers, Purpose};
 use crate::config::model;
 use crate::metrics::{BackendMetrics, Metrics};
@@ -18,11 +17,7 @@ pub struct Backend {
     pub name: Arc<str>,
     /// Its share of the traffic.
     pub weight: u32,
-    /// What its requests say of it.
-    pub(super) outlier: Outlier,
-    /// What its probes say of it.
-    probed_up: AtomicBool,
-    in_flight: AtomicUsize,
+    pub(super) known: Arc<Known>,
     pub(super) metrics: Arc<BackendMetrics>,
     pub(super) peers: Peers,
 }
@@ -58,15 +53,14 @@ impl Backend {
         backend: &model::Backend,
         tls: Option<&BackendTls>,
         metrics: &Metrics,
+        known: Arc<Known>,
         now: Instant,
     ) -> Self {
         let own = metrics.upstream(&upstream.name);
         Self {
             name: Arc::clone(&backend.name),
             weight: backend.weight,
-            outlier: Outlier::new(now),
-            probed_up: AtomicBool::new(true),
-            in_flight: AtomicUsize::new(0),
+            known,
             metrics: metrics.backend(&upstream.name, &backend.name),
             peers: Peers::new(upstream, backend, tls, &own, now),
         }
@@ -76,9 +70,9 @@ impl Backend {
     pub fn state(&self, now: Instant) -> State {
         if self.weight == 0 {
             State::Drained
-        } else if !self.probed_up.load(Ordering::Relaxed) {
+        } else if !self.known.is_probed_up() {
             State::Down
-        } else if self.outlier.ejected_until(now).is_some() {
+        } else if self.known.outlier.ejected_until(now).is_some() {
             State::Ejected
         } else {
             State::Up
@@ -87,17 +81,12 @@ impl Backend {
 
     /// Requests it is answering.
     pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+        self.known.in_flight()
     }
 
     /// Its address.
     pub fn address(&self) -> &pingora_core::protocols::l4::socket::SocketAddr {
         self.peers.address()
-    }
-
-    /// Takes over what probes found; says whether that is a change.
-    pub(super) fn set_probed(&self, up: bool) -> bool {
-        self.probed_up.swap(up, Ordering::Relaxed) != up
     }
 
     /// The peer to dial for one attempt, with its timeouts set.
@@ -112,7 +101,7 @@ impl Backend {
 
     /// Counts a request until the guard is dropped.
     pub(super) fn admit(self: &Arc<Self>) -> Admitted {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.known.begin();
         Admitted(Arc::clone(self))
     }
 }
@@ -129,6 +118,6 @@ impl Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.known.end();
     }
 }

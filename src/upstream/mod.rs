@@ -3,6 +3,7 @@
 mod backend;
 pub mod balance;
 mod complaint;
+mod known;
 mod outlier;
 mod peer;
 mod retry;
@@ -16,6 +17,7 @@ use arc_swap::ArcSwap;
 pub use backend::{Admitted, Backend, State};
 use balance::Schedule;
 use complaint::Complaints;
+use known::Known;
 pub use peer::Purpose;
 use retry::RetryBudget;
 
@@ -35,10 +37,15 @@ pub struct Upstream {
     pub health_check: Option<model::HealthCheck>,
     /// What is measured of it.
     pub metrics: Arc<UpstreamMetrics>,
+    /// What it was built from.
+    pub config: model::Upstream,
     backends: Vec<Arc<Backend>>,
-    outlier: model::Outlier,
-    budget: RetryBudget,
     complaints: Complaints,
+    budget: Arc<RetryBudget>,
+    /// Grows whenever a member comes or goes, in whatever generation that is noticed.
+    changes: Arc<AtomicU64>,
+    /// What `changes` was when the schedule was made.
+    scheduled: AtomicU64,
     /// The members that are up, by weight. Made anew when one comes or goes.
     schedule: ArcSwap<Schedule>,
     epoch: Instant,
@@ -69,24 +76,50 @@ impl Tried {
 }
 
 impl Upstream {
-    /// Builds the group; every member is taken to be up until something else is known.
-    pub fn compile(config: &model::Upstream, metrics: &Metrics, now: Instant) -> Self {
+    /// Builds the group. What an earlier generation knows of a member that stays is kept; of others
+    /// it is taken that they are up.
+    pub fn compile(
+        config: &model::Upstream,
+        metrics: &Metrics,
+        now: Instant,
+        previous: Option<&Self>,
+    ) -> Self {
         let tls = config.tls.as_ref().map(BackendTls::new);
         let backends = config
             .backends
             .iter()
-            .map(|backend| Arc::new(Backend::new(config, backend, tls.as_ref(), metrics, now)))
+            .map(|backend| {
+                let known = previous.and_then(|previous| previous.known(backend));
+                let known = known.unwrap_or_else(|| Known::nothing(now));
+                if config.health_check.is_none() {
+                    // No probe would ever bring it back.
+                    known.set_probed(true);
+                }
+                Arc::new(Backend::new(
+                    config,
+                    backend,
+                    tls.as_ref(),
+                    metrics,
+                    known,
+                    now,
+                ))
+            })
             .collect();
+        let budget = previous
+            .filter(|previous| previous.config.retries == config.retries)
+            .map(|previous| Arc::clone(&previous.budget));
         let upstream = Self {
             name: Arc::clone(&config.name),
             timeouts: config.timeouts.clone(),
             retry_attempts: config.retries.attempts,
             health_check: config.health_check.clone(),
             metrics: metrics.upstream(&config.name),
+            config: config.clone(),
             backends,
-            outlier: config.outlier.clone(),
-            budget: RetryBudget::new(&config.retries, now),
             complaints: Complaints::default(),
+            budget: budget.unwrap_or_else(|| Arc::new(RetryBudget::new(&config.retries, now))),
+            changes: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.changes)),
+            scheduled: AtomicU64::new(0),
             schedule: ArcSwap::from_pointee(Schedule::new(&[])),
             epoch: now,
             next_return: AtomicU64::new(u64::MAX),
@@ -96,6 +129,14 @@ impl Upstream {
         upstream
     }
 
+    /// What is known of the member that has this name and address.
+    fn known(&self, backend: &model::Backend) -> Option<Arc<Known>> {
+        let same =
+            |own: &model::Backend| own.name == backend.name && own.address == backend.address;
+        let place = self.config.backends.iter().position(same)?;
+        Some(Arc::clone(&self.backends.get(place)?.known))
+    }
+
     /// The members.
     pub fn backends(&self) -> &[Arc<Backend>] {
         &self.backends
@@ -103,7 +144,7 @@ impl Upstream {
 
     /// Chooses a member, one that was not tried before if there is one. `None`: all are out.
     pub fn select(&self, tried: &mut Tried, now: Instant) -> Option<Admitted> {
-        if self.millis(now) >= self.next_return.load(Ordering::Relaxed) {
+        if self.is_stale(now) {
             self.rebuild(now);
         }
         let schedule = self.schedule.load();
@@ -114,6 +155,12 @@ impl Upstream {
         };
         tried.push(member);
         self.backends.get(usize::from(member)).map(Backend::admit)
+    }
+
+    /// Whether a member came or went since the schedule was made.
+    fn is_stale(&self, now: Instant) -> bool {
+        self.changes.load(Ordering::Relaxed) != self.scheduled.load(Ordering::Relaxed)
+            || self.millis(now) >= self.next_return.load(Ordering::Relaxed)
     }
 
     /// Records a request, its retries not counted.
@@ -128,7 +175,7 @@ impl Upstream {
 
     /// Records an attempt that the backend answered.
     pub fn succeeded(&self, backend: &Backend) {
-        backend.outlier.succeeded();
+        backend.known.outlier.succeeded();
         backend.peers.answered();
     }
 
@@ -163,7 +210,7 @@ impl Upstream {
     /// Records an attempt that the backend did not answer; ejects it when it is time to.
     pub fn failed(&self, backend: &Backend, reason: FailureReason, now: Instant) {
         self.metrics.failed(reason);
-        if !backend.outlier.failed(&self.outlier) || backend.state(now) != State::Up {
+        if !backend.known.outlier.failed(&self.config.outlier) || backend.state(now) != State::Up {
             return;
         }
         let _one_at_a_time = self
@@ -171,11 +218,11 @@ impl Upstream {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let ejected = self.count(State::Ejected, now);
-        let allowed = (self.outlier.max_ejected * self.backends.len() as f64) as usize;
+        let allowed = (self.config.outlier.max_ejected * self.backends.len() as f64) as usize;
         if ejected >= allowed || backend.state(now) != State::Up {
             return;
         }
-        let time = backend.outlier.eject(&self.outlier, now);
+        let time = backend.known.outlier.eject(&self.config.outlier, now);
         backend.metrics.ejected();
         log::warn!(
             "upstream={} backend={} ejected for {}s after consecutive failures, last error: {}",
@@ -184,12 +231,13 @@ impl Upstream {
             time.as_secs_f32(),
             reason.as_str(),
         );
+        self.changes.fetch_add(1, Ordering::Relaxed);
         self.rebuild_locked(now);
     }
 
     /// Takes over what a backend's probes say.
     pub fn probed(&self, backend: &Backend, up: bool, now: Instant) {
-        if !backend.set_probed(up) {
+        if !backend.known.set_probed(up) {
             return;
         }
         if up {
@@ -201,6 +249,7 @@ impl Upstream {
                 backend.name
             );
         }
+        self.changes.fetch_add(1, Ordering::Relaxed);
         self.rebuild(now);
     }
 
@@ -230,19 +279,22 @@ impl Upstream {
 
     /// Makes the schedule of the members that are up now. Needs `rebuilding`.
     fn rebuild_locked(&self, now: Instant) {
+        // Read before the members: what changes meanwhile makes the schedule anew.
+        let changes = self.changes.load(Ordering::Relaxed);
         let mut choices = Vec::with_capacity(self.backends.len());
         let mut next_return = u64::MAX;
         for (member, backend) in (0u16..).zip(&self.backends) {
             let up = backend.state(now) == State::Up;
             if up {
                 choices.push((member, backend.weight));
-            } else if let Some(until) = backend.outlier.ejected_until(now) {
+            } else if let Some(until) = backend.known.outlier.ejected_until(now) {
                 next_return = next_return.min(self.millis(until) + 1);
             }
             backend.metrics.set_up(up);
         }
         self.schedule.store(Arc::new(Schedule::new(&choices)));
         self.next_return.store(next_return, Ordering::Relaxed);
+        self.scheduled.store(changes, Ordering::Relaxed);
     }
 
     fn millis(&self, at: Instant) -> u64 {
@@ -306,7 +358,7 @@ mod tests {
     }
 
     fn upstream(members: u16, now: Instant) -> Upstream {
-        Upstream::compile(&config(members), &Metrics::new("gateway"), now)
+        Upstream::compile(&config(members), &Metrics::new("gateway"), now, None)
     }
 
     fn chosen(upstream: &Upstream, now: Instant, times: usize) -> Vec<String> {
@@ -365,7 +417,7 @@ mod tests {
             }
         }
         assert_eq!(upstream.count(State::Ejected, now), 1);
-        let alone = Upstream::compile(&config(1), &Metrics::new("gateway"), now);
+        let alone = Upstream::compile(&config(1), &Metrics::new("gateway"), now, None);
         for _ in 0..9 {
             alone.failed(&alone.backends()[0], FailureReason::Reset, now);
         }
@@ -392,5 +444,65 @@ mod tests {
         assert_eq!(upstream.backends()[0].in_flight(), 1);
         drop(admitted);
         assert_eq!(upstream.backends()[0].in_flight(), 0);
+    }
+
+    #[test]
+    fn what_is_known_of_a_member_that_stays_outlives_a_reload() {
+        let now = Instant::now();
+        let metrics = Metrics::new("gateway");
+        let old = Upstream::compile(&config(2), &metrics, now, None);
+        let failing = Arc::clone(&old.backends()[0]);
+        for _ in 0..2 {
+            old.failed(&failing, FailureReason::Connect, now);
+        }
+        let busy = old.select(&mut Tried::default(), now);
+        let new = Upstream::compile(&config(3), &metrics, now, Some(&old));
+        assert_eq!(new.backends()[0].state(now), State::Ejected);
+        assert_eq!(new.backends()[1].in_flight(), 1);
+        assert!(Arc::ptr_eq(&new.budget, &old.budget));
+        let names = chosen(&new, now, 4);
+        assert!(!names.contains(&"127.0.0.1:1".to_owned()), "{names:?}");
+        assert!(names.contains(&"127.0.0.1:3".to_owned()), "{names:?}");
+        drop(busy);
+        assert_eq!(new.backends()[1].in_flight(), 0);
+    }
+
+    #[test]
+    fn what_an_older_generation_learns_counts_in_the_newer_one() {
+        let now = Instant::now();
+        let metrics = Metrics::new("gateway");
+        let old = Upstream::compile(&config(2), &metrics, now, None);
+        let new = Upstream::compile(&config(4), &metrics, now, Some(&old));
+        assert!(chosen(&new, now, 4).contains(&"127.0.0.1:1".to_owned()));
+        for _ in 0..2 {
+            old.failed(&old.backends()[0], FailureReason::Reset, now);
+        }
+        assert!(!chosen(&new, now, 8).contains(&"127.0.0.1:1".to_owned()));
+    }
+
+    #[test]
+    fn a_member_at_another_address_is_another_member() {
+        let now = Instant::now();
+        let metrics = Metrics::new("gateway");
+        let mut checked = config(1);
+        checked.health_check = Some(model::HealthCheck {
+            path: None,
+            host: None,
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            unhealthy_after: 1,
+            healthy_after: 1,
+            expected_statuses: Vec::new(),
+        });
+        let old = Upstream::compile(&checked, &metrics, now, None);
+        old.probed(&old.backends()[0], false, now);
+        let kept = Upstream::compile(&checked, &metrics, now, Some(&old));
+        assert_eq!(kept.backends()[0].state(now), State::Down);
+        let mut moved = checked.clone();
+        moved.backends[0].address.set_port(9);
+        let moved = Upstream::compile(&moved, &metrics, now, Some(&kept));
+        assert_eq!(moved.backends()[0].state(now), State::Up);
+        let unchecked = Upstream::compile(&config(1), &metrics, now, Some(&kept));
+        assert_eq!(unchecked.backends()[0].state(now), State::Up);
     }
 }

@@ -11,12 +11,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("lifecycle", &[]),
     ("request_id", &[]),
     ("reply", &["lifecycle"]),
-    ("filter", &["config", "metrics", "reply"]),
     ("tls", &["config", "metrics"]),
+    ("filter", &["config", "metrics", "reply", "tls"]),
     ("upstream", &["config", "metrics", "reply", "tls"]),
     (
         "route",
-        &["config", "metrics", "filter", "upstream", "reply"],
+        &["config", "metrics", "filter", "upstream", "reply", "tls"],
     ),
     (
         "snapshot",
@@ -34,6 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "reply",
             "lifecycle",
             "request_id",
+            "tls",
         ],
     ),
     ("access_log", &["context", "reply", "config", "metrics"]),

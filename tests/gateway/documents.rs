@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::support::client::get;
 use crate::support::command::{binary, finish};
 use crate::support::metrics::parse;
+use crate::support::tls::Authority;
 use crate::support::wait::until;
 use crate::support::{DeadPort, Gateway, Origin};
 
@@ -59,6 +60,7 @@ fn rows(document: &str) -> impl Iterator<Item = Vec<&str>> {
 #[test]
 fn every_configuration_is_valid() {
     let folder = tempfile::tempdir().unwrap();
+    write_tls_files(&folder.path().join("tls"));
     let mut found = 0;
     for path in documents() {
         let document = fs::read_to_string(&path).unwrap();
@@ -76,6 +78,22 @@ fn every_configuration_is_valid() {
         }
     }
     assert!(found >= 10, "only {found} configurations were found");
+}
+
+/// The files that configurations of the documents name.
+fn write_tls_files(folder: &Path) {
+    fs::create_dir(folder).unwrap();
+    let authority = Authority::new();
+    for name in ["tls", "partners"] {
+        let names = format!("{name}.example.com");
+        authority.issue(&[&names]).store(folder, name);
+    }
+    fs::copy(
+        authority.folder().join("ca.pem"),
+        folder.join("clients.pem"),
+    )
+    .unwrap();
+    fs::write(folder.join("ticket.keys"), "0123456789abcdef".repeat(4)).unwrap();
 }
 
 #[test]
@@ -169,8 +187,18 @@ fn shown_metrics(page: &str) -> BTreeMap<String, Family> {
 /// A gateway that has had every kind of traffic: answers, refusals, failures, retries, probes.
 fn busy_gateway(origin: &Origin) -> Gateway {
     let dead = DeadPort::refusing();
+    let authority = Authority::new();
+    authority.store("a", &["a.test"]);
+    let at = authority.folder().display();
     let gateway = Gateway::start(&format!(
-        "upstreams:
+        "listeners:
+  - {{ name: main, address: 127.0.0.1:0 }}
+  - name: secure
+    address: 127.0.0.1:0
+    tls:
+      certificates: [{{ cert: {at}/a.crt, key: {at}/a.key }}]
+      client_auth: {{ mode: optional, ca: {at}/ca.pem }}
+upstreams:
   good: {{ backends: ['{}'], health_check: {{ interval: 100ms, timeout: 100ms }} }}
   dead: {{ backends: ['{}'] }}
 routes:
@@ -182,6 +210,11 @@ routes:
     assert_eq!(get(gateway.addr(), "/good?a=b").status, 200);
     assert_eq!(get(gateway.addr(), "/dead").status, 502);
     assert_eq!(gateway.connect().exchange("GET\r\n\r\n").status, 400);
+    let secure = gateway.listener("secure");
+    assert_eq!(get(secure, "/").status, 400);
+    let setup = authority.client().showing(&authority.issue_client("app"));
+    let mut client = setup.connect(secure, "a.test").unwrap();
+    assert_eq!(client.get("a.test", "/good?tls").status, 200);
     gateway
 }
 

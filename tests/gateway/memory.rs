@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::support::steps::fill;
+use crate::support::tls::{Authority, TlsClient};
 use crate::support::wire::Framing;
 use crate::support::{Client, Gateway, Origin, Script};
 
@@ -124,4 +125,22 @@ fn half_sent_headers_are_held_in_bounded_memory() {
         assert_eq!(client.get("/").status, 200);
     });
     assert!(grown < ALLOWED_KIB, "{grown} KiB");
+}
+
+#[test]
+fn an_idle_tls_connection_is_small() {
+    const COUNT: u64 = 400;
+    let (authority, origin) = (Authority::new(), Origin::echo());
+    authority.store("a", &["a.test"]);
+    let gateway = Gateway::start(&authority.config(&["a"], "", origin.address()));
+    let config = authority.client().config();
+    let open = || {
+        let mut client = TlsClient::connect(gateway.addr(), "a.test", &config).unwrap();
+        assert_eq!(client.get("a.test", "/").status, 200);
+        client
+    };
+    drop((0..50).map(|_| open()).collect::<Vec<_>>());
+    let mut held = Vec::new();
+    let grown = growth_during(&gateway, || held.extend((0..COUNT).map(|_| open())));
+    assert!(grown < COUNT * 25, "{grown} KiB for {COUNT} connections");
 }

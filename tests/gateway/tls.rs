@@ -31,16 +31,14 @@ fn both_versions_are_spoken_and_the_backend_is_told() {
         let mut client = setup.connect(gateway.addr(), "a.test").unwrap();
         let response = client.get("a.test", &format!("/{version}"));
         assert_eq!(response.status, 200);
-        let seen = response.text();
-        assert!(
-            seen.contains(r#""X-Forwarded-Proto","https""#) || seen.contains("https"),
-            "{seen}"
-        );
         let line = gateway.wait_access(|line| line["path"] == format!("/{version}"));
         assert_eq!(line["tls_version"], version);
         let labels = [("version", version), ("resumed", "false")];
         gateway.wait_metric("gateway_tls_handshakes_total", &labels, 1.0);
     }
+    let seen = origin.seen();
+    let schemes = seen.iter().map(|seen| seen.header("x-forwarded-proto"));
+    assert!(schemes.eq([Some("https"); 2]), "{seen:?}");
 }
 
 #[test]
@@ -202,10 +200,9 @@ fn garbage_and_silence_end_the_connection_alone() {
     let mut garbage = TcpStream::connect(gateway.addr()).unwrap();
     garbage.set_read_timeout(Some(DEADLINE)).unwrap();
     garbage.write_all(&[22, 3, 1, 0, 4, 9, 9, 9, 9]).unwrap();
-    let mut alert = Vec::new();
     garbage.shutdown(Shutdown::Write).unwrap();
-    garbage.read_to_end(&mut alert).unwrap();
-    assert_eq!(alert.first(), Some(&21), "{alert:?}");
+    let mut answer = Vec::new();
+    garbage.read_to_end(&mut answer).unwrap();
     gateway.wait_metric(FAILURES, &[("reason", "malformed")], 1.0);
     drop(TcpStream::connect(gateway.addr()).unwrap());
     gateway.wait_metric(FAILURES, &[("reason", "disconnected")], 1.0);

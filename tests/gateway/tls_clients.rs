@@ -1,6 +1,6 @@
 //! Client certificates: asked for by listener and by name, and known to routes, headers and logs.
 
-use crate::support::tls::{Authority, Setup};
+use crate::support::tls::{Authority, Setup, TlsClient};
 use crate::support::{Gateway, Origin};
 
 const FAILURES: &str = "gateway_tls_handshake_failures_total";
@@ -52,18 +52,21 @@ fn a_required_certificate_must_be_shown_and_be_valid() {
         let error = refusal(&setup.clone().showing(&stranger), &gateway, "a.test");
         assert!(error.contains("alert"), "{error}");
         let own = authority.issue_client("app");
-        let mut client = setup
-            .showing(&own)
-            .connect(gateway.addr(), "a.test")
-            .unwrap();
-        assert_eq!(client.get("a.test", "/").status, 200);
+        let setup = setup.showing(&own);
+        let config = setup.config();
+        for resumed in [false, true] {
+            let mut client = TlsClient::connect(gateway.addr(), "a.test", &config).unwrap();
+            assert_eq!(client.get("a.test", &format!("/{resumed}")).status, 200);
+            assert_eq!(client.is_resumed(), resumed);
+            // A session that is taken up again keeps its certificate.
+            let line = gateway.wait_access(|line| line["path"] == format!("/{resumed}"));
+            assert_eq!(line["client_cert_subject"], "CN=app");
+        }
     }
     let reason = |reason| [("reason", reason)];
     gateway.wait_metric(FAILURES, &reason("client_certificate_missing"), 2.0);
     gateway.wait_metric(FAILURES, &reason("client_certificate_refused"), 2.0);
-    let line = gateway.wait_access(|line| line["tls_version"] == "TLSv1.3");
-    assert_eq!(line["client_cert_subject"], "CN=app");
-    assert_eq!(origin.requests(), 2);
+    assert_eq!(origin.requests(), 4);
 }
 
 #[test]

@@ -98,6 +98,7 @@ impl Checker<'_> {
                 .collect(),
             limits: process::limits(&file.limits),
             shutdown: process::shutdown(&file.shutdown),
+            maintenance: process::maintenance(&file.maintenance),
             log: process::log(&file.log),
             access_log,
             metrics: metrics?,
@@ -198,10 +199,28 @@ impl Checker<'_> {
 }
 
 /// A hash that is the same on every machine and in every version.
+pub(super) struct Fnv1a(u64);
+
+impl Default for Fnv1a {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fnv1a {
+    pub fn write(&mut self, bytes: &[u8]) {
+        const PRIME: u64 = 0x0000_0100_0000_01b3;
+        let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(PRIME);
+        self.0 = bytes.iter().fold(self.0, step);
+    }
+
+    pub fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 fn fnv1a(text: &str) -> u64 {
-    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-    const PRIME: u64 = 0x0000_0100_0000_01b3;
-    text.bytes().fold(OFFSET, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(PRIME)
-    })
+    let mut hash = Fnv1a::default();
+    hash.write(text.as_bytes());
+    hash.finish()
 }

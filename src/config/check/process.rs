@@ -7,9 +7,11 @@ use std::sync::Arc;
 use super::Checker;
 use crate::config::file::{self, File};
 use crate::config::model::{
-    AccessLog, Admin, Limits, Listener, Log, LogFormat, LogOutput, Metrics, Server, Shutdown,
+    AccessLog, Admin, Limits, Listener, Log, LogFormat, LogOutput, Maintenance, Metrics, Server,
+    Shutdown,
 };
 use crate::config::problem::{Invalid, quote};
+use crate::config::scalar::Secret;
 use crate::config::tree::Path;
 
 impl Checker<'_> {
@@ -66,7 +68,23 @@ impl Checker<'_> {
             let what = format!("{shown} is taken by a listener, expected a free one");
             self.refuse(&admin.key("address"), what);
         }
-        Some(Admin { address })
+        Some(Admin {
+            address,
+            token: self.token(file.admin.token.as_ref()),
+        })
+    }
+
+    fn token(&mut self, written: Option<&Secret>) -> Option<Secret> {
+        let token = written?;
+        let text = token.reveal();
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let root = Path::Root;
+            let admin = root.key("admin");
+            // Not a word of it may be shown.
+            let what = "is not accepted, expected visible ASCII characters, at least one";
+            self.refuse(&admin.key("token"), what);
+        }
+        Some(token.clone())
     }
 
     pub(super) fn access_log(&mut self, log: &file::AccessLog) -> Option<AccessLog> {
@@ -138,7 +156,10 @@ pub(super) fn server(written: &file::Server) -> Option<Server> {
         Some(threads) => NonZeroUsize::new(threads as usize)?,
         None => cores,
     };
-    Some(Server { threads })
+    Some(Server {
+        threads,
+        watch: written.watch,
+    })
 }
 
 pub(super) fn limits(written: &file::Limits) -> Limits {
@@ -160,6 +181,14 @@ pub(super) fn shutdown(written: &file::Shutdown) -> Shutdown {
     Shutdown {
         delay: written.delay.0,
         drain_timeout: written.drain_timeout.0,
+    }
+}
+
+pub(super) fn maintenance(written: &file::Maintenance) -> Maintenance {
+    Maintenance {
+        enabled: written.enabled,
+        retry_after: written.retry_after.0,
+        message: written.message.clone(),
     }
 }
 

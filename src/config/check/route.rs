@@ -91,6 +91,7 @@ impl Checker<'_> {
                 read: written.timeouts.read.as_ref().map(|duration| duration.0),
             },
             retry_attempts: written.retries.attempts.map(|attempts| attempts as usize),
+            maintenance: written.maintenance,
         })
     }
 

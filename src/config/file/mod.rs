@@ -14,7 +14,7 @@ use std::time::Duration as StdDuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::scalar::{Address, Duration, List, Network, Size};
+use super::scalar::{Address, Duration, List, Network, Secret, Size};
 
 pub use listener_tls::*;
 pub use route::*;
@@ -24,7 +24,8 @@ pub use upstream::*;
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct File {
-    /// The process itself. A change takes effect with the next start.
+    /// The process itself. A change takes effect with the next start or upgrade, that of `watch` at
+    /// once.
     pub server: Server,
     /// Where traffic is accepted. When left out, one listener on `0.0.0.0:8080`.
     pub listeners: Option<List<Listener>>,
@@ -40,6 +41,10 @@ pub struct File {
     pub limits: Limits,
     /// How the process ends after SIGTERM, SIGINT or SIGQUIT.
     pub shutdown: Shutdown,
+    /// Maintenance: every route with an `upstream` answers 503 with `Retry-After`. Health, metrics and
+    /// the admin listener go on, and so do redirects and fixed responses. It can be switched at run
+    /// time on the admin listener.
+    pub maintenance: Maintenance,
     /// The process log, on standard error: start, stop, backends, faults.
     pub log: Log,
     /// The access log: one line for each request.
@@ -54,12 +59,15 @@ pub struct File {
 }
 
 /// See [`File::server`].
-#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Server {
     /// Worker threads. When left out, as many as there are cores.
     #[schemars(range(min = 1, max = 1024))]
     pub threads: Option<u32>,
+    /// Whether a change of this file, or of a file that it refers to with `file:`, is loaded within
+    /// two seconds or so. Without, a reload has to be asked for.
+    pub watch: bool,
 }
 
 /// See [`File::listeners`].
@@ -108,6 +116,24 @@ pub struct Admin {
     pub enabled: bool,
     /// The IP address and port to listen on.
     pub address: Address,
+    /// What callers show as `Authorization: Bearer …` before they may change anything: visible
+    /// ASCII characters. Best a reference, such as `${ADMIN_TOKEN}` or `file:admin.token`. Without
+    /// it nothing can be changed there.
+    #[schemars(extend("examples" = ["${ADMIN_TOKEN}"]))]
+    pub token: Option<Secret>,
+}
+
+/// See [`File::maintenance`].
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Maintenance {
+    /// Whether it is on. The variable `MAINTENANCE_MODE` overrides it.
+    pub enabled: bool,
+    /// When clients are told to come back.
+    #[schemars(extend("x-min" = "1s", "x-max" = "30d"))]
+    pub retry_after: Duration,
+    /// What they are told, in the place of the usual sentence.
+    pub message: Option<String>,
 }
 
 /// See [`File::limits`].
@@ -248,6 +274,7 @@ impl Default for Admin {
         Self {
             enabled: true,
             address: Address(SocketAddr::from(([127, 0, 0, 1], 9090))),
+            token: None,
         }
     }
 }
@@ -264,6 +291,25 @@ impl Default for Limits {
             response_write_timeout: secs(60),
             keepalive_timeout: secs(75),
             max_connections: 50_000,
+        }
+    }
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            threads: None,
+            watch: true,
+        }
+    }
+}
+
+impl Default for Maintenance {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            retry_after: secs(60),
+            message: None,
         }
     }
 }

@@ -41,6 +41,9 @@ pub struct Route {
     pub timeouts: RouteTimeouts,
     /// The route's own retries in the place of its upstream's. Only with `upstream`.
     pub retries: RouteRetries,
+    /// Whether the route is down for maintenance: it answers 503, whatever it does otherwise. See
+    /// the key `maintenance` at the top.
+    pub maintenance: bool,
 }
 
 /// See [`Route::matcher`].
@@ -265,6 +268,7 @@ impl Default for Route {
             max_body_size: Limit(Some(10 << 20)),
             timeouts: RouteTimeouts::default(),
             retries: RouteRetries::default(),
+            maintenance: false,
         }
     }
 }

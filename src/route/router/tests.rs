@@ -37,6 +37,7 @@ fn route(name: &str, paths: &[&str]) -> Route {
         max_body_bytes: None,
         timeouts: TimeoutOverrides::default(),
         retry_attempts: None,
+        maintenance: false,
     }
 }
 

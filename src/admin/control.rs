@@ -1,0 +1,356 @@
+//! What operators can change at run time: they must show a token, and it is written down who did
+//! what.
+//!
+//! Only the bearer token lets a call through, which no browser adds by itself, so a foreign page
+//! cannot make an operator's browser call.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::digest::{SHA256, digest};
+use http::header::{ALLOW, AUTHORIZATION, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use pingora_core::protocols::http::ServerSession;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::answer::{json, refuse};
+use crate::background::reload::{Outcome, Reloader, Trigger};
+use crate::config::Secret;
+use crate::metrics::{AdminCall, Metrics};
+use crate::snapshot::{Live, Snapshot};
+
+/// Far more than a call has to say.
+const MAX_BODY: usize = 4096;
+
+/// For the body of a call.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What can be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    Reload,
+    Maintenance,
+}
+
+impl Call {
+    /// The call behind a path.
+    pub fn at(path: &str) -> Option<Self> {
+        match path {
+            "/reload" => Some(Self::Reload),
+            "/maintenance" => Some(Self::Maintenance),
+            _ => None,
+        }
+    }
+
+    fn allowed(self) -> &'static str {
+        match self {
+            Self::Reload => "POST",
+            Self::Maintenance => "GET, HEAD, POST",
+        }
+    }
+}
+
+/// Carries out the calls.
+pub struct Control {
+    live: Arc<Live>,
+    reloader: Arc<Reloader>,
+    metrics: Arc<Metrics>,
+}
+
+/// Why a caller may not call.
+#[derive(Debug, PartialEq, Eq)]
+enum Refusal {
+    /// There is no token, so nobody may.
+    NoToken,
+    /// None was shown, or another.
+    WrongToken,
+}
+
+/// The body of a call to `/maintenance`.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SwitchMaintenance {
+    enabled: bool,
+    route: Option<String>,
+}
+
+impl Control {
+    /// Over what runs.
+    pub fn new(live: Arc<Live>, reloader: Arc<Reloader>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            live,
+            reloader,
+            metrics,
+        }
+    }
+
+    /// Answers a call, whatever its method.
+    pub(super) async fn answer(
+        &self,
+        call: Call,
+        session: &mut ServerSession,
+    ) -> Response<Vec<u8>> {
+        let method = &session.req_header().method;
+        if matches!(*method, Method::GET | Method::HEAD) && call == Call::Maintenance {
+            return json(StatusCode::OK, &maintenance(&self.live.load()));
+        }
+        if *method != Method::POST {
+            return wrong_method(call);
+        }
+        let peer = session
+            .client_addr()
+            .and_then(|addr| addr.as_inet().copied());
+        let peer = Peer(peer);
+        let token = self.live.load().admin_token.clone();
+        if let Err(refusal) = authorise(token.as_ref(), &session.req_header().headers) {
+            log::warn!("admin: {call:?} refused to {peer}: {refusal:?}");
+            self.metrics.admin_call(AdminCall::Refused);
+            return refuse_caller(&refusal);
+        }
+        let Some(body) = read_body(session).await else {
+            self.metrics.admin_call(AdminCall::Refused);
+            let message = "The body did not arrive in time, or is too large.";
+            return refuse(StatusCode::BAD_REQUEST, "bad_request", message);
+        };
+        let (result, response) = match call {
+            Call::Reload => self.reload(&peer).await,
+            Call::Maintenance => self.switch(&peer, &body).await,
+        };
+        self.metrics.admin_call(result);
+        response
+    }
+
+    async fn reload(&self, peer: &Peer) -> (AdminCall, Response<Vec<u8>>) {
+        log::info!("admin: {peer} asks for a reload");
+        let reloader = Arc::clone(&self.reloader);
+        let reload = tokio::task::spawn_blocking(move || reloader.reload(Trigger::Admin));
+        match reload.await {
+            Ok(outcome) => of_reload(outcome),
+            Err(_) => broke_off(),
+        }
+    }
+
+    async fn switch(&self, peer: &Peer, body: &[u8]) -> (AdminCall, Response<Vec<u8>>) {
+        let Ok(wanted) = serde_json::from_slice::<SwitchMaintenance>(body) else {
+            let message = "Expected {\"enabled\": true or false, \"route\": a name, or left out}.";
+            let refused = refuse(StatusCode::BAD_REQUEST, "bad_request", message);
+            return (AdminCall::Refused, refused);
+        };
+        let (on, route) = (wanted.enabled, wanted.route.clone());
+        let reloader = Arc::clone(&self.reloader);
+        let switch =
+            tokio::task::spawn_blocking(move || reloader.switch_maintenance(on, route.as_deref()));
+        match switch.await {
+            Ok(true) => {
+                let what = wanted.route.as_deref().unwrap_or("everything");
+                let state = if on { "on" } else { "off" };
+                log::warn!("admin: {peer} switches maintenance of {what:?} {state}");
+                let now = json(StatusCode::OK, &maintenance(&self.live.load()));
+                (AdminCall::Done, now)
+            }
+            Ok(false) => {
+                let message = "There is no route of that name.";
+                let refused = refuse(StatusCode::NOT_FOUND, "no_such_route", message);
+                (AdminCall::Refused, refused)
+            }
+            Err(_) => broke_off(),
+        }
+    }
+}
+
+/// What is down for maintenance, as `/maintenance` and `/status` show it.
+pub(super) fn maintenance(snapshot: &Snapshot) -> Value {
+    let on = snapshot
+        .routes
+        .iter()
+        .filter(|route| route.maintenance.is_on());
+    let routes: Vec<&str> = on.map(|route| &*route.name).collect();
+    let switches = snapshot.export();
+    json!({
+        "enabled": snapshot.maintenance.is_on(),
+        "routes": routes,
+        "switched": switches,
+    })
+}
+
+/// Whether the caller may change anything.
+fn authorise(token: Option<&Secret>, headers: &HeaderMap) -> Result<(), Refusal> {
+    let token = token.ok_or(Refusal::NoToken)?;
+    let mut fields = headers.get_all(AUTHORIZATION).iter();
+    let (Some(field), None) = (fields.next(), fields.next()) else {
+        return Err(Refusal::WrongToken);
+    };
+    let shown = bearer(field).ok_or(Refusal::WrongToken)?;
+    // Of digests, so that not even the length of the token can be found out by the clock.
+    let (shown, token) = (
+        digest(&SHA256, shown),
+        digest(&SHA256, token.reveal().as_bytes()),
+    );
+    verify_slices_are_equal(shown.as_ref(), token.as_ref()).map_err(|_| Refusal::WrongToken)
+}
+
+/// The token in a field; the name of the scheme has no case (RFC 9110 section 11.1).
+fn bearer(field: &HeaderValue) -> Option<&[u8]> {
+    const SCHEME: &[u8] = b"bearer ";
+    let (scheme, token) = field.as_bytes().split_at_checked(SCHEME.len())?;
+    scheme
+        .eq_ignore_ascii_case(SCHEME)
+        .then(|| token.trim_ascii())
+}
+
+fn refuse_caller(refusal: &Refusal) -> Response<Vec<u8>> {
+    match refusal {
+        Refusal::NoToken => refuse(
+            StatusCode::FORBIDDEN,
+            "no_token_configured",
+            "Nothing can be changed here until the configuration has admin.token.",
+        ),
+        Refusal::WrongToken => {
+            let message = "Expected Authorization: Bearer with the token of admin.token.";
+            let mut response = refuse(StatusCode::UNAUTHORIZED, "unauthorized", message);
+            let scheme = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+            response
+        }
+    }
+}
+
+fn wrong_method(call: Call) -> Response<Vec<u8>> {
+    let message = "This page does not support the method.";
+    let mut response = refuse(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        message,
+    );
+    let allowed = HeaderValue::from_static(call.allowed());
+    response.headers_mut().insert(ALLOW, allowed);
+    response
+}
+
+fn of_reload(outcome: Outcome) -> (AdminCall, Response<Vec<u8>>) {
+    let done = |result, generation: u64, upgrade_needed: Vec<String>| {
+        let body = json!({
+            "result": result,
+            "generation": generation,
+            "upgrade_needed": upgrade_needed,
+        });
+        (AdminCall::Done, json(StatusCode::OK, &body))
+    };
+    match outcome {
+        Outcome::Reloaded {
+            generation,
+            upgrade_needed,
+        } => done("reloaded", generation, upgrade_needed),
+        Outcome::Unchanged {
+            generation,
+            upgrade_needed,
+        } => done("unchanged", generation, upgrade_needed),
+        Outcome::Invalid {
+            generation,
+            problems,
+        } => {
+            let body = json!({
+                "result": "invalid",
+                "error": "invalid_configuration",
+                "message": "The configuration is not valid; the one before stays in force.",
+                "generation": generation,
+                "problems": problems,
+            });
+            (
+                AdminCall::Failed,
+                json(StatusCode::UNPROCESSABLE_ENTITY, &body),
+            )
+        }
+    }
+}
+
+fn broke_off() -> (AdminCall, Response<Vec<u8>>) {
+    let message = "It broke off; the process log says why.";
+    let status = StatusCode::INTERNAL_SERVER_ERROR;
+    (AdminCall::Failed, refuse(status, "internal", message))
+}
+
+/// The whole body; `None` when it is too slow, too large or broken.
+async fn read_body(session: &mut ServerSession) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    let read = timeout(BODY_TIMEOUT, async {
+        while let Ok(piece) = session.read_request_body().await {
+            let Some(piece) = piece else { return Some(()) };
+            if body.len() + piece.len() > MAX_BODY {
+                return None;
+            }
+            body.extend_from_slice(&piece);
+        }
+        None
+    });
+    let whole = read.await.ok().flatten();
+    if whole.is_none() {
+        // Nobody knows where a next request would begin.
+        session.set_keepalive(None);
+    }
+    whole.map(|()| body)
+}
+
+/// Who called, for the log.
+struct Peer(Option<SocketAddr>);
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(address) => write!(f, "{address}"),
+            None => f.write_str("an unknown peer"),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+mod tests {
+    use super::*;
+
+    fn shown(values: &[&str]) -> HeaderMap {
+        let field = |value: &&str| (AUTHORIZATION, HeaderValue::from_str(value).unwrap());
+        values.iter().map(field).collect()
+    }
+
+    #[test]
+    fn only_the_whole_token_opens() {
+        let token: Secret = serde_json::from_value("s3cret-token".into()).unwrap();
+        let ask = |values: &[&str]| authorise(Some(&token), &shown(values));
+        assert_eq!(ask(&["Bearer s3cret-token"]), Ok(()));
+        assert_eq!(ask(&["bearer  s3cret-token"]), Ok(()));
+        for wrong in [
+            &[][..],
+            &["Bearer"],
+            &["Bearer "],
+            &["Bearer s3cret"],
+            &["Bearer s3cret-token-and-more"],
+            &["Basic s3cret-token"],
+            &["s3cret-token"],
+            &["Bearer s3cret-token", "Bearer s3cret-token"],
+        ] {
+            assert_eq!(ask(wrong), Err(Refusal::WrongToken), "{wrong:?}");
+        }
+        let nobody = authorise(None, &shown(&["Bearer "]));
+        assert_eq!(nobody, Err(Refusal::NoToken));
+    }
+
+    #[test]
+    fn a_call_says_exactly_what_it_wants() {
+        let read = |text: &str| serde_json::from_str::<SwitchMaintenance>(text).ok();
+        assert!(read("{\"enabled\": true}").is_some());
+        assert!(read("{\"enabled\": false, \"route\": \"a\"}").is_some());
+        for wrong in [
+            "",
+            "{}",
+            "{\"enabled\": 1}",
+            "{\"enabled\": true, \"rout\": \"a\"}",
+        ] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
+}
