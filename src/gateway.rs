@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{StatusCode, Version, header};
+use http::{HeaderMap, StatusCode, Version, header};
 use pingora_core::ErrorType::{Custom, InvalidHTTPHeader};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -216,6 +216,17 @@ impl ProxyHttp for Gateway {
             attempt.answered = Some(response.status.as_u16());
             upstream.succeeded(attempt.admitted.backend());
         }
+        forward::note_call_end(context, &response.headers);
+        Ok(())
+    }
+
+    fn upstream_response_trailer_filter(
+        &self,
+        _session: &mut Session,
+        trailers: &mut HeaderMap,
+        context: &mut Context,
+    ) -> Result<()> {
+        forward::note_call_end(context, trailers);
         Ok(())
     }
 

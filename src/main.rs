@@ -8,7 +8,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use edge_gateway::background::reload::Origin;
 use edge_gateway::config::diff::Diff;
 use edge_gateway::config::{self, Loaded, Problems, ProcessEnv};
 use edge_gateway::metrics::{Build, Metrics};
@@ -116,8 +115,7 @@ fn run() -> Result<(), String> {
         None => {}
     }
     let path = config_path(&arguments);
-    let reading = config::read(&path, &ProcessEnv);
-    let mut loaded = reading.result.map_err(|problems| problems.to_string())?;
+    let mut loaded = config::load(&path, &ProcessEnv).map_err(|problems| problems.to_string())?;
     if arguments.health_check {
         return health_check::ask(&loaded.config);
     }
@@ -125,11 +123,7 @@ fn run() -> Result<(), String> {
     if arguments.validate_config {
         return report(&path, &loaded);
     }
-    let origin = Origin {
-        path: Some(path),
-        sources: reading.sources,
-    };
-    start(loaded, origin, None)
+    start(loaded, None)
 }
 
 /// Parses the arguments, with the one-dash spelling that operators are used to.
@@ -197,19 +191,11 @@ fn run_demo(addresses: &demo::Addresses) -> Result<(), String> {
     let backend = demo::start_backend().map_err(|error| format!("demo: backend: {error}"))?;
     let loaded = demo::configuration(addresses, backend, &ProcessEnv)
         .map_err(|problems: Problems| problems.to_string())?;
-    let built_in = Origin {
-        path: None,
-        sources: Vec::new(),
-    };
-    start(loaded, built_in, Some(&demo::announce))
+    start(loaded, Some(&demo::announce))
 }
 
 /// Starts logging and runs the gateway until it is told to stop.
-fn start(
-    loaded: Loaded,
-    origin: Origin,
-    announce: Option<&dyn Fn(&server::Bound)>,
-) -> Result<(), String> {
+fn start(loaded: Loaded, announce: Option<&dyn Fn(&server::Bound)>) -> Result<(), String> {
     let config = &loaded.config;
     let format = match config.log.format {
         config::model::LogFormat::Text => telemetry::Format::Text,
@@ -226,6 +212,5 @@ fn start(
         "gateway {VERSION}, {} worker threads",
         config.server.threads
     );
-    server::run(loaded, origin, metrics, BUILD, announce)
-        .map_err(|error| format!("gateway: {error}"))
+    server::run(loaded, metrics, BUILD, announce).map_err(|error| format!("gateway: {error}"))
 }

@@ -20,7 +20,7 @@ use crate::admin::control::Control;
 use crate::admin::status::Status;
 use crate::background::certificates::Certificates;
 use crate::background::probe::Probes;
-use crate::background::reload::{Opened, Origin, Reloader};
+use crate::background::reload::{Opened, Reloader};
 use crate::background::watch::Watch;
 use crate::config::model::LogOutput;
 use crate::config::{Config, Fault, Loaded};
@@ -83,7 +83,6 @@ pub struct Bound {
 /// Runs the gateway until it is told to stop. Once it serves, `announce` is told where.
 pub fn run(
     loaded: Loaded,
-    origin: Origin,
     metrics: Arc<Metrics>,
     build: Build,
     announce: Option<&dyn Fn(&Bound)>,
@@ -120,7 +119,7 @@ pub fn run(
         .collect();
     let (live, metrics) = (Arc::clone(&gateway.live), Arc::clone(&gateway.metrics));
     let opened = opened(config, &sockets);
-    let reloader = Arc::new(Reloader::new(&loaded, origin, opened, live, metrics));
+    let reloader = Arc::new(Reloader::new(&loaded, opened, live, metrics));
     let server = build_server(&gateway, admin, build, listeners, &reloader);
     start_workers(config, &gateway, sockets, &closing)?;
     // It can be large, and what runs does not need it.

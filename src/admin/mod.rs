@@ -9,6 +9,7 @@ pub mod control;
 pub mod status;
 
 use std::net::TcpListener as StdListener;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use http::Method;
 use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream, ServerApp};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::l4::stream::Stream;
+use pingora_core::protocols::{GetSocketDigest, SocketDigest};
 use pingora_core::server::{ListenFds, ShutdownWatch};
 use pingora_core::services::Service;
 use pingora_http::ResponseHeader;
@@ -118,8 +120,11 @@ async fn accept(listener: TcpListener, app: &Arc<AdminApp>, shutdown: &ShutdownW
     while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let serving = serve(Arc::clone(app), stream.into(), shutdown.clone(), permit);
-                tokio::spawn(serving);
+                // The calls are logged with the peer's address, which is found by the descriptor.
+                let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
+                let mut stream = Stream::from(stream);
+                stream.set_socket_digest(digest);
+                tokio::spawn(serve(Arc::clone(app), stream, shutdown.clone(), permit));
             }
             Err(error) => {
                 log::warn!("admin: cannot accept: {error}");

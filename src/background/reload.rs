@@ -64,14 +64,6 @@ pub enum Outcome {
     },
 }
 
-/// Where the configuration comes from, and what of it runs.
-pub struct Origin {
-    /// The file; `None` for a configuration that is built in.
-    pub path: Option<PathBuf>,
-    /// The files that were read for it.
-    pub sources: Vec<Source>,
-}
-
 /// A listener that is open, and the address that the configuration has for it.
 pub struct Opened {
     /// As configured: port 0 stays 0.
@@ -132,20 +124,19 @@ impl Reloader {
     /// For a process that runs this configuration on these listeners.
     pub fn new(
         loaded: &Loaded,
-        origin: Origin,
         listeners: Vec<Opened>,
         live: Arc<Live>,
         metrics: Arc<Metrics>,
     ) -> Self {
         count_maintenance(&metrics, &live.load());
         Self {
-            path: origin.path,
+            path: loaded.origins.path.clone(),
             live,
             metrics,
             listeners,
             started: loaded.written.without_traffic(),
             state: Mutex::new(State {
-                sources: origin.sources,
+                sources: loaded.origins.sources.clone(),
                 pending: None,
                 watch: loaded.config.server.watch,
                 level: loaded.config.log.level,
@@ -394,19 +385,14 @@ mod tests {
         let path = folder.path().join("gateway.yaml");
         write(&path, text);
         write(&folder.path().join("body"), "hello");
-        let reading = config::read(&path, &ProcessEnv);
-        let loaded = reading.result.unwrap();
+        let loaded = config::load(&path, &ProcessEnv).unwrap();
         let metrics = Arc::new(Metrics::new("gateway"));
         let now = Instant::now();
         let snapshot = Snapshot::compile(&loaded.config, 1, &metrics, now, None).unwrap();
         let live = Arc::new(Live::new(snapshot));
-        let origin = Origin {
-            path: Some(path),
-            sources: reading.sources,
-        };
         let (own, counted) = (Arc::clone(&live), Arc::clone(&metrics));
         Setup {
-            reloader: Reloader::new(&loaded, origin, Vec::new(), own, counted),
+            reloader: Reloader::new(&loaded, Vec::new(), own, counted),
             folder,
             live,
             metrics,

@@ -34,7 +34,7 @@ pub use model::{Config, Secret};
 pub use problem::{Invalid, Origin, Problem, Problems};
 pub use reference::reference;
 pub use schema::schema;
-pub use source::{Source, Stamp};
+pub use source::{Origins, Source, Stamp};
 pub use written::{Branch, Written};
 
 /// Largest configuration file.
@@ -49,13 +49,15 @@ pub struct Loaded {
     pub written: Written,
     /// One sentence each.
     pub warnings: Vec<String>,
+    /// The files that it was read from.
+    pub origins: Origins,
     source: faults::Located,
 }
 
 /// What reading a file came to, and which files that took.
 #[derive(Debug)]
 pub struct Reading {
-    /// The file itself and those that it refers to, as they were when they were read.
+    /// As in [`Origins`], also when something is wrong.
     pub sources: Vec<Source>,
     /// The configuration, or what is wrong with it.
     pub result: Result<Loaded, Problems>,
@@ -80,6 +82,13 @@ pub fn read(path: &Path, env: &dyn Env) -> Reading {
     };
     sources.sort_by(|a, b| a.path.cmp(&b.path));
     sources.dedup();
+    let result = result.map(|loaded| Loaded {
+        origins: Origins {
+            path: Some(path.to_owned()),
+            sources: sources.clone(),
+        },
+        ..loaded
+    });
     Reading { sources, result }
 }
 
@@ -123,6 +132,7 @@ fn understand(
             written: Written::new(file, &config, &tree, schema()),
             config,
             warnings,
+            origins: Origins::default(),
             source: faults::Located::new(origin, tree),
         }),
         _ => {

@@ -41,6 +41,15 @@ pub struct Source {
     pub stamp: Option<Stamp>,
 }
 
+/// Where a configuration came from.
+#[derive(Clone, Debug, Default)]
+pub struct Origins {
+    /// The file itself; `None` for a configuration that is built in.
+    pub path: Option<PathBuf>,
+    /// It and the files that it refers to, as they were when they were read.
+    pub sources: Vec<Source>,
+}
+
 impl Source {
     /// Opens a file, and says which one it was even if that fails.
     pub(super) fn open(path: &Path) -> (Self, io::Result<std::fs::File>) {

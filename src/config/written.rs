@@ -150,11 +150,12 @@ impl Written {
 
     /// Whether this path, or anything below it, is not shown.
     fn hides(&self, at: &str) -> bool {
-        let mut below = self.hidden.range(at.to_owned()..);
-        below.next().is_some_and(|path| {
-            let rest = path.strip_prefix(at);
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-        })
+        let below = |separator: char| {
+            let prefix = format!("{at}{separator}");
+            let mut from = self.hidden.range(prefix.clone()..);
+            from.next().is_some_and(|path| path.starts_with(&prefix))
+        };
+        self.hidden.contains(at) || below('.') || below('[')
     }
 }
 
@@ -186,10 +187,10 @@ fn collect_hidden(node: &Node, schema: &Value, at: &Path<'_>, hidden: &mut BTree
                     collect_hidden(node, schema, &at.item(index), hidden);
                 }
             }
-            (Content::Scalar(scalar), Kind::Scalar) => {
-                if scalar.shown.is_some() || schema["format"] == "secret" {
-                    hidden.insert(at.to_string());
-                }
+            (Content::Scalar(scalar), Kind::Scalar)
+                if scalar.shown.is_some() || schema["format"] == "secret" =>
+            {
+                hidden.insert(at.to_string());
             }
             _ => {}
         }

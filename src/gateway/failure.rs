@@ -129,7 +129,7 @@ impl Gateway {
             }
             (None, Fault::Client(rejection)) => {
                 if rejection == Rejection::RequestTimeout {
-                    count_close(context, ConnectionClose::BodyTimeout);
+                    count_close(session, context, ConnectionClose::BodyTimeout);
                 }
                 rejection
             }
@@ -138,7 +138,7 @@ impl Gateway {
                 return 0;
             }
             (None, Fault::ClientDoesNotRead) => {
-                count_close(context, ConnectionClose::WriteTimeout);
+                count_close(session, context, ConnectionClose::WriteTimeout);
                 context.error = Some("client_not_reading");
                 return 0;
             }
@@ -223,8 +223,9 @@ fn of_backend(error: &Error, begun: bool) -> FailureReason {
     }
 }
 
-fn count_close(context: &Context, reason: ConnectionClose) {
-    if let Some(origin) = &context.origin {
+fn count_close(session: &Session, context: &Context, reason: ConnectionClose) {
+    // Of HTTP/2 only the stream ends.
+    if let (false, Some(origin)) = (session.is_custom(), &context.origin) {
         origin.listener.metrics.closed(reason);
     }
 }

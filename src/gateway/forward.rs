@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use http::request::Parts as RequestParts;
-use http::{HeaderValue, Version, header};
+use http::{HeaderMap, HeaderValue, Version, header};
 use pingora_core::Result;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -14,6 +14,7 @@ use super::{Context, Gateway};
 use crate::context::Attempt;
 use crate::filter::forwarding::{self, Hop};
 use crate::filter::framing;
+use crate::grpc;
 use crate::listener::framing::Framing;
 use crate::route::rewrite;
 use crate::upstream::{self, Purpose};
@@ -87,6 +88,15 @@ fn purpose(session: &Session, context: &Context) -> Purpose {
 pub(super) fn bound_call(session: &mut Session, context: &Context) {
     if let (true, Some(upstream)) = (context.grpc, &context.upstream) {
         session.set_read_timeout(Some(upstream.timeouts.upgraded_idle));
+    }
+}
+
+/// Counts how a backend says that a call ended: in trailers, or in a header that is all there is.
+pub(super) fn note_call_end(context: &Context, fields: &HeaderMap) {
+    if let (true, Some(upstream)) = (context.grpc, &context.upstream)
+        && let Some(status) = fields.get(grpc::STATUS)
+    {
+        upstream.metrics.call_ended(status.as_bytes());
     }
 }
 

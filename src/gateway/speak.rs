@@ -36,10 +36,17 @@ pub(super) async fn fit_to_backend(
         }
         return Ok(());
     }
+    if let Some(origin) = &context.origin {
+        origin.shared.read_in_small_pieces();
+    }
+    if session.is_body_done() {
+        // Of a request without a body Pingora calls nobody when it is sent.
+        super::forward::expect_first_byte(context);
+    }
     for name in &OF_ONE_CONNECTION {
         request.remove_header(name);
     }
-    if wants_trailers(session, request) {
+    if takes_trailers(session) {
         request.insert_header(header::TE, HeaderValue::from_static("trailers"))?;
     }
     if expects_continue(context) {
@@ -56,18 +63,14 @@ pub(super) async fn fit_to_backend(
     Ok(())
 }
 
-/// Whether the client takes trailers, of which Pingora does not tell the backend; gRPC always does.
-fn wants_trailers(session: &Session, request: &RequestHeader) -> bool {
-    let is_grpc = request
-        .headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+/// Whether the client takes trailers, of which Pingora does not tell the backend.
+fn takes_trailers(session: &Session) -> bool {
     let received = &session.req_header().headers;
     let mut accepted = received
         .get_all(header::TE)
         .iter()
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    is_grpc || accepted.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    accepted.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
 /// Whether the client could not tell where this response ends: HTTP/1.0 knows no chunks, and

@@ -48,9 +48,9 @@ pub async fn arrive(
         let patience = limits.handshake_timeout;
         let handshake = handshake::shake_hands(tcp, peer.ip(), listener, terminator, patience);
         let (stream, facts) = Box::pin(handshake).await?;
-        let protocol = match facts.alpn.as_deref() {
-            Some(b"h2") => Protocol::Http2,
-            _ => Protocol::Http1,
+        let protocol = match facts.http2 {
+            true => Protocol::Http2,
+            false => Protocol::Http1,
         };
         return Ok(Arrival {
             transport: Transport::Tls(stream),

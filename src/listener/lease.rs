@@ -24,6 +24,9 @@ use super::arrival::TlsFacts;
 use super::stream::Connection;
 use crate::filter::forwarding::Peer;
 
+/// The largest piece where they are small: a frame of HTTP/2, as it is unless agreed otherwise.
+const SMALL_PIECE: usize = 16 * 1024;
+
 /// The wait for a response's first byte is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no response in time")]
@@ -40,6 +43,8 @@ pub struct Shared {
     pub tls: Option<Arc<TlsFacts>>,
     /// When the response must have begun, in milliseconds since `epoch`; 0 for no deadline.
     first_byte_deadline: AtomicU64,
+    /// Whether the request's body is read in small pieces.
+    small_pieces: AtomicBool,
     /// Set when the gateway answered by itself, completely, and the connection can go on.
     answered: AtomicBool,
     /// Where a lease leaves the connection.
@@ -55,6 +60,7 @@ impl Shared {
             forwarded: Peer::new(peer.ip().to_canonical()),
             tls,
             first_byte_deadline: AtomicU64::new(0),
+            small_pieces: AtomicBool::new(false),
             answered: AtomicBool::new(false),
             returned: Mutex::new(None),
             epoch: Instant::now(),
@@ -68,6 +74,7 @@ impl Shared {
             forwarded: self.forwarded.clone(),
             tls: self.tls.clone(),
             first_byte_deadline: AtomicU64::new(0),
+            small_pieces: AtomicBool::new(false),
             answered: AtomicBool::new(false),
             returned: Mutex::new(None),
             epoch: Instant::now(),
@@ -88,6 +95,16 @@ impl Shared {
     /// The response has begun, or nothing waits for it any longer.
     pub fn first_byte_arrived(&self) {
         self.first_byte_deadline.store(0, Ordering::Relaxed);
+    }
+
+    /// From now on the request's body is read in small pieces.
+    ///
+    /// While Pingora waits for room to send a piece to an HTTP/2 backend, it takes nothing of the
+    /// response. A backend that answers as it reads would wait for the gateway then, and the gateway
+    /// for it. Between two pieces Pingora takes several of the response: the smaller they are, the
+    /// less of it is left to wait.
+    pub fn read_in_small_pieces(&self) {
+        self.small_pieces.store(true, Ordering::Relaxed);
     }
 
     /// A complete response of the gateway's own was written.
@@ -112,6 +129,7 @@ impl Shared {
             .unwrap_or_else(PoisonError::into_inner)
             .take()?;
         self.first_byte_arrived();
+        self.small_pieces.store(false, Ordering::Relaxed);
         Some((connection, self.answered.swap(false, Ordering::Relaxed)))
     }
 }
@@ -160,8 +178,18 @@ impl AsyncRead for Lease {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let deadline = self.shared.first_byte_deadline();
+        let small_pieces = self.shared.small_pieces.load(Ordering::Relaxed);
         let connection = self.connection()?;
-        let read = connection.poll_request(context, buffer);
+        let read = if small_pieces {
+            let room = buffer.remaining().min(SMALL_PIECE);
+            let mut piece = ReadBuf::new(buffer.initialize_unfilled_to(room));
+            let read = connection.poll_request(context, &mut piece);
+            let filled = piece.filled().len();
+            buffer.advance(filled);
+            read
+        } else {
+            connection.poll_request(context, buffer)
+        };
         if read.is_ready() {
             return read;
         }

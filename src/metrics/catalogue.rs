@@ -98,6 +98,10 @@ pub(super) const BACKEND_RETRIES: Definition = counter(
     "backend_retries_total",
     "Attempts after the first, by what made them necessary.",
 );
+pub(super) const UPSTREAM_GRPC_ERRORS: Definition = counter(
+    "upstream_grpc_errors_total",
+    "gRPC calls that a backend ended with a code other than OK.",
+);
 pub(super) const POOL_IN_USE: Definition = gauge(
     "connection_pool_in_use",
     "Connections to backends that carry a request.",

@@ -7,6 +7,7 @@
 mod backend;
 mod catalogue;
 mod family;
+mod grpc;
 mod histogram;
 mod label;
 mod listener;
@@ -28,9 +29,12 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
 
 pub use self::backend::{BackendMetrics, ProbeResult};
+pub use self::grpc::GrpcCode;
 pub use self::histogram::Histogram;
 pub use self::label::MethodLabel;
-pub use self::listener::{ConnectionClose, ConnectionGuard, InFlightGuard, ListenerMetrics};
+pub use self::listener::{
+    ConnectionClose, ConnectionGuard, Http2Guard, InFlightGuard, ListenerMetrics,
+};
 pub use self::render::{Format, render};
 pub use self::route::RouteMetrics;
 pub use self::tls::{HandshakeFailure, TlsMetrics};

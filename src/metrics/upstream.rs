@@ -9,6 +9,7 @@ use prometheus::proto::MetricFamily;
 
 use super::catalogue;
 use super::family::Family;
+use super::grpc::GrpcCode;
 use super::histogram::Histogram;
 use super::label::{Counts, Label, label};
 use super::shared::SharedConnection;
@@ -62,6 +63,7 @@ pub struct UpstreamMetrics {
     duration: Histogram,
     failures: Counts<{ FailureReason::ALL.len() }>,
     retries: Counts<{ RetryReason::ALL.len() }>,
+    grpc_errors: Counts<{ GrpcCode::ALL.len() }>,
     pool_reused: AtomicU64,
     pool_created: AtomicU64,
     pool_in_use: AtomicI64,
@@ -75,6 +77,7 @@ impl Default for UpstreamMetrics {
             duration: Histogram::of_seconds(),
             failures: Counts::default(),
             retries: Counts::default(),
+            grpc_errors: Counts::default(),
             pool_reused: AtomicU64::new(0),
             pool_created: AtomicU64::new(0),
             pool_in_use: AtomicI64::new(0),
@@ -99,6 +102,14 @@ impl UpstreamMetrics {
     /// Counts a further attempt.
     pub fn retried(&self, reason: RetryReason) {
         self.retries.inc(reason);
+    }
+
+    /// Counts a gRPC call that a backend ended with this `grpc-status`, unless that is OK.
+    pub fn call_ended(&self, status: &[u8]) {
+        match GrpcCode::read(status) {
+            GrpcCode::Ok => {}
+            code => self.grpc_errors.inc(code),
+        }
     }
 
     /// States that a connection to a backend was made.
@@ -173,6 +184,7 @@ pub(super) fn collect(
     let mut durations = Family::new(namespace, &catalogue::BACKEND_DURATION);
     let mut failures = Family::new(namespace, &catalogue::BACKEND_FAILURES);
     let mut retries = Family::new(namespace, &catalogue::BACKEND_RETRIES);
+    let mut grpc_errors = Family::new(namespace, &catalogue::UPSTREAM_GRPC_ERRORS);
     let mut pool = Pool::new(namespace);
     for (upstream, metrics) in held {
         let own = ("backend_service", &**upstream);
@@ -186,9 +198,12 @@ pub(super) fn collect(
         for (reason, count) in metrics.retries.read::<RetryReason>() {
             retries.count(&[own, ("reason", reason)], count);
         }
+        for (code, count) in metrics.grpc_errors.read::<GrpcCode>() {
+            grpc_errors.count(&[own, ("grpc_code", code)], count);
+        }
         pool.add(own, metrics);
     }
-    out.extend([requests, durations, failures, retries].map(Family::finish));
+    out.extend([requests, durations, failures, retries, grpc_errors].map(Family::finish));
     out.extend([pool.in_use, pool.idle, pool.reused, pool.created].map(Family::finish));
 }
 

@@ -31,7 +31,7 @@ pub(super) struct Peers {
     protocol: Protocol,
     /// How often its HTTP/2 connections were given up; makes a part of the pool's key.
     generation: AtomicU64,
-    /// When it last answered, in milliseconds since `epoch`; kept where connections are shared.
+    /// When it last answered, in microseconds since `epoch`; kept where connections are shared.
     answered: AtomicU64,
     epoch: Instant,
 }
@@ -98,7 +98,7 @@ impl Peers {
     /// The backend answered.
     pub(super) fn answered(&self) {
         if self.may_share() {
-            self.answered.store(self.millis(Instant::now()), Relaxed);
+            self.answered.store(self.micros(Instant::now()), Relaxed);
         }
     }
 
@@ -108,7 +108,7 @@ impl Peers {
     /// all was answered since the attempt began, that is what it looks like, and the next request
     /// gets a new connection. When there were answers, the request alone was slow.
     pub(super) fn waited_in_vain(&self, started: Instant) -> bool {
-        let hangs = self.may_share() && self.answered.load(Relaxed) < self.millis(started);
+        let hangs = self.may_share() && self.answered.load(Relaxed) < self.micros(started);
         if hangs {
             self.generation.fetch_add(1, Relaxed);
         }
@@ -116,8 +116,8 @@ impl Peers {
     }
 
     /// One more than the time, so that 0 is before everything.
-    fn millis(&self, at: Instant) -> u64 {
-        at.saturating_duration_since(self.epoch).as_millis() as u64 + 1
+    fn micros(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.epoch).as_micros() as u64 + 1
     }
 }
 

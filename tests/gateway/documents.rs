@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use crate::support::client::get;
 use crate::support::command::{binary, finish};
+use crate::support::h2::{H2, request};
 use crate::support::metrics::parse;
 use crate::support::tls::Authority;
 use crate::support::wait::until;
-use crate::support::{DeadPort, Gateway, Origin};
+use crate::support::{DeadPort, Gateway, Origin, Script};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -190,23 +191,30 @@ fn busy_gateway(origin: &Origin) -> Gateway {
     let authority = Authority::new();
     authority.store("a", &["a.test"]);
     let at = authority.folder().display();
+    let failing = "HTTP/1.1 200 OK\r\nGrpc-Status: 14\r\nContent-Length: 0\r\n\r\n";
+    let calls = Origin::script(Script::new().read_body().send(failing));
     let gateway = Gateway::start(&format!(
         "listeners:
-  - {{ name: main, address: 127.0.0.1:0 }}
+  - {{ name: main, address: 127.0.0.1:0, h2c: true }}
   - name: secure
     address: 127.0.0.1:0
     tls:
       certificates: [{{ cert: {at}/a.crt, key: {at}/a.key }}]
       client_auth: {{ mode: optional, ca: {at}/ca.pem }}
 upstreams:
+  calls: {{ backends: ['{}'] }}
   good: {{ backends: ['{}'], health_check: {{ interval: 100ms, timeout: 100ms }} }}
   dead: {{ backends: ['{}'] }}
 routes:
+  - {{ name: calls, match: {{ path: /call }}, upstream: calls }}
   - {{ name: good, match: {{ path: /good }}, upstream: good }}
   - {{ name: dead, match: {{ path: /dead }}, upstream: dead }}",
+        calls.address(),
         origin.address(),
         dead.address()
     ));
+    let call = request("POST", "/call").header("content-type", "application/grpc");
+    assert_eq!(H2::connect(gateway.addr()).send(call, "x").status, 200);
     assert_eq!(get(gateway.addr(), "/good?a=b").status, 200);
     assert_eq!(get(gateway.addr(), "/dead").status, 502);
     assert_eq!(gateway.connect().exchange("GET\r\n\r\n").status, 400);
@@ -215,6 +223,8 @@ routes:
     let setup = authority.client().showing(&authority.issue_client("app"));
     let mut client = setup.connect(secure, "a.test").unwrap();
     assert_eq!(client.get("a.test", "/good?tls").status, 200);
+    // Refused, and counted.
+    assert_eq!(gateway.call("/reload", "", "").status, 403);
     gateway
 }
 

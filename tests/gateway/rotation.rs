@@ -1,4 +1,4 @@
-//! SIGHUP: the access log's file is opened anew, and nothing else happens.
+//! SIGHUP: the access log's file is opened anew, before the configuration is loaded.
 
 use crate::support::client::get;
 use crate::support::{Gateway, eventually};

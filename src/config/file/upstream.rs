@@ -220,7 +220,7 @@ impl Default for Http2 {
     fn default() -> Self {
         Self {
             max_streams: 100,
-            stream_window: Size(256 * 1024),
+            stream_window: Size(512 * 1024),
             ping_interval: None,
         }
     }

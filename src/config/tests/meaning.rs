@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::super::model::{Action, LogFormat, LogOutput, Rewrite, ValueMatch};
+use super::super::model::{Action, LogFormat, LogOutput, Protocol, Rewrite, ValueMatch};
 use super::super::pattern::{PathPattern, Tail};
 use super::*;
 
@@ -90,6 +90,36 @@ fn routes_refer_to_upstreams_by_name_or_url() {
     assert_eq!(split(0), [(2, 1)]);
     assert_eq!(split(1), [(0, 1)]);
     assert_eq!(split(2), [(0, 3), (1, 1)]);
+}
+
+#[test]
+fn a_url_says_what_is_spoken_with_the_backend() {
+    let authority = include_bytes!("../../tls/nobody.der").to_vec();
+    let env = env()
+        .with_authority(authority.clone())
+        .with_host("a.test", &["10.0.0.7".parse().unwrap()]);
+    let text = "routes:\n\
+         - { match: { path: /p }, upstream: 'http://a.test' }\n\
+         - { match: { path: /h }, upstream: 'h2c://a.test' }\n\
+         - { match: { path: /s }, upstream: 'https://A.test/' }\n\
+         - { match: { path: /t }, upstream: 'https://a.test:443' }\n";
+    let config = parsed(text, &env).unwrap().config;
+    let upstreams: Vec<_> = config
+        .upstreams
+        .iter()
+        .map(|u| (&*u.name, u.protocol, &*u.backends[0].name, u.tls.is_some()))
+        .collect();
+    assert_eq!(
+        upstreams,
+        [
+            ("a.test:80", Protocol::Http1, "a.test:80", false),
+            ("h2c://a.test:80", Protocol::Http2, "a.test:80", false),
+            ("https://a.test:443", Protocol::Http1, "a.test:443", true),
+        ]
+    );
+    let tls = config.upstreams[2].tls.as_ref().unwrap();
+    assert!(tls.verify && tls.authorities.iter().eq([&authority]));
+    assert_eq!(&*config.upstreams[2].backends[0].server_name, "a.test");
 }
 
 #[test]

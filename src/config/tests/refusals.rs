@@ -215,9 +215,10 @@ fn upstreams_have_backends_that_can_be_dialled() {
 }
 
 #[test]
-fn a_url_in_the_place_of_an_upstream_is_plain() {
+fn a_url_in_the_place_of_an_upstream_has_nothing_but_a_host() {
     let url = |url: &str| only(&format!("routes: [{{ upstream: '{url}' }}]"));
-    assert!(url("https://127.0.0.1").contains("TLS to backends is not supported yet"));
+    let needs = "routes[0].upstream.tls: needs the authorities that the system trusts";
+    assert!(url("https://127.0.0.1").contains(needs));
     assert!(url("http://127.0.0.1:1/api").contains("has a path or query"));
     assert!(url("http://127.0.0.1:1?x").contains("has a path or query"));
     assert!(url("http://a:b@127.0.0.1:1").contains("user name or password"));

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::client::{Client, get};
+use super::client::{Client, Response, get, request};
 use super::command::{Finished, binary, finish};
 use super::metrics;
 use super::origin::Origin;
@@ -180,6 +180,26 @@ impl Gateway {
     /// The folder of the configuration file.
     pub fn directory(&self) -> &Path {
         self.directory.as_ref().expect("a folder").path()
+    }
+
+    /// Replaces the configuration file, as editors do: a new file takes the place of the old one.
+    pub fn rewrite(&self, yaml: &str) {
+        let fresh = self.directory().join("gateway.yaml.new");
+        std::fs::write(&fresh, complete(yaml)).expect("write");
+        std::fs::rename(fresh, self.directory().join("gateway.yaml")).expect("rename");
+    }
+
+    /// A call on the admin listener, with this token.
+    #[track_caller]
+    pub fn call(&self, path: &str, token: &str, body: &str) -> Response {
+        let header = format!("Authorization: Bearer {token}");
+        request(self.admin(), "POST", path, &[&header], body.as_bytes())
+    }
+
+    /// The status page.
+    #[track_caller]
+    pub fn status(&self) -> Value {
+        get(self.admin(), "/status").json()
     }
 
     /// Standard error so far.

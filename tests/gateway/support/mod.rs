@@ -6,6 +6,7 @@ pub mod client;
 pub mod command;
 pub mod dead_port;
 pub mod gateway;
+pub mod h2;
 pub mod metrics;
 pub mod modern_origin;
 pub mod origin;

@@ -222,8 +222,7 @@ impl Shared {
             let accepted = tokio::select! {
                 accepted = connection.accept() => accepted,
                 _ = farewells.changed() => {
-                    // At once, as a server does that is in a hurry: what is on its way is refused.
-                    connection.abrupt_shutdown(h2::Reason::NO_ERROR);
+                    connection.graceful_shutdown();
                     continue;
                 }
                 _ = frozen.changed() => std::future::pending().await,
@@ -245,10 +244,8 @@ impl Shared {
             let act = (self.decide)(&asked);
             let shared = Arc::clone(&self);
             tokio::spawn(async move {
-                // Streams end in many ways; the client tells what came of it.
-                if let Err(error) = answer(act, &asked, body, respond).await
-                    && let (true, Some(reason)) = (error.is_remote(), error.reason())
-                {
+                // Streams end in many ways; the client tells what came of the others.
+                if let Ok(Some(reason)) = answer(act, &asked, body, respond).await {
                     shared.resets.lock().unwrap().push(reason);
                 }
             });
@@ -322,29 +319,34 @@ fn describe(asked: &Asked, body_length: usize) -> String {
     .to_string()
 }
 
+/// Does what it is told; the answer is how the client ended a stream that was left open.
 async fn answer(
     act: Act,
     asked: &Asked,
     mut body: RecvStream,
     mut respond: SendResponse<Bytes>,
-) -> Result<(), h2::Error> {
+) -> Result<Option<h2::Reason>, h2::Error> {
     let ok = || Response::new(());
     match act {
         Act::Describe => {
             let length = read(&mut body).await?;
             let text = describe(asked, length);
-            let mut stream = respond.send_response(ok(), false)?;
-            send(&mut stream, text.into(), true).await
+            let is_head = asked.method == "HEAD";
+            let mut stream = respond.send_response(ok(), is_head)?;
+            if !is_head {
+                send(&mut stream, text.into(), true).await?;
+            }
+            Ok(None)
         }
         Act::Reset(reason) => {
             respond.send_reset(reason);
-            Ok(())
+            Ok(None)
         }
         Act::Hang => {
             read(&mut body).await?;
-            Err(std::future::poll_fn(|context| respond.poll_reset(context))
-                .await?
-                .into())
+            std::future::poll_fn(|context| respond.poll_reset(context))
+                .await
+                .map(Some)
         }
         Act::Bytes(length) => {
             read(&mut body).await?;
@@ -355,19 +357,19 @@ async fn answer(
                 left -= piece;
                 send(&mut stream, vec![b'x'; piece].into(), left == 0).await?;
             }
-            Ok(())
+            Ok(None)
         }
         Act::Status(status) => {
             let mut response = ok();
             *response.status_mut() = StatusCode::from_u16(status).expect("a status");
-            respond.send_response(response, true).map(drop)
+            respond.send_response(response, true).map(|_| None)
         }
         Act::Break(reason) => {
             let mut stream = respond.send_response(ok(), false)?;
             send(&mut stream, "half".into(), false).await?;
             tokio::time::sleep(Duration::from_millis(50)).await;
             stream.send_reset(reason);
-            Ok(())
+            Ok(None)
         }
         Act::Stream => {
             let mut stream = respond.send_response(ok(), false)?;
@@ -378,21 +380,21 @@ async fn answer(
             }
             let mut trailers = HeaderMap::new();
             trailers.insert("grpc-status", "0".parse().expect("a value"));
-            stream.send_trailers(trailers)
+            stream.send_trailers(trailers).map(|()| None)
         }
         Act::TrailersOnly => {
             let mut response = ok();
             response
                 .headers_mut()
                 .insert("grpc-status", "5".parse().expect("a value"));
-            respond.send_response(response, true).map(drop)
+            respond.send_response(response, true).map(|_| None)
         }
         Act::HangInBody => {
             let mut stream = respond.send_response(ok(), false)?;
             send(&mut stream, "half".into(), false).await?;
-            Err(std::future::poll_fn(|context| stream.poll_reset(context))
-                .await?
-                .into())
+            std::future::poll_fn(|context| stream.poll_reset(context))
+                .await
+                .map(Some)
         }
     }
 }
