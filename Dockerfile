@@ -1,5 +1,6 @@
 # Build: docker build --build-arg GATEWAY_COMMIT="$(git rev-parse --short HEAD)" -t gateway .
-# Run:   docker run --read-only -p 8080:8080 -v "$PWD/conf:/app/conf:ro" gateway
+# Run:   docker run --read-only --tmpfs /run/gateway:uid=65532,mode=0700 -p 8080:8080 \
+#            -v "$PWD/conf:/app/conf:ro" gateway
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /build
@@ -29,10 +30,13 @@ LABEL org.opencontainers.image.title="gateway" \
 WORKDIR /app
 COPY --from=build /build/target/release/gateway /app/gateway
 COPY conf /app/conf
+# The socket of upgrades is here.
+RUN install -d -o 65532 -g 65532 -m 0700 /run/gateway
 # A number, so that an orchestrator can verify that it is not root.
 USER 65532:65532
 # Traffic, and the operators' listener where the configuration opens it beyond loopback.
 EXPOSE 8080 9090
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
     CMD ["/app/gateway", "--health-check"]
-ENTRYPOINT ["/app/gateway"]
+# It stays while gateways succeed each other, and ends with the last one.
+ENTRYPOINT ["/app/gateway", "supervise", "--"]

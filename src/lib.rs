@@ -5,6 +5,10 @@
 
 pub mod server;
 
+pub mod drain;
+pub mod supervise;
+pub mod upgrade;
+
 pub mod lifecycle;
 
 pub mod listener;
@@ -32,5 +36,6 @@ pub mod admin;
 pub mod background;
 pub mod config;
 pub mod demo;
+pub mod notify;
 pub mod snapshot;
 pub mod telemetry;

@@ -32,6 +32,8 @@ impl Condition {
 
 /// Apart from the bits of all conditions.
 const DRAINING: u8 = 1 << 7;
+/// A successor takes the requests: the service is as ready as it was.
+const SUCCEEDED: u8 = 1 << 6;
 
 /// Where in its life the process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +62,7 @@ impl State {
 pub struct Lifecycle {
     flags: AtomicU8,
     in_flight: AtomicUsize,
+    open: AtomicUsize,
     waiting: AtomicUsize,
     idle: Notify,
 }
@@ -73,6 +76,12 @@ impl Lifecycle {
     /// Ends readiness for good. Says whether this was the call that did.
     pub fn begin_drain(&self) -> bool {
         self.flags.fetch_or(DRAINING, SeqCst) & DRAINING == 0
+    }
+
+    /// Begins to drain because a successor has taken over. Whoever still asks here is told that the
+    /// service is ready, because it is.
+    pub fn begin_succession(&self) {
+        self.flags.fetch_or(DRAINING | SUCCEEDED, SeqCst);
     }
 
     /// Where in its life the process is.
@@ -89,7 +98,12 @@ impl Lifecycle {
 
     /// Whether requests are welcome.
     pub fn is_ready(&self) -> bool {
-        self.state() == State::Ready
+        self.not_ready_reasons().is_empty()
+    }
+
+    /// Whether it is ending because another process has taken over.
+    pub fn has_successor(&self) -> bool {
+        self.flags.load(SeqCst) & SUCCEEDED != 0
     }
 
     /// Whether the process is ending.
@@ -101,7 +115,8 @@ impl Lifecycle {
     pub fn not_ready_reasons(&self) -> Vec<&'static str> {
         let flags = self.flags.load(SeqCst);
         let unmet = Condition::ALL.iter().filter(|c| flags & c.bit() == 0);
-        let draining = (flags & DRAINING != 0).then_some("draining");
+        let ends_service = flags & (DRAINING | SUCCEEDED) == DRAINING;
+        let draining = ends_service.then_some("draining");
         unmet.map(|c| c.as_str()).chain(draining).collect()
     }
 
@@ -116,12 +131,30 @@ impl Lifecycle {
         self.in_flight.load(SeqCst)
     }
 
-    /// Waits until nothing is in flight. The caller sets the deadline.
+    /// Counts a client's connection as open until the guard is dropped.
+    pub fn open(self: &Arc<Self>) -> Open {
+        self.open.fetch_add(1, SeqCst);
+        Open(Arc::clone(self))
+    }
+
+    /// Clients' connections that are open.
+    pub fn connections(&self) -> usize {
+        self.open.load(SeqCst)
+    }
+
+    fn ended(&self, counted: &AtomicUsize) {
+        let last = counted.fetch_sub(1, SeqCst) == 1;
+        if last && self.waiting.load(SeqCst) > 0 {
+            self.idle.notify_waiters();
+        }
+    }
+
+    /// Waits until nothing is in flight and no connection is open. The caller sets the deadline.
     pub async fn idle(&self) {
         let _waiting = Waiting::on(self);
         loop {
             let notified = self.idle.notified();
-            if self.in_flight() == 0 {
+            if self.in_flight() == 0 && self.connections() == 0 {
                 return;
             }
             notified.await;
@@ -135,10 +168,17 @@ pub struct InFlight(Arc<Lifecycle>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let last = self.0.in_flight.fetch_sub(1, SeqCst) == 1;
-        if last && self.0.waiting.load(SeqCst) > 0 {
-            self.0.idle.notify_waiters();
-        }
+        self.0.ended(&self.0.in_flight);
+    }
+}
+
+/// A client's connection while it is open.
+#[derive(Debug)]
+pub struct Open(Arc<Lifecycle>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.ended(&self.0.open);
     }
 }
 
@@ -178,6 +218,27 @@ mod tests {
         life.met(Condition::Config);
         assert_eq!(life.state(), State::Draining);
         assert_eq!(life.not_ready_reasons(), ["draining"]);
+    }
+
+    #[test]
+    fn a_process_with_a_successor_drains_and_is_ready_all_the_same() {
+        let life = Lifecycle::default();
+        life.met(Condition::Config);
+        life.met(Condition::Listeners);
+        life.begin_succession();
+        assert_eq!(life.state(), State::Draining);
+        assert!(life.is_ready() && life.is_draining());
+    }
+
+    #[test]
+    fn an_open_connection_is_waited_for() {
+        let life = Arc::new(Lifecycle::default());
+        let open = life.open();
+        assert_eq!((life.in_flight(), life.connections()), (0, 1));
+        let mut idle = Box::pin(life.idle());
+        assert_eq!((&mut idle).now_or_never(), None);
+        drop(open);
+        assert_eq!((&mut idle).now_or_never(), Some(()));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod health_check;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,7 +12,10 @@ use clap::{Parser, Subcommand};
 use edge_gateway::config::diff::Diff;
 use edge_gateway::config::{self, Loaded, Problems, ProcessEnv};
 use edge_gateway::metrics::{Build, Metrics};
-use edge_gateway::{demo, server, telemetry, tls};
+use edge_gateway::upgrade::place::Place;
+use edge_gateway::upgrade::predecessor::Predecessor;
+use edge_gateway::upgrade::{self, Succession};
+use edge_gateway::{demo, server, supervise, telemetry, tls};
 
 /// It gives memory back after a burst and leaves untouched pages of idle connections unmapped.
 #[global_allocator]
@@ -29,17 +33,8 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("GATEWAY_COM
 #[derive(Parser)]
 #[command(name = "gateway", version = VERSION, args_conflicts_with_subcommands = true)]
 struct Arguments {
-    /// The configuration file.
-    #[arg(
-        short = 'c',
-        long = "conf",
-        value_name = "FILE",
-        conflicts_with = "file"
-    )]
-    conf: Option<PathBuf>,
-    /// The configuration file [default: $GATEWAY_CONFIG, then conf/gateway.yaml]
-    #[arg(value_name = "FILE")]
-    file: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigArguments,
     /// Check the configuration, print every problem, and exit with 0 or 1.
     #[arg(short = 't', long)]
     validate_config: bool,
@@ -55,11 +50,35 @@ struct Arguments {
     /// Reserved: run in the background.
     #[arg(short = 'd', long)]
     daemon: bool,
-    /// Reserved: take the sockets over from a running gateway.
-    #[arg(short = 'u', long)]
+    /// Take the sockets over from the running gateway, and serve beside it until it ends.
+    #[arg(short = 'u', long, overrides_with = "upgrade")]
     upgrade: bool,
     #[command(subcommand)]
     command: Option<Command>,
+}
+
+#[derive(clap::Args)]
+struct ConfigArguments {
+    /// The configuration file.
+    #[arg(
+        short = 'c',
+        long = "conf",
+        value_name = "FILE",
+        conflicts_with = "file"
+    )]
+    conf: Option<PathBuf>,
+    /// The configuration file [default: $GATEWAY_CONFIG, then conf/gateway.yaml]
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+impl ConfigArguments {
+    fn path(&self) -> PathBuf {
+        let given = self.conf.clone().or_else(|| self.file.clone());
+        given
+            .or_else(|| std::env::var_os("GATEWAY_CONFIG").map(PathBuf::from))
+            .unwrap_or_else(|| PathBuf::from("conf/gateway.yaml"))
+    }
 }
 
 #[derive(Subcommand)]
@@ -73,11 +92,23 @@ enum Command {
         /// The configuration behind.
         new: PathBuf,
     },
+    /// Ask the running gateway to replace itself, and wait until its successor serves.
+    Upgrade(ConfigArguments),
+    /// Run a gateway and its successors below this process, for containers.
+    Supervise {
+        /// The gateway's arguments.
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "ARGUMENTS"
+        )]
+        arguments: Vec<OsString>,
+    },
 }
 
 fn main() -> ExitCode {
     match run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(message) => {
             // Standard error may be closed; there is nobody left to tell then.
             let _ = writeln!(std::io::stderr(), "{message}");
@@ -87,18 +118,35 @@ fn main() -> ExitCode {
 }
 
 /// Does what the arguments ask for. The error is what the operator is told, one line a problem.
-fn run() -> Result<(), String> {
+fn run() -> Result<ExitCode, String> {
     let arguments = match parse_arguments() {
         Ok(arguments) => arguments,
         // Help and version are no errors, and printed like the others.
         Err(error) if !error.use_stderr() => {
-            return error.print().map_err(|error| error.to_string());
+            let printed = error.print().map_err(|error| error.to_string());
+            return printed.map(|()| ExitCode::SUCCESS);
         }
         Err(error) => return Err(error.render().to_string().trim_end().to_owned()),
     };
-    if arguments.daemon || arguments.upgrade {
+    let done = match &arguments.command {
+        Some(Command::Supervise { arguments }) => {
+            return supervise::run(arguments)
+                .map(ExitCode::from)
+                .map_err(|error| format!("supervise: {error}"));
+        }
+        Some(Command::Demo(addresses)) => run_demo(addresses),
+        Some(Command::Diff { old, new }) => compare(old, new),
+        Some(Command::Upgrade(config)) => ask_for_successor(config),
+        None => run_gateway(&arguments),
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+/// Prints, checks, or serves.
+fn run_gateway(arguments: &Arguments) -> Result<(), String> {
+    if arguments.daemon {
         return Err(
-            "gateway: -d and -u are reserved and do nothing yet; run it in the foreground \
+            "gateway: -d is reserved and does nothing yet; run it in the foreground \
                     under systemd or a container runtime"
                 .to_owned(),
         );
@@ -109,21 +157,56 @@ fn run() -> Result<(), String> {
     if arguments.print_reference {
         return print(&config::reference());
     }
-    match &arguments.command {
-        Some(Command::Demo(addresses)) => return run_demo(addresses),
-        Some(Command::Diff { old, new }) => return compare(old, new),
-        None => {}
+    let path = arguments.config.path();
+    let mut succession = Succession::default();
+    if arguments.upgrade {
+        succession.predecessor = Predecessor::that_started_us()
+            .transpose()
+            .map_err(|error| no_predecessor(&error))?;
     }
-    let path = config_path(&arguments);
-    let mut loaded = config::load(&path, &ProcessEnv).map_err(|problems| problems.to_string())?;
+    let outcome = serve_file(arguments, &path, &mut succession);
+    if let (Err(reason), Some(predecessor)) = (&outcome, succession.predecessor.take()) {
+        predecessor.failed(reason);
+    }
+    outcome
+}
+
+fn serve_file(
+    arguments: &Arguments,
+    path: &Path,
+    succession: &mut Succession,
+) -> Result<(), String> {
+    let mut loaded = config::load(path, &ProcessEnv).map_err(|problems| problems.to_string())?;
     if arguments.health_check {
         return health_check::ask(&loaded.config);
     }
     check_tls(&mut loaded).map_err(|problems| problems.to_string())?;
     if arguments.validate_config {
-        return report(&path, &loaded);
+        return report(path, &loaded);
     }
-    start(loaded, None)
+    let place = Place::new(loaded.config.server.upgrade_socket.as_deref(), path);
+    if arguments.upgrade && succession.predecessor.is_none() {
+        let predecessor = Predecessor::at(&place).map_err(|error| no_predecessor(&error))?;
+        succession.predecessor = Some(predecessor);
+    }
+    succession.place = Some(place);
+    start(loaded, succession, None)
+}
+
+fn no_predecessor(error: &std::io::Error) -> String {
+    format!("gateway: -u: no running gateway hands its sockets over: {error}")
+}
+
+/// Asks the gateway that runs this configuration for its successor, if the configuration is good.
+fn ask_for_successor(config: &ConfigArguments) -> Result<(), String> {
+    let path = config.path();
+    let loaded = config::load(&path, &ProcessEnv).map_err(|problems| problems.to_string())?;
+    let server = &loaded.config.server;
+    let place = Place::new(server.upgrade_socket.as_deref(), &path);
+    upgrade::command::run(&place, server.upgrade_timeout, |text| {
+        // Whoever started it may not want to know.
+        let _ = print(&format!("upgrade: {text}\n"));
+    })
 }
 
 /// Parses the arguments, with the one-dash spelling that operators are used to.
@@ -146,13 +229,6 @@ fn check_tls(loaded: &mut Loaded) -> Result<(), Problems> {
     }
     loaded.warnings.extend(report.warnings);
     Ok(())
-}
-
-fn config_path(arguments: &Arguments) -> PathBuf {
-    let given = arguments.conf.clone().or_else(|| arguments.file.clone());
-    given
-        .or_else(|| std::env::var_os("GATEWAY_CONFIG").map(PathBuf::from))
-        .unwrap_or_else(|| PathBuf::from("conf/gateway.yaml"))
 }
 
 /// Tells that the file is good, and what is odd about the environment.
@@ -191,11 +267,15 @@ fn run_demo(addresses: &demo::Addresses) -> Result<(), String> {
     let backend = demo::start_backend().map_err(|error| format!("demo: backend: {error}"))?;
     let loaded = demo::configuration(addresses, backend, &ProcessEnv)
         .map_err(|problems: Problems| problems.to_string())?;
-    start(loaded, Some(&demo::announce))
+    start(loaded, &mut Succession::default(), Some(&demo::announce))
 }
 
 /// Starts logging and runs the gateway until it is told to stop.
-fn start(loaded: Loaded, announce: Option<&dyn Fn(&server::Bound)>) -> Result<(), String> {
+fn start(
+    loaded: Loaded,
+    succession: &mut Succession,
+    announce: Option<&dyn Fn(&server::Bound)>,
+) -> Result<(), String> {
     let config = &loaded.config;
     let format = match config.log.format {
         config::model::LogFormat::Text => telemetry::Format::Text,
@@ -212,5 +292,6 @@ fn start(loaded: Loaded, announce: Option<&dyn Fn(&server::Bound)>) -> Result<()
         "gateway {VERSION}, {} worker threads",
         config.server.threads
     );
-    server::run(loaded, metrics, BUILD, announce).map_err(|error| format!("gateway: {error}"))
+    server::run(loaded, metrics, BUILD, succession, announce)
+        .map_err(|error| format!("gateway: {error}"))
 }

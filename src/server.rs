@@ -11,7 +11,7 @@ use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora_core::services::background::background_service;
 use pingora_proxy::http_proxy;
-use tokio::signal::unix::{SignalKind, signal};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::access_log::AccessLog;
@@ -24,6 +24,8 @@ use crate::background::reload::{Opened, Reloader};
 use crate::background::watch::Watch;
 use crate::config::model::LogOutput;
 use crate::config::{Config, Fault, Loaded};
+use crate::drain::{Exit, Orders};
+use crate::filter::maintenance::Switches;
 use crate::gateway::Gateway;
 use crate::lifecycle::{Condition, Lifecycle};
 use crate::listener::accept::{self, Socket};
@@ -34,6 +36,10 @@ use crate::reply;
 use crate::snapshot::{CompileError, Live, Snapshot};
 use crate::tls;
 use crate::tls::backend::NO_AUTHORITIES;
+use crate::upgrade::control as succession;
+use crate::upgrade::predecessor::Predecessor;
+use crate::upgrade::program::Program;
+use crate::upgrade::{Kind, Offer, Succession};
 
 /// Attempts that Pingora makes at most; how many there are is decided by the gateway.
 const MAX_ATTEMPTS: usize = 16;
@@ -67,6 +73,12 @@ pub enum StartError {
     /// The configuration cannot be run.
     #[error("routes: {0}")]
     Compile(#[from] CompileError),
+    /// There can be no socket for successors where one was asked for.
+    #[error("server.upgrade_socket: {0}")]
+    UpgradeSocket(std::io::Error),
+    /// A socket cannot be duplicated, or this program not be found.
+    #[error("server: this process can have no successor: {0}")]
+    Upgrade(std::io::Error),
     /// A thread cannot be started.
     #[error("server.threads: cannot start a worker: {0}")]
     Worker(std::io::Error),
@@ -85,6 +97,7 @@ pub fn run(
     loaded: Loaded,
     metrics: Arc<Metrics>,
     build: Build,
+    succession: &mut Succession,
     announce: Option<&dyn Fn(&Bound)>,
 ) -> Result<(), StartError> {
     tls::install_provider();
@@ -95,9 +108,15 @@ pub fn run(
         admin: None,
     };
     let access_log = open_access_log(config, &metrics)?;
-    let sockets = bind_listeners(config, &metrics, &mut bound)?;
-    let admin = bind_admin(config, &mut bound)?;
-    let snapshot = Snapshot::compile(config, 1, &metrics, Instant::now(), None)?;
+    let mut inherited = succession.predecessor.as_mut();
+    let sockets = bind_listeners(config, &metrics, &mut inherited, &mut bound)?;
+    let admin = bind_admin(config, &mut inherited, &mut bound)?;
+    let inheritance = inherited.map_or_else(Inheritance::default, |predecessor| {
+        Inheritance::read(predecessor.state())
+    });
+    let generation = inheritance.generation + 1;
+    let snapshot = Snapshot::compile(config, generation, &metrics, Instant::now(), None)?;
+    snapshot.import(&inheritance.maintenance);
     metrics.set_build(build);
     metrics.set_config(snapshot.generation, snapshot.source_hash);
     metrics.reloads_succeeded().inc();
@@ -112,16 +131,26 @@ pub fn run(
         metrics,
     };
     gateway.lifecycle.met(Condition::Config);
+    let control = control(config, &gateway, succession, &sockets, admin.as_ref())?;
     let (close, closing) = watch::channel(false);
+    let (end, ending) = watch::channel(false);
     let listeners: Vec<_> = sockets
         .iter()
         .map(|one| Arc::clone(&one.listener))
         .collect();
-    let (live, metrics) = (Arc::clone(&gateway.live), Arc::clone(&gateway.metrics));
+    let live = Arc::clone(&gateway.live);
+    let metrics = Arc::clone(&gateway.metrics);
     let opened = opened(config, &sockets);
-    let reloader = Arc::new(Reloader::new(&loaded, opened, live, metrics));
-    let server = build_server(&gateway, admin, build, listeners, &reloader);
-    start_workers(config, &gateway, sockets, &closing)?;
+    let reloader = Arc::new(Reloader::new(&loaded, opened, Arc::clone(&live), metrics));
+    let server = build_server(
+        &gateway,
+        admin,
+        build,
+        listeners,
+        &reloader,
+        closing.clone(),
+    );
+    start_workers(config, &gateway, sockets, &closing, &ending)?;
     // It can be large, and what runs does not need it.
     drop(loaded);
     gateway.lifecycle.met(Condition::Listeners);
@@ -130,9 +159,13 @@ pub fn run(
     }
     server.run(RunArgs {
         shutdown_signal: Box::new(Drain {
-            live: Arc::clone(&gateway.live),
-            lifecycle: Arc::clone(&gateway.lifecycle),
-            close,
+            exit: Exit::new(
+                Arc::clone(&gateway.lifecycle),
+                Box::new(move || live.load().shutdown.clone()),
+                Orders { close, end },
+                control,
+                succession.predecessor.take(),
+            ),
         }),
     });
     if let Some(log) = access_log {
@@ -159,15 +192,44 @@ fn raise_file_limit(max_connections: usize) {
     }
 }
 
+/// What one process leaves to the next beside its sockets.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Inheritance {
+    /// The number of its last configuration; the first one has 1.
+    generation: u64,
+    /// What is switched at run time.
+    maintenance: Switches,
+}
+
+impl Inheritance {
+    fn of(snapshot: &Snapshot) -> Self {
+        Self {
+            generation: snapshot.generation,
+            maintenance: snapshot.export(),
+        }
+    }
+
+    fn write(&self) -> serde_json::Value {
+        serde_json::to_value(self).unwrap_or_default()
+    }
+
+    /// What another version leaves may be of another shape; then there is nothing.
+    fn read(state: &serde_json::Value) -> Self {
+        Self::deserialize(state).unwrap_or_default()
+    }
+}
+
 fn bind_listeners(
     config: &Config,
     metrics: &Metrics,
+    inherited: &mut Option<&mut Predecessor>,
     bound: &mut Bound,
 ) -> Result<Vec<Socket>, StartError> {
     let mut sockets = Vec::with_capacity(config.listeners.len());
     for (index, configured) in config.listeners.iter().enumerate() {
         let key = format!("listeners[{index}].address");
-        let (socket, address) = bind(key, configured.address)?;
+        let (socket, address) = bind(key, Kind::Listener, configured.address, inherited)?;
         let settings = Settings::compile(configured).map_err(|faults| first(index, faults))?;
         let listener = Arc::new(ListenerState::new(configured, settings, metrics));
         log::info!("listening on {address} (listener {})", listener.name);
@@ -197,19 +259,33 @@ fn opened(config: &Config, sockets: &[Socket]) -> Vec<Opened> {
     opened.collect()
 }
 
-fn bind_admin(config: &Config, bound: &mut Bound) -> Result<Option<TcpListener>, StartError> {
+fn bind_admin(
+    config: &Config,
+    inherited: &mut Option<&mut Predecessor>,
+    bound: &mut Bound,
+) -> Result<Option<TcpListener>, StartError> {
     let Some(admin) = &config.admin else {
         return Ok(None);
     };
-    let (socket, address) = bind("admin.address".to_owned(), admin.address)?;
+    let key = "admin.address".to_owned();
+    let (socket, address) = bind(key, Kind::Admin, admin.address, inherited)?;
     log::info!("admin on {address}");
     bound.admin = Some(address);
     Ok(Some(socket))
 }
 
-/// Binds and tells the address that was really taken, port 0 resolved.
-fn bind(key: String, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let bound = listener::bind(address).and_then(|socket| {
+/// Takes over or binds, and tells the address that was really taken, port 0 resolved.
+fn bind(
+    key: String,
+    kind: Kind,
+    address: SocketAddr,
+    inherited: &mut Option<&mut Predecessor>,
+) -> Result<(TcpListener, SocketAddr), StartError> {
+    let taken = inherited
+        .as_mut()
+        .and_then(|predecessor| predecessor.listener(kind, address));
+    let socket = taken.map_or_else(|| listener::bind(address), Ok);
+    let bound = socket.and_then(|socket| {
         let taken = socket.local_addr()?;
         Ok((socket, taken))
     });
@@ -218,6 +294,50 @@ fn bind(key: String, address: SocketAddr) -> Result<(TcpListener, SocketAddr), S
         address,
         source,
     })
+}
+
+/// What answers this process's successor.
+fn control(
+    config: &Config,
+    gateway: &Gateway,
+    succession: &mut Succession,
+    sockets: &[Socket],
+    admin: Option<&TcpListener>,
+) -> Result<Option<succession::Control>, StartError> {
+    let Some(place) = &succession.place else {
+        return Ok(None);
+    };
+    let taken = succession
+        .predecessor
+        .as_mut()
+        .and_then(|predecessor| predecessor.control(place));
+    let socket = match taken.map_or_else(|| place.bind(), Ok) {
+        Ok(socket) => socket,
+        Err(error) if place.is_default => {
+            log::warn!("there can be no upgrade, set server.upgrade_socket: {error}");
+            return Ok(None);
+        }
+        Err(error) => return Err(StartError::UpgradeSocket(error)),
+    };
+    log::info!("successors ask at {}", socket.path.display());
+    let listeners = config.listeners.iter().zip(sockets);
+    let listeners = listeners
+        .map(|(configured, bound)| Offer::new(Kind::Listener, configured.address, &bound.socket));
+    let admin = config.admin.as_ref().zip(admin);
+    let admin =
+        admin.map(|(configured, socket)| Offer::new(Kind::Admin, configured.address, socket));
+    let offers = listeners
+        .chain(admin)
+        .collect::<Result<_, _>>()
+        .map_err(StartError::Upgrade)?;
+    let live = Arc::clone(&gateway.live);
+    Ok(Some(succession::Control::new(succession::Settings {
+        socket,
+        offers,
+        program: Program::current().map_err(StartError::Upgrade)?,
+        timeout: config.server.upgrade_timeout,
+        state: Box::new(move || Inheritance::of(&live.load()).write()),
+    })))
 }
 
 fn open_access_log(
@@ -241,6 +361,7 @@ fn start_workers(
     gateway: &Gateway,
     sockets: Vec<Socket>,
     closing: &ShutdownWatch,
+    ending: &ShutdownWatch,
 ) -> Result<(), StartError> {
     let conf = Arc::new(ServerConf {
         threads: 1,
@@ -255,18 +376,22 @@ fn start_workers(
             refusals: Arc::new(gateway.clone()),
             lifecycle: Arc::clone(&gateway.lifecycle),
             closing: closing.clone(),
+            ending: ending.clone(),
         })
         .collect();
     accept::start(sockets, edges, closing).map_err(StartError::Worker)
 }
 
 /// The Pingora server with what runs beside the workers.
+///
+/// The admin listener is left to a successor when `closing` turns true because there is one.
 fn build_server(
     gateway: &Gateway,
     admin: Option<TcpListener>,
     build: Build,
     listeners: Vec<Arc<ListenerState>>,
     reloader: &Arc<Reloader>,
+    closing: ShutdownWatch,
 ) -> Server {
     let conf = ServerConf {
         threads: 1,
@@ -283,7 +408,7 @@ fn build_server(
         let (live, counted) = (Arc::clone(&gateway.live), Arc::clone(&metrics));
         let control = Some(Control::new(live, Arc::clone(reloader), counted));
         let service = AdminService::new(socket, metrics, lifecycle, status, control);
-        server.add_service(service);
+        server.add_service(service.left_to_successor(closing));
     }
     let certificates = Certificates::new(listeners);
     server.add_service(background_service("certificates", certificates));
@@ -295,64 +420,16 @@ fn build_server(
     server
 }
 
-/// Ends the process without losing a request.
-///
-/// Readiness fails at once; after a pause the listeners and idle connections are closed; the
-/// process ends when nothing is in flight, or when its time is over.
+/// Ends the process without losing a request, and does what other signals ask for until then.
 struct Drain {
-    live: Arc<Live>,
-    lifecycle: Arc<Lifecycle>,
-    close: watch::Sender<bool>,
+    exit: Exit,
 }
 
 #[async_trait]
 impl ShutdownSignalWatch for Drain {
     async fn recv(&self) -> ShutdownSignal {
-        wait_for_signal().await;
-        let shutdown = self.live.load().shutdown.clone();
-        let delay = shutdown.delay.as_secs_f32();
-        log::info!("draining: readiness fails, listeners close after {delay}s");
-        self.lifecycle.begin_drain();
-        let drained = async {
-            tokio::time::sleep(shutdown.delay).await;
-            self.close.send_replace(true);
-            tokio::time::timeout(shutdown.drain_timeout, self.lifecycle.idle())
-                .await
-                .is_ok()
-        };
-        tokio::select! {
-            all_finished = drained => {
-                if all_finished {
-                    log::info!("drained: nothing is in flight");
-                } else {
-                    let left = self.lifecycle.in_flight();
-                    log::warn!("drain timeout: {left} requests in flight are cut off");
-                }
-            }
-            () = wait_for_signal() => log::warn!("asked again to stop: not waiting any longer"),
-        }
+        let cause = self.exit.cause().await;
+        self.exit.drain(cause).await;
         ShutdownSignal::FastShutdown
     }
-}
-
-/// Waits for SIGTERM, SIGINT or SIGQUIT.
-async fn wait_for_signal() {
-    let kinds = [
-        SignalKind::terminate(),
-        SignalKind::interrupt(),
-        SignalKind::quit(),
-    ];
-    let mut signals: Vec<_> = kinds
-        .into_iter()
-        .filter_map(|kind| signal(kind).ok())
-        .collect();
-    std::future::poll_fn(|context| {
-        for signal in &mut signals {
-            if signal.poll_recv(context).is_ready() {
-                return std::task::Poll::Ready(());
-            }
-        }
-        std::task::Poll::Pending
-    })
-    .await;
 }

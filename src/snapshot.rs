@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
@@ -187,6 +187,11 @@ impl Live {
         let before = self.current.swap(Arc::new(snapshot));
         self.generation.send_replace(generation);
         before
+    }
+
+    /// What an idle connection is given for another request when the process ends.
+    pub fn keepalive_grace(&self) -> Duration {
+        self.current.load().shutdown.keepalive_grace
     }
 
     /// Tells of every further generation.

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -11,6 +12,9 @@ use crate::config::model::LogOutput;
 /// Between two tries on an output that is not ready, such as a terminal in non-blocking mode.
 const NOT_READY: Duration = Duration::from_millis(5);
 
+/// What a pipe takes as a whole, whoever else writes into it (POSIX's `PIPE_BUF` on Linux).
+const PIPE_BYTES: usize = 4096;
+
 /// A stream, or a file that can be opened again.
 pub(super) struct Output {
     stream: Box<dyn Write + Send>,
@@ -18,20 +22,32 @@ pub(super) struct Output {
     // The last write ended inside a line.
     torn: bool,
     failing: bool,
+    // Two processes write into it during an upgrade, and it mixes larger writes.
+    is_pipe: bool,
 }
 
 impl Output {
     /// Opens what is configured.
     pub fn open(output: &LogOutput) -> io::Result<Self> {
         let mut opened = match output {
-            LogOutput::Stdout => Self::stream(unbuffered(io::stdout())?),
-            LogOutput::Stderr => Self::stream(unbuffered(io::stderr())?),
+            LogOutput::Stdout => Self::inherited(unbuffered(io::stdout())?),
+            LogOutput::Stderr => Self::inherited(unbuffered(io::stderr())?),
             LogOutput::File(path) => Self::stream(open_file(path)?),
         };
         if let LogOutput::File(path) = output {
             opened.path = Some(path.clone());
         }
         Ok(opened)
+    }
+
+    /// An output that this process was given.
+    fn inherited(file: File) -> Self {
+        let kind = file.metadata().map(|found| found.file_type());
+        let is_pipe = kind.is_ok_and(|kind| kind.is_fifo() || kind.is_socket());
+        Self {
+            is_pipe,
+            ..Self::stream(file)
+        }
     }
 
     /// An output over any stream.
@@ -41,6 +57,7 @@ impl Output {
             path: None,
             torn: false,
             failing: false,
+            is_pipe: false,
         }
     }
 
@@ -71,7 +88,12 @@ impl Output {
             self.torn = false;
         }
         while !rest.is_empty() {
-            let written = self.write_some(rest)?;
+            let piece = if self.is_pipe {
+                whole_lines(rest)
+            } else {
+                *rest
+            };
+            let written = self.write_some(piece)?;
             self.torn = rest.get(written.wrapping_sub(1)) != Some(&b'\n');
             *rest = rest.get(written..).unwrap_or_default();
         }
@@ -99,6 +121,13 @@ impl Output {
             _ => {}
         }
     }
+}
+
+/// As many lines as a pipe takes as a whole, or one that is longer.
+fn whole_lines(lines: &[u8]) -> &[u8] {
+    let fitting = &lines[..lines.len().min(PIPE_BYTES)];
+    let end = memchr::memrchr(b'\n', fitting).or_else(|| memchr::memchr(b'\n', lines));
+    end.map_or(lines, |end| &lines[..=end])
 }
 
 fn open_file(path: &Path) -> io::Result<File> {
@@ -146,6 +175,17 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn a_pipe_gets_whole_lines() {
+        let line = [&[b'a'; 999][..], b"\n"].concat();
+        let many = line.repeat(10);
+        assert_eq!(whole_lines(&many).len(), 4000);
+        assert_eq!(whole_lines(&line), line);
+        let long = [&[b'a'; 9000][..], b"\nnext\n"].concat();
+        assert_eq!(whole_lines(&long).len(), 9001);
+        assert_eq!(whole_lines(b"no end"), b"no end");
     }
 
     #[test]

@@ -54,6 +54,7 @@ pub struct AdminService {
     // Taken when the service starts.
     listener: Option<StdListener>,
     app: Arc<AdminApp>,
+    closing: Option<ShutdownWatch>,
 }
 
 /// What the answers are made from.
@@ -83,7 +84,15 @@ impl AdminService {
                 status,
                 control,
             }),
+            closing: None,
         }
+    }
+
+    /// Accepts no more once `closing` is true, if a successor has taken over. Without one it goes
+    /// on while the process drains.
+    pub fn left_to_successor(mut self, closing: ShutdownWatch) -> Self {
+        self.closing = Some(closing);
+        self
     }
 }
 
@@ -100,7 +109,13 @@ impl Service for AdminService {
         };
         let ready = listener.set_nonblocking(true);
         match ready.and_then(|()| TcpListener::from_std(listener)) {
-            Ok(listener) => accept(listener, &self.app, &shutdown).await,
+            Ok(listener) => {
+                let succeeded = succeeded(self.closing.take(), &self.app.lifecycle);
+                tokio::select! {
+                    () = accept(listener, &self.app, &shutdown) => {}
+                    () = succeeded => {}
+                }
+            }
             Err(error) => log::error!("admin: cannot listen: {error}"),
         }
     }
@@ -112,6 +127,17 @@ impl Service for AdminService {
     fn threads(&self) -> Option<usize> {
         Some(1)
     }
+}
+
+/// Waits until a successor has taken over.
+async fn succeeded(closing: Option<ShutdownWatch>, lifecycle: &Lifecycle) {
+    if let Some(mut closing) = closing
+        && closing.wait_for(|closing| *closing).await.is_ok()
+        && lifecycle.has_successor()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// Accepts until the runtime ends.

@@ -12,6 +12,7 @@ use tokio::time::MissedTickBehavior;
 use super::reload::{Reloader, Trigger};
 use crate::access_log::AccessLog;
 use crate::lifecycle::Lifecycle;
+use crate::notify;
 
 /// Between two looks at the files.
 const LOOK: Duration = Duration::from_secs(1);
@@ -65,12 +66,14 @@ impl BackgroundService for Watch {
             let ended = async { drop(shutdown.wait_for(|ending| *ending).await) };
             tokio::select! {
                 () = next(&mut hangup) => {
+                    notify::reloading();
                     // First, since whoever rotates logs waits for it.
                     if let Some(log) = &self.access_log {
                         log.reopen();
                         log::info!("SIGHUP: the access log is opened anew");
                     }
                     self.reload(Trigger::Signal).await;
+                    notify::ready();
                 }
                 _ = looks.tick() => {
                     if self.has_changed().await {

@@ -58,6 +58,10 @@ pub struct Server {
     pub threads: NonZeroUsize,
     /// Whether a changed file is loaded by itself.
     pub watch: bool,
+    /// Where a successor asks for the sockets; `None` for a path made from the file's.
+    pub upgrade_socket: Option<PathBuf>,
+    /// What a successor may take until it serves.
+    pub upgrade_timeout: Duration,
 }
 
 /// One address that takes traffic.
@@ -129,6 +133,8 @@ pub struct Shutdown {
     pub delay: Duration,
     /// What requests in flight are given after that.
     pub drain_timeout: Duration,
+    /// What an idle client is given of that for another request.
+    pub keepalive_grace: Duration,
 }
 
 /// The process log.

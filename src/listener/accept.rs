@@ -17,6 +17,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::ListenerState;
 use super::connection::{self, Edge};
+use crate::lifecycle::Open;
 use crate::metrics::ConnectionClose;
 
 /// After a failed accept (no file descriptors left, above all) there is a pause.
@@ -87,11 +88,22 @@ fn run<SV>(
     runtime.block_on(async {
         for (listener, socket) in sockets {
             let (workers, mut closing) = (Arc::clone(&workers), closing.clone());
+            // The process is not idle before what waits in the socket has been taken.
+            let accepting = workers[index].edge.lifecycle.open();
             tokio::spawn(async move {
+                let _accepting = accepting;
+                let socket = match tokio::net::TcpListener::from_std(socket) {
+                    Ok(socket) => socket,
+                    Err(error) => {
+                        log::error!("listener={} cannot be polled: {error}", listener.name);
+                        return;
+                    }
+                };
                 tokio::select! {
-                    () = accept(index, listener, socket, &workers) => {}
+                    () = accept(index, &listener, &socket, &workers) => {}
                     _ = closing.wait_for(|closing| *closing) => {}
                 }
+                accept_rest(index, &listener, socket, &workers);
             });
         }
         // The connections live in this runtime; it ends with the process.
@@ -102,28 +114,52 @@ fn run<SV>(
 /// Accepts from one socket for as long as it is polled.
 async fn accept<SV>(
     index: usize,
-    listener: Arc<ListenerState>,
-    socket: TcpListener,
+    listener: &Arc<ListenerState>,
+    socket: &tokio::net::TcpListener,
     workers: &Arc<[Worker<SV>]>,
 ) where
     SV: ProxyHttp + Send + Sync + 'static,
     SV::CTX: Send + Sync,
 {
-    let socket = match tokio::net::TcpListener::from_std(socket) {
-        Ok(socket) => socket,
-        Err(error) => {
-            log::error!("listener={} cannot be polled: {error}", listener.name);
-            return;
-        }
-    };
     loop {
         match socket.accept().await {
-            Ok((stream, _)) => assign(index, &listener, stream, workers),
+            Ok((stream, _)) => assign(index, listener, stream, workers),
             Err(error) if is_client_fault(&error) => {}
             Err(error) => {
                 log::error!("listener={} accept error: {error}", listener.name);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
+        }
+    }
+}
+
+/// Accepts what the kernel has accepted already, and closes the socket: what still waited in it
+/// would be reset.
+fn accept_rest<SV>(
+    index: usize,
+    listener: &Arc<ListenerState>,
+    socket: tokio::net::TcpListener,
+    workers: &Arc<[Worker<SV>]>,
+) where
+    SV: ProxyHttp + Send + Sync + 'static,
+    SV::CTX: Send + Sync,
+{
+    // Past the reactor, which may not have heard of the last ones yet.
+    let Ok(socket) = socket.into_std() else {
+        return;
+    };
+    for _ in 0..super::BACKLOG {
+        match socket.accept() {
+            Ok((stream, _)) => {
+                let polled = stream
+                    .set_nonblocking(true)
+                    .and_then(|()| TcpStream::from_std(stream));
+                if let Ok(stream) = polled {
+                    assign(index, listener, stream, workers);
+                }
+            }
+            Err(error) if is_client_fault(&error) => {}
+            Err(_) => return,
         }
     }
 }
@@ -158,7 +194,7 @@ fn assign<SV>(
     let idlest = workers.iter().min_by_key(|worker| open(worker));
     // Among equals the one that accepted: its thread is awake.
     let Some(other) = idlest.filter(|worker| open(worker) < open(own)) else {
-        let counted = Counted::new(&own.open);
+        let counted = Counted::new(own);
         let serving = connection::serve(stream, Arc::clone(listener), Arc::clone(&own.edge));
         tokio::spawn(counted.during(serving));
         return;
@@ -168,7 +204,7 @@ fn assign<SV>(
         Ok(stream) => stream,
         Err(error) => return log::error!("listener={} connection error: {error}", listener.name),
     };
-    let counted = Counted::new(&other.open);
+    let counted = Counted::new(other);
     let (listener, edge) = (Arc::clone(listener), Arc::clone(&other.edge));
     other.handle.spawn(counted.during(async move {
         match TcpStream::from_std(moved) {
@@ -179,12 +215,18 @@ fn assign<SV>(
 }
 
 /// Counts a connection of a worker until it is dropped.
-struct Counted(Arc<AtomicUsize>);
+struct Counted {
+    of_worker: Arc<AtomicUsize>,
+    _of_process: Open,
+}
 
 impl Counted {
-    fn new(open: &Arc<AtomicUsize>) -> Self {
-        open.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(open))
+    fn new<SV>(worker: &Worker<SV>) -> Self {
+        worker.open.fetch_add(1, Ordering::Relaxed);
+        Self {
+            of_worker: Arc::clone(&worker.open),
+            _of_process: worker.edge.lifecycle.open(),
+        }
     }
 
     /// Counts for as long as `serving` runs.
@@ -195,6 +237,6 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.of_worker.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -5,10 +5,12 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::ready;
 use std::time::{Duration, Instant};
 
 use bytes::Buf;
+use futures_util::FutureExt;
+use futures_util::future::{Fuse, FusedFuture};
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::server::ShutdownWatch;
@@ -17,6 +19,7 @@ use tokio::net::TcpStream;
 
 use super::ListenerState;
 use super::arrival::{self, Arrival, Protocol};
+use super::framing::Framing;
 use super::h2;
 use super::head::{self, Bounds, Head};
 use super::lease::{Lease, Shared};
@@ -44,8 +47,11 @@ pub struct Edge<SV> {
     pub refusals: Arc<dyn Refusals>,
     /// Whether the process is ending, and what is in flight.
     pub lifecycle: Arc<Lifecycle>,
-    /// Turns true when idle connections are to be closed.
+    /// Turns true when no further connections are accepted, and those that are idle get what is
+    /// left of their grace.
     pub closing: ShutdownWatch,
+    /// Turns true when the drain period is over, and upgraded connections are told to close.
+    pub ending: ShutdownWatch,
 }
 
 /// Told of what is refused before there is a request.
@@ -115,12 +121,13 @@ where
     let shared = Arc::new(Shared::new(peer, arrival.tls));
     let mut connection = Connection::new(arrival.transport);
     let mut closing = edge.closing.clone();
-    let mut closing = pin!(async move {
+    let closing = async move {
         // An error means that nobody can announce an end any more; then there is none.
         if closing.wait_for(|closing| *closing).await.is_err() {
             std::future::pending::<()>().await;
         }
-    });
+    };
+    let mut closing = pin!(closing.fuse());
     let mut first = true;
     loop {
         let limits = edge.live.limits();
@@ -130,9 +137,15 @@ where
             limits.keepalive_timeout
         };
         first = false;
-        if let Some(reason) = idle(&mut connection, patience, closing.as_mut()).await {
+        let grace = edge.live.keepalive_grace();
+        if let Some(reason) = idle(&mut connection, patience, grace, closing.as_mut()).await {
             listener.metrics.closed(reason);
-            connection.close(Instant::now() + LINGER).await;
+            let deadline = Instant::now() + LINGER;
+            match reason {
+                // A request may be on its way: its sender must see the end, not a reset.
+                ConnectionClose::Drain => connection.linger(LINGER_BYTES, deadline).await,
+                _ => connection.close(deadline).await,
+            }
             return;
         }
         let received = Instant::now();
@@ -177,23 +190,34 @@ where
 async fn idle(
     connection: &mut Connection,
     patience: Duration,
-    mut closing: Pin<&mut impl Future<Output = ()>>,
+    grace: Duration,
+    mut closing: Pin<&mut Fuse<impl Future<Output = ()>>>,
 ) -> Option<ConnectionClose> {
-    let deadline = Instant::now() + patience;
-    std::future::poll_fn(|context| {
-        match connection.poll_wait(deadline, context) {
-            Poll::Ready(Waited::Readable) => return Poll::Ready(None),
-            Poll::Ready(Waited::TimedOut) => {
-                return Poll::Ready(Some(ConnectionClose::IdleTimeout));
-            }
-            Poll::Pending => {}
+    let mut deadline = Instant::now() + patience;
+    let mut reason = ConnectionClose::IdleTimeout;
+    let mut hurry = |deadline: &mut Instant| {
+        let graced = Instant::now() + grace;
+        if graced < *deadline {
+            *deadline = graced;
+            reason = ConnectionClose::Drain;
         }
-        closing
-            .as_mut()
-            .poll(context)
-            .map(|()| Some(ConnectionClose::Drain))
-    })
-    .await
+    };
+    if closing.is_terminated() {
+        hurry(&mut deadline);
+    }
+    let waited = std::future::poll_fn(|context| {
+        let waited = connection.poll_wait(deadline, context);
+        if waited.is_ready() || closing.is_terminated() {
+            return waited;
+        }
+        ready!(closing.as_mut().poll(context));
+        hurry(&mut deadline);
+        connection.poll_wait(deadline, context)
+    });
+    match waited.await {
+        Waited::Readable => None,
+        Waited::TimedOut => Some(reason),
+    }
 }
 
 /// Reads until the header is complete and judges it: its length and what it says.
@@ -287,7 +311,10 @@ where
     let _counted = origin.listener.metrics.request();
     let shared = Arc::clone(&origin.shared);
     let header = connection.begin(end, origin.head.framing);
-    let lease = Lease::new(connection, Arc::clone(&shared), write_timeout);
+    let mut lease = Lease::new(connection, Arc::clone(&shared), write_timeout);
+    if origin.head.framing == Framing::Tunnel {
+        lease = lease.closing_websocket(&edge.ending);
+    }
     let mut session = ServerSession::new_http1(Box::new(lease));
     session.set_pipelined_prefix(header);
     session.set_connection_user_context(Some(Box::new(origin)));

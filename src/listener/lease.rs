@@ -18,10 +18,12 @@ use pingora_core::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
     TimingDigest, UniqueID, UniqueIDType,
 };
+use pingora_core::server::ShutdownWatch;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::arrival::TlsFacts;
 use super::stream::Connection;
+use super::websocket::{CLOSE_TO_BACKEND, CLOSE_TO_CLIENT, ToClient, Tunnel};
 use crate::filter::forwarding::Peer;
 
 /// The largest piece where they are small: a frame of HTTP/2, as it is unless agreed otherwise.
@@ -101,8 +103,8 @@ impl Shared {
     ///
     /// While Pingora waits for room to send a piece to an HTTP/2 backend, it takes nothing of the
     /// response. A backend that answers as it reads would wait for the gateway then, and the gateway
-    /// for it. Between two pieces Pingora takes several of the response: the smaller they are, the
-    /// less of it is left to wait.
+    /// for it. When the body makes way for the response after each piece, Pingora takes up to four
+    /// frames of it meanwhile, so that more is taken than sent and nothing is left to wait.
     pub fn read_in_small_pieces(&self) {
         self.small_pieces.store(true, Ordering::Relaxed);
     }
@@ -142,6 +144,10 @@ pub struct Lease {
     shared: Arc<Shared>,
     /// How long a write may make no progress. Pingora would bound the writes of bodies alone.
     write_timeout: Duration,
+    /// There when the client asked for a WebSocket.
+    tunnel: Option<Box<Tunnel>>,
+    /// Whether the last read gave a small piece, behind which others have their turn.
+    had_a_piece: bool,
 }
 
 impl Lease {
@@ -151,6 +157,105 @@ impl Lease {
             connection: Some(connection),
             shared,
             write_timeout,
+            tunnel: None,
+            had_a_piece: false,
+        }
+    }
+
+    /// Lends it for what may become a WebSocket, which is told to close when `ending` turns true.
+    pub fn closing_websocket(mut self, ending: &ShutdownWatch) -> Self {
+        self.tunnel = Some(Box::new(Tunnel::new(ending)));
+        self
+    }
+
+    /// Tells both sides of a WebSocket to close, each as soon as it is between two frames. Ready is
+    /// the frame for the backend, or the end.
+    fn poll_goodbye(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let (Some(tunnel), Some(connection)) = (&mut self.tunnel, &mut self.connection) else {
+            return Poll::Pending;
+        };
+        if !tunnel.poll_ending(context) {
+            return Poll::Pending;
+        }
+        // The client may be slow to read; the backend need not wait for that.
+        let _ = poll_tell_client(tunnel, connection, context)?;
+        if tunnel.tell_backend() {
+            if buffer.remaining() < CLOSE_TO_BACKEND.len() {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            buffer.put_slice(&CLOSE_TO_BACKEND);
+            return Poll::Ready(Ok(()));
+        }
+        if tunnel.is_over() {
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Pending
+    }
+
+    /// Writes, regarding the frames of a WebSocket.
+    fn poll_write_tunnel(
+        &mut self,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let patience = self.write_timeout;
+        let (Some(tunnel), Some(connection)) = (&mut self.tunnel, &mut self.connection) else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        if tunnel.poll_ending(context) {
+            let told = poll_tell_client(tunnel, connection, context);
+            ready!(connection.limit_write(told, patience, context))?;
+        }
+        let passed = match tunnel.to_client(bytes) {
+            ToClient::Pass(count) => &bytes[..count],
+            ToClient::Discard => {
+                tunnel.sent(bytes);
+                return Poll::Ready(Ok(bytes.len()));
+            }
+        };
+        let written = connection.poll_send(context, passed);
+        let count = ready!(connection.limit_write(written, patience, context))?;
+        tunnel.sent(&passed[..count]);
+        Poll::Ready(Ok(count))
+    }
+
+    /// Reads, regarding the frames of a WebSocket.
+    fn poll_tunnel(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let goodbye = self.poll_goodbye(context, buffer)?;
+            if goodbye.is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let begin = buffer.filled().len();
+            ready!(self.connection()?.poll_request(context, buffer))?;
+            let Some(tunnel) = &mut self.tunnel else {
+                return Poll::Ready(Ok(()));
+            };
+            let read = &buffer.filled()[begin..];
+            let passed = tunnel.from_client(read);
+            let (is_end, rest) = (read.is_empty(), bytes::BytesMut::from(&read[passed..]));
+            if is_end {
+                return Poll::Ready(Ok(()));
+            }
+            if tunnel.discards_requests() {
+                buffer.set_filled(begin);
+                continue;
+            }
+            buffer.set_filled(begin + passed);
+            if !rest.is_empty() {
+                self.connection()?.put_back(rest);
+            }
+            if passed > 0 {
+                return Poll::Ready(Ok(()));
+            }
         }
     }
 
@@ -159,6 +264,21 @@ impl Lease {
             .as_mut()
             .ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
+}
+
+/// Tells the client to close, if that is due and it is between two frames.
+fn poll_tell_client(
+    tunnel: &mut Tunnel,
+    connection: &mut Connection,
+    context: &mut Context<'_>,
+) -> Poll<io::Result<()>> {
+    if tunnel.client_is_due() {
+        // Behind this there is room for the frame, so that it is taken as a whole.
+        ready!(connection.poll_flush(context))?;
+        ready!(connection.poll_send(context, &CLOSE_TO_CLIENT))?;
+        tunnel.told_client();
+    }
+    connection.poll_flush(context)
 }
 
 impl Drop for Lease {
@@ -178,27 +298,60 @@ impl AsyncRead for Lease {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let deadline = self.shared.first_byte_deadline();
-        let small_pieces = self.shared.small_pieces.load(Ordering::Relaxed);
-        let connection = self.connection()?;
-        let read = if small_pieces {
-            let room = buffer.remaining().min(SMALL_PIECE);
-            let mut piece = ReadBuf::new(buffer.initialize_unfilled_to(room));
-            let read = connection.poll_request(context, &mut piece);
-            let filled = piece.filled().len();
-            buffer.advance(filled);
-            read
+        if self.shared.small_pieces.load(Ordering::Relaxed) {
+            return self.poll_piece(deadline, context, buffer);
+        }
+        let read = if self.tunnel.is_some() {
+            self.poll_tunnel(context, buffer)
         } else {
-            connection.poll_request(context, buffer)
+            self.connection()?.poll_request(context, buffer)
         };
         if read.is_ready() {
             return read;
         }
+        self.connection()?.poll_first_byte(deadline, context)
+    }
+}
+
+impl Connection {
+    /// Pending until the response should have begun.
+    fn poll_first_byte(
+        &mut self,
+        deadline: Option<Instant>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         match deadline {
-            Some(deadline) => connection
+            Some(deadline) => self
                 .poll_deadline(deadline, context)
                 .map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, FirstByteTimeout))),
             None => Poll::Pending,
         }
+    }
+}
+
+impl Lease {
+    /// Reads a small piece, and lets others have their turn before the next one.
+    fn poll_piece(
+        &mut self,
+        deadline: Option<Instant>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if std::mem::take(&mut self.had_a_piece) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let connection = self.connection()?;
+        let room = buffer.remaining().min(SMALL_PIECE);
+        let mut piece = ReadBuf::new(buffer.initialize_unfilled_to(room));
+        let read = connection.poll_request(context, &mut piece);
+        let filled = piece.filled().len();
+        if read.is_pending() {
+            return connection.poll_first_byte(deadline, context);
+        }
+        buffer.advance(filled);
+        self.had_a_piece = filled > 0;
+        read
     }
 }
 
@@ -209,6 +362,9 @@ impl AsyncWrite for Lease {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let patience = self.write_timeout;
+        if self.tunnel.is_some() {
+            return self.poll_write_tunnel(context, bytes);
+        }
         let connection = self.connection()?;
         let written = connection.poll_send(context, bytes);
         connection.limit_write(written, patience, context)

@@ -13,6 +13,7 @@ pub mod lease;
 pub mod normalize;
 pub mod stream;
 pub mod transport;
+pub mod websocket;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;

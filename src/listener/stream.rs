@@ -379,6 +379,12 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
+    /// Takes bytes back that were read and are not wanted yet.
+    pub(super) fn put_back(&mut self, mut bytes: BytesMut) {
+        bytes.unsplit(std::mem::take(&mut self.inbound));
+        self.inbound = bytes;
+    }
+
     /// Watches for the client leaving while its request is being answered.
     ///
     /// What arrives meanwhile is kept for the next request. Ready means that the client has left.

@@ -16,9 +16,6 @@ use super::watch::Stamps;
 use crate::config::Fault;
 use crate::config::model::{ListenerTls, Tickets};
 
-/// Whether the listener serves HTTP/2: until it does, offering it would promise too much.
-const HTTP2_IS_SERVED: bool = false;
-
 /// The certificates of a listener, ready for handshakes.
 pub struct Terminator {
     source: ListenerTls,
@@ -50,7 +47,7 @@ impl Terminator {
             Ok(tickets) => (tickets.map(Arc::new), Vec::new()),
             Err(fault) => (None, vec![fault]),
         };
-        let http2 = HTTP2_IS_SERVED && source.http2;
+        let http2 = source.http2;
         let common = Common::new(source.tls12, http2, tickets.clone());
         let mut sites = Vec::with_capacity(source.certificates.len());
         for (index, files) in source.certificates.iter().enumerate() {

@@ -109,7 +109,11 @@ routes: [{{ name: all, upstream: 'http://{}' }}]",
 #[test]
 fn an_idle_gateway_ends_soon_with_open_connections() {
     let origin = Origin::echo();
-    let mut gateway = Gateway::in_front_of(&origin);
+    let mut gateway = Gateway::start(&format!(
+        "shutdown: {{ keepalive_grace: 500ms }}
+routes: [{{ name: all, upstream: 'http://{}' }}]",
+        origin.address()
+    ));
     let mut idle = gateway.connect();
     assert_eq!(idle.get("/").status, 200);
     let begun = std::time::Instant::now();

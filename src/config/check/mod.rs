@@ -88,7 +88,7 @@ impl Checker<'_> {
         let routes = self.routes(&file.routes, &indexes);
         let routes = self.told_apart(routes);
         Some(Config {
-            server: process::server(&file.server)?,
+            server: process::server(&file.server, self.source.base)?,
             listeners,
             admin,
             trusted_proxies: file

@@ -150,7 +150,7 @@ fn listener(written: &file::Listener) -> Listener {
     }
 }
 
-pub(super) fn server(written: &file::Server) -> Option<Server> {
+pub(super) fn server(written: &file::Server, base: &std::path::Path) -> Option<Server> {
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let threads = match written.threads {
         Some(threads) => NonZeroUsize::new(threads as usize)?,
@@ -159,6 +159,8 @@ pub(super) fn server(written: &file::Server) -> Option<Server> {
     Some(Server {
         threads,
         watch: written.watch,
+        upgrade_socket: written.upgrade_socket.as_ref().map(|path| base.join(path)),
+        upgrade_timeout: written.upgrade_timeout.0,
     })
 }
 
@@ -181,6 +183,7 @@ pub(super) fn shutdown(written: &file::Shutdown) -> Shutdown {
     Shutdown {
         delay: written.delay.0,
         drain_timeout: written.drain_timeout.0,
+        keepalive_grace: written.keepalive_grace.0.min(written.drain_timeout.0),
     }
 }
 

@@ -39,7 +39,7 @@ pub struct File {
     pub trusted_proxies: List<Network>,
     /// What a client may send, and how slowly.
     pub limits: Limits,
-    /// How the process ends after SIGTERM, SIGINT or SIGQUIT.
+    /// How the process ends after SIGTERM or SIGINT, or when a successor has taken over.
     pub shutdown: Shutdown,
     /// Maintenance: every route with an `upstream` answers 503 with `Retry-After`. Health, metrics and
     /// the admin listener go on, and so do redirects and fixed responses. It can be switched at run
@@ -68,6 +68,13 @@ pub struct Server {
     /// Whether a change of this file, or of a file that it refers to with `file:`, is loaded within
     /// two seconds or so. Without, a reload has to be asked for.
     pub watch: bool,
+    /// The Unix socket through which a successor takes over. A relative path begins at the
+    /// configuration's folder. When left out, one that is named after the file, in a private folder.
+    #[schemars(extend("examples" = ["/run/gateway/upgrade.sock"]))]
+    pub upgrade_socket: Option<String>,
+    /// How long a successor may take until it serves; then it is given up, and this process goes on.
+    #[schemars(extend("x-min" = "1s", "x-max" = "1h"))]
+    pub upgrade_timeout: Duration,
 }
 
 /// See [`File::listeners`].
@@ -179,6 +186,10 @@ pub struct Shutdown {
     /// How long requests in flight are waited for after that, before they are cut off.
     #[schemars(extend("x-min" = "0s", "x-max" = "1d"))]
     pub drain_timeout: Duration,
+    /// How long a client that keeps its connection open is given after that to send another
+    /// request, which is answered as the last one; never longer than `drain_timeout`.
+    #[schemars(extend("x-min" = "0s", "x-max" = "1h"))]
+    pub keepalive_grace: Duration,
 }
 
 /// See [`File::log`].
@@ -254,6 +265,17 @@ fn secs(seconds: u64) -> Duration {
     Duration(StdDuration::from_secs(seconds))
 }
 
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            threads: None,
+            watch: true,
+            upgrade_socket: None,
+            upgrade_timeout: secs(60),
+        }
+    }
+}
+
 impl Default for Listener {
     fn default() -> Self {
         let address = Address(SocketAddr::from(([0, 0, 0, 0], 8080)));
@@ -295,15 +317,6 @@ impl Default for Limits {
     }
 }
 
-impl Default for Server {
-    fn default() -> Self {
-        Self {
-            threads: None,
-            watch: true,
-        }
-    }
-}
-
 impl Default for Maintenance {
     fn default() -> Self {
         Self {
@@ -319,6 +332,7 @@ impl Default for Shutdown {
         Self {
             delay: secs(0),
             drain_timeout: secs(30),
+            keepalive_grace: secs(5),
         }
     }
 }

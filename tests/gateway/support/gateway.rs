@@ -18,7 +18,10 @@ use super::wait::{eventually, until};
 /// What every configuration has unless it says otherwise: free ports, and few threads, because
 /// many gateways run beside each other.
 const COMMON: &[(&str, &str)] = &[
-    ("server:", "server: { threads: 2 }\n"),
+    (
+        "server:",
+        "server: { threads: 2, upgrade_socket: upgrade.sock }\n",
+    ),
     (
         "listeners:",
         "listeners: [{ name: main, address: 127.0.0.1:0 }]\n",
