@@ -12,7 +12,10 @@ programs_of() {
     build) echo cmake:cmake cc:gcc c++:g++ pkg-config:pkg-config curl:curl ;;
     check) echo shellcheck:shellcheck python3:python3 ;;
     load) echo wrk:wrk ;;
-    bench) echo wrk:wrk nginx:nginx-light haproxy:haproxy python3:python3 taskset:util-linux setpriv:util-linux ;;
+    bench)
+      echo wrk:wrk h2load:nghttp2-client openssl:openssl nginx:nginx-light haproxy:haproxy
+      echo python3:python3 taskset:util-linux setpriv:util-linux
+      ;;
     *)
       echo "install-deps: unknown step '$1', expected build, check, load or bench" >&2
       return 2

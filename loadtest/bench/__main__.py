@@ -84,14 +84,15 @@ def main():
     # A shell starts background jobs with SIGINT ignored; both signals must end what was started.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    if not shutil.which("wrk") or not peers.nginx():
-        raise SystemExit("bench: wrk and nginx are needed; run it through `make bench`")
+    missing = [name for name in ("wrk", "h2load", "openssl") if not shutil.which(name)]
+    missing += [] if peers.nginx() else ["nginx"]
+    if missing:
+        raise SystemExit(f"bench: {', '.join(missing)} needed; run it through `make bench`")
     alone = wait_for_turn()
     if machine.raise_open_files(2 * peers.CONNECTIONS + 1000) < settings.idle + 1000:
         raise SystemExit(f"bench: {settings.idle} connections need a higher limit of open files")
     compared = chosen_peers(given.peers)
-    shared_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="gateway-bench-", dir=shared_memory) as folder:
+    with tempfile.TemporaryDirectory(prefix="gateway-bench-", dir=load.shared_memory()) as folder:
         # nginx drops its rights when root starts it, and its worker writes here.
         os.chmod(folder, 0o755)
         results = run(given, settings, compared, Path(folder))
@@ -131,24 +132,23 @@ def chosen_peers(names):
 def run(given, settings, compared, folder):
     """Every chosen scenario, the proxies interleaved, each round in another order."""
     load_core, proxy_core = machine.cores()
-    # The one after the proxy's is the gateway's admin listener.
-    backend_port = free_ports(3)
-    proxy_port = backend_port + 1
+    ports = peers.Ports(free_ports(peers.Ports.COUNT))
+    peers.certificate(folder)
     results = {}
-    backend = peers.backend_command(folder, backend_port)
+    backend = peers.backend_command(folder, ports.backend)
     with Process("backend", backend, load_core, folder / "backend.out") as running:
-        wait_until(lambda: load.answers(backend_port), running)
+        wait_until(lambda: load.answers(ports.backend), running)
         for scenario in SCENARIOS:
             if given.scenario and scenario.name not in given.scenario:
                 continue
             results[scenario] = {peer.name: [] for peer in compared}
             for turn in range(min(settings.rounds, scenario.rounds)):
                 for peer in rotated(compared, turn):
-                    command = peer.command(folder, proxy_port, backend_port)
+                    command = peer.command(folder, ports)
                     output = folder / f"{peer.name}.out"
                     with Process(peer.name, command, proxy_core, output) as proxy:
-                        wait_until(lambda: load.answers(proxy_port), proxy)
-                        figures = scenario.measure(proxy, proxy_port, load_core, settings)
+                        wait_until(lambda: load.answers(ports.plain), proxy)
+                        figures = scenario.measure(proxy, ports, load_core, settings)
                     results[scenario][peer.name].append(figures)
                     note(f"{scenario.name} {turn + 1} {peer.name}: {summary(figures)}")
                     drop_logs(folder, peer)

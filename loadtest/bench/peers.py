@@ -4,6 +4,8 @@ import importlib.util
 import json
 import os
 import shutil
+import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import machine
@@ -57,8 +59,12 @@ http {{
         keepalive 64;
         keepalive_requests 1000000000;
     }}
+    ssl_certificate {folder}/bench.crt;
+    ssl_certificate_key {folder}/bench.key;
+    ssl_protocols TLSv1.2 TLSv1.3;
     server {{
         listen 127.0.0.1:{port} backlog=4096;
+        listen 127.0.0.1:{tls} ssl http2 backlog=4096;
         location / {{
             proxy_pass http://bench;
             proxy_http_version 1.1;
@@ -86,6 +92,7 @@ defaults
     http-reuse always
 frontend bench
     bind 127.0.0.1:{port} backlog 4096
+    bind 127.0.0.1:{tls} backlog 4096 ssl crt {folder}/bench.pem alpn h2,http/1.1
     default_backend bench
 backend bench
     server bench 127.0.0.1:{backend}
@@ -93,12 +100,41 @@ backend bench
 
 GATEWAY = """\
 server: {{threads: 1}}
-listeners: [{{address: "127.0.0.1:{port}"}}]
+listeners:
+  - {{name: plain, address: "127.0.0.1:{port}"}}
+  - name: tls
+    address: "127.0.0.1:{tls}"
+    tls: {{certificates: [{{cert: "{folder}/bench.crt", key: "{folder}/bench.key"}}]}}
 admin: {{address: "127.0.0.1:{admin}"}}
-limits: {{keepalive_timeout: {idle}s, max_connections_per_client: 1000000}}
+limits: {{keepalive_timeout: {idle}s, max_connections_per_client: {connections}}}
 access_log: {{output: "{folder}/{name}.access"}}
 routes: [{{name: bench, upstream: "http://127.0.0.1:{backend}"}}]
 """
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where everything listens, in a row: the backend, and the proxy with what belongs to it."""
+
+    backend: int
+
+    # Ports a row has.
+    COUNT = 4
+
+    @property
+    def plain(self):
+        """The proxy without TLS."""
+        return self.backend + 1
+
+    @property
+    def admin(self):
+        """The gateway's operators."""
+        return self.backend + 2
+
+    @property
+    def tls(self):
+        """The proxy with TLS, HTTP/1.1 and HTTP/2."""
+        return self.backend + 3
 
 
 class Peer:
@@ -111,20 +147,37 @@ class Peer:
         self.arguments = arguments
         self.version = version
 
-    def command(self, folder, port, backend):
+    def command(self, folder, ports):
         """Writes the configuration of this peer and gives the command that runs it."""
         file = folder / f"{self.name}.conf"
         values = {
             "name": self.name,
             "folder": folder,
-            "port": port,
-            "admin": port + 1,
-            "backend": backend,
+            "port": ports.plain,
+            "tls": ports.tls,
+            "admin": ports.admin,
+            "backend": ports.backend,
             "connections": CONNECTIONS,
             "idle": IDLE_SECONDS,
         }
         file.write_text(self.template(values), encoding="utf-8")
         return [self.program, *(argument.format(file=file) for argument in self.arguments)]
+
+
+def certificate(folder):
+    """Makes the certificate of all proxies in this run: ECDSA on P-256, signed by itself."""
+    key, chain = folder / "bench.key", folder / "bench.crt"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-days", "30", "-subj", "/CN=bench.test"]
+    command += ["-addext", "subjectAltName=DNS:bench.test", "-keyout", str(key), "-out", str(chain)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    if done.returncode:
+        raise RuntimeError(f"openssl made no certificate: {done.stderr}")
+    # Proxies that drop their rights read it after that.
+    key.chmod(0o644)
+    # HAProxy wants both in one file.
+    text = chain.read_text(encoding="utf-8") + key.read_text(encoding="utf-8")
+    (folder / "bench.pem").write_text(text, encoding="utf-8")
 
 
 def backend_command(folder, port):
@@ -215,19 +268,42 @@ def envoy_configuration(values):
         http_filters=[router],
         route_config={"virtual_hosts": [{"name": "bench", "domains": ["*"], "routes": routes}]},
     )
-    listener = {
-        "name": "bench",
-        "address": envoy_address(values["port"]),
-        "tcp_backlog_size": 4096,
-        "filter_chains": [{"filters": [connections]}],
-    }
+    listeners = [
+        envoy_listener("plain", values["port"], {"filters": [connections]}),
+        envoy_listener("tls", values["tls"], {"filters": [connections], **envoy_tls(values)}),
+    ]
     endpoint = {"endpoint": {"address": envoy_address(values["backend"])}}
     cluster = {
         "name": "bench",
         "connect_timeout": "1s",
         "load_assignment": {"cluster_name": "bench", "endpoints": [{"lb_endpoints": [endpoint]}]},
     }
-    return json.dumps({"static_resources": {"listeners": [listener], "clusters": [cluster]}})
+    return json.dumps({"static_resources": {"listeners": listeners, "clusters": [cluster]}})
+
+
+def envoy_listener(name, port, chain):
+    """A listener with one filter chain."""
+    return {
+        "name": name,
+        "address": envoy_address(port),
+        "tcp_backlog_size": 4096,
+        "filter_chains": [chain],
+    }
+
+
+def envoy_tls(values):
+    """What makes a filter chain one of TLS."""
+    pair = {
+        "certificate_chain": {"filename": f"{values['folder']}/bench.crt"},
+        "private_key": {"filename": f"{values['folder']}/bench.key"},
+    }
+    common = {"tls_certificates": [pair], "alpn_protocols": ["h2", "http/1.1"]}
+    socket = envoy_type(
+        "envoy.transport_sockets.tls",
+        "transport_sockets.tls.v3.DownstreamTlsContext",
+        common_tls_context=common,
+    )
+    return {"transport_socket": socket}
 
 
 def envoy_type(name, kind, **settings):

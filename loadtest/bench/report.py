@@ -24,7 +24,7 @@ def heading(peers, settings, command):
     versions = "".join(f"- {peer.name}: {peer.version}\n" for peer in peers)
     return (
         f"Measured on {datetime.date.today().isoformat()} with `{command}`: "
-        f"{settings.rounds} rounds of {settings.seconds} s, wrk with {settings.threads} thread "
+        f"{settings.rounds} rounds of {settings.seconds} s, clients with {settings.threads} thread "
         f"and {settings.connections} connections. Figures are medians over the rounds.\n\n"
         f"- machine: {machine.describe()}\n{versions}"
     )

@@ -30,60 +30,64 @@ class Scenario:
     name: str
     title: str
     about: str
-    # Called with (process, port, core of the load, settings); returns figures by column key.
+    # Called with (process, its ports, core of the load, settings); returns figures by column key.
     measure: Callable
     columns: tuple
     # Rounds at most: a figure that does not vary needs no repetition.
     rounds: int = 1000
 
 
-def requests(process, port, core, settings, close=False):
+def traffic(run, tls=False):
     """Requests as fast as the proxy answers, and the time it spent on each."""
-    load.wrk(port, core, settings.warm_up(WARM_UP_SECONDS), close)
-    before, core_before = process.cpu_seconds(), machine.busy_seconds(process.core)
-    report = load.wrk(port, core, settings, close)
-    cpu = process.cpu_seconds() - before
-    others = machine.busy_seconds(process.core) - core_before - cpu
-    seconds = report["duration"] / 1e6
-    completed = max(report["requests"], 1)
-    return {
-        "rate": report["requests"] / seconds,
-        "p50": report["p50"] / 1000,
-        "p99": report["p99"] / 1000,
-        "cpu": cpu / completed * 1e6,
-        "busy": cpu / seconds * 100,
-        "others": max(others, 0) / seconds * 100,
-        "peak": process.memory_kib("VmHWM") / 1024,
-        "failed": report["failed"],
-        "requests": report["requests"],
-    }
+
+    def measure(process, ports, core, settings):
+        port = ports.tls if tls else ports.plain
+        run(port, core, settings.warm_up(WARM_UP_SECONDS))
+        before, core_before = process.cpu_seconds(), machine.busy_seconds(process.core)
+        report = run(port, core, settings)
+        cpu = process.cpu_seconds() - before
+        others = machine.busy_seconds(process.core) - core_before - cpu
+        seconds = report["duration"] / 1e6
+        completed = max(report["requests"], 1)
+        return {
+            "rate": report["requests"] / seconds,
+            "p50": report["p50"] / 1000,
+            "p99": report["p99"] / 1000,
+            "cpu": cpu / completed * 1e6,
+            "busy": cpu / seconds * 100,
+            "others": max(others, 0) / seconds * 100,
+            "peak": process.memory_kib("VmHWM") / 1024,
+            "failed": report["failed"],
+            "requests": report["requests"],
+        }
+
+    return measure
 
 
-def new_connections(process, port, core, settings):
-    """Requests each of which pays for its own connection."""
-    return requests(process, port, core, settings, close=True)
-
-
-def idle(process, port, _core, settings):
+def idle(tls=False):
     """Memory with many connections that have made one request each and stay open."""
-    before = process.memory_kib("VmRSS")
-    connections = []
-    try:
-        load.open_idle(port, settings.idle, connections)
-        time.sleep(SETTLE_SECONDS)
-        after = process.memory_kib("VmRSS")
-        kept = load.still_open(connections)
-    finally:
-        for connection in connections:
-            connection.close()
-    return {
-        "before": before / 1024,
-        "after": after / 1024,
-        "each": (after - before) / settings.idle,
-        "peak": process.memory_kib("VmHWM") / 1024,
-        "failed": settings.idle - kept,
-        "requests": settings.idle,
-    }
+
+    def measure(process, ports, _core, settings):
+        before = process.memory_kib("VmRSS")
+        connections = []
+        try:
+            load.open_idle(ports.tls if tls else ports.plain, settings.idle, connections, tls)
+            time.sleep(SETTLE_SECONDS)
+            after = process.memory_kib("VmRSS")
+            kept = load.still_open(connections)
+        finally:
+            for connection in connections:
+                connection.close()
+        return {
+            "before": before / 1024,
+            "after": after / 1024,
+            "each": (after - before) / settings.idle,
+            "peak": process.memory_kib("VmHWM") / 1024,
+            "failed": settings.idle - kept,
+            "requests": settings.idle,
+        }
+
+    return measure
 
 
 TRAFFIC = (
@@ -111,21 +115,51 @@ SCENARIOS = (
         "proxy",
         "Proxying 1 KiB responses",
         "Keep-alive on both sides, access log on everywhere, the gateway's metrics on.",
-        requests,
+        traffic(load.wrk),
         TRAFFIC,
     ),
     Scenario(
         "newconn",
         "A new connection for every request",
         "`Connection: close` from the client, keep-alive to the backend, access log on.",
-        new_connections,
+        traffic(load.wrk_close),
+        TRAFFIC,
+    ),
+    Scenario(
+        "tls_handshake",
+        "A new TLS connection for every request",
+        "TLS 1.3 with an ECDSA certificate on P-256 and no resumption; `Connection: close`. The client "
+        "is slower than the proxies, so only the processor time counts; it includes one request.",
+        traffic(load.handshakes, tls=True),
+        TRAFFIC,
+    ),
+    Scenario(
+        "tls_proxy",
+        "Proxying 1 KiB responses over TLS",
+        "As `proxy`, over TLS connections that stay open.",
+        traffic(load.wrk_tls, tls=True),
+        TRAFFIC,
+    ),
+    Scenario(
+        "h2",
+        "Proxying 1 KiB responses over HTTP/2",
+        f"TLS, {load.STREAMS} streams at once on each connection, HTTP/1.1 to the backend.",
+        traffic(load.h2load, tls=True),
         TRAFFIC,
     ),
     Scenario(
         "idle",
         "Idle keep-alive connections",
         "Each connection makes one request and then stays open.",
-        idle,
+        idle(),
+        IDLE,
+        rounds=1,
+    ),
+    Scenario(
+        "idle_tls",
+        "Idle keep-alive connections over TLS",
+        "As `idle`, each connection after a full TLS 1.3 handshake.",
+        idle(tls=True),
         IDLE,
         rounds=1,
     ),

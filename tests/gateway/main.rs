@@ -32,6 +32,7 @@ mod http2_floods;
 mod maintenance;
 mod memory;
 mod metrics;
+mod no_loss;
 mod nominations;
 mod process;
 mod proxy_protocol;
