@@ -104,7 +104,10 @@ impl Link {
         let bytes = [&length.to_be_bytes()[..], &body].concat();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut beside = SendAncillaryBuffer::new(&mut space);
-        if !descriptors.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        let fits = descriptors.len() <= MAX_DESCRIPTORS;
+        let pushed = descriptors.is_empty()
+            || fits && beside.push(SendAncillaryMessage::ScmRights(descriptors));
+        if !pushed {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let sent = sendmsg(
