@@ -122,6 +122,7 @@ fn understand(
             let checked = check::check(&file, &source);
             problems.extend(checked.problems);
             warnings.extend(checked.warnings);
+            sources.extend(checked.files);
             checked.config.map(|config| (config, file))
         }
         // What fits the schema can be read; without the cause, which may quote a secret.

@@ -440,7 +440,7 @@ mod tests {
     fn connections_are_given_up_only_if_nothing_is_answered() {
         let mut config = config(1);
         config.protocol = model::Protocol::Http2;
-        let upstream = Upstream::compile(&config, &Metrics::new("gateway"), Instant::now());
+        let upstream = Upstream::compile(&config, &Metrics::new("gateway"), Instant::now(), None);
         let backend = &upstream.backends()[0];
         let key = || backend.peer(Purpose::Request).group_key;
         let first = key();

@@ -1,12 +1,14 @@
 //! Checks TLS towards backends: reads its certificates and keys, so that what is wrong with them is
 //! a problem of the configuration and not of the first request.
 
+use std::io::Read;
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use super::Checker;
+use super::FileSource;
 use super::upstream::Encryption;
 use crate::config::file;
 use crate::config::model::{ClientCertificate, Der, UpstreamTls};
@@ -176,16 +178,24 @@ impl Checker<'_> {
     }
 
     /// The text of a file whose path begins at the folder of the configuration.
-    fn read_pem(&self, file: &str, expected: &str) -> Result<Vec<u8>, Invalid> {
+    fn read_pem(&mut self, file: &str, expected: &str) -> Result<Vec<u8>, Invalid> {
         let path = self.source.base.join(file);
         let invalid = |what: String| Invalid::new(format!("{}: {what}", quote(file)), expected);
-        let size = std::fs::metadata(&path)
-            .map_err(|error| invalid(error.to_string()))?
-            .len();
-        if size > MAX_PEM_BYTES {
+        let cannot = |error: std::io::Error| invalid(error.to_string());
+        let (source, opened) = FileSource::open(&path);
+        self.files.push(source);
+        let opened = opened.map_err(cannot)?;
+        if !opened.metadata().map_err(cannot)?.is_file() {
+            return Err(invalid("is not a regular file".to_owned()));
+        }
+        let mut bytes = Vec::new();
+        // One byte more than is allowed tells a file that is too large from one that fits.
+        let mut bounded = opened.take(MAX_PEM_BYTES + 1);
+        bounded.read_to_end(&mut bytes).map_err(cannot)?;
+        if bytes.len() as u64 > MAX_PEM_BYTES {
             return Err(invalid(format!("is larger than {MAX_PEM_BYTES} bytes")));
         }
-        std::fs::read(&path).map_err(|error| invalid(error.to_string()))
+        Ok(bytes)
     }
 }
 

@@ -19,6 +19,7 @@ use super::env::Env;
 use super::file::File;
 use super::model::{Config, Der, Route};
 use super::problem::{Invalid, Problem, quote};
+use super::source::Source as FileSource;
 use super::tree::{Node, Path};
 
 /// What a file was read from; messages and relative paths need it.
@@ -43,6 +44,8 @@ pub(super) struct Checked {
     pub problems: Vec<Problem>,
     /// What is odd, one sentence each.
     pub warnings: Vec<String>,
+    /// The files that were read.
+    pub files: Vec<FileSource>,
 }
 
 /// Checks a file as a whole.
@@ -53,10 +56,12 @@ pub(super) fn check(file: &File, source: &Source<'_>) -> Checked {
         warnings: Vec::new(),
         addresses: HashMap::new(),
         system_authorities: None,
+        files: Vec::new(),
     };
     let config = checker.file(file);
     Checked {
         config,
+        files: checker.files,
         problems: checker.problems,
         warnings: checker.warnings,
     }
@@ -70,6 +75,8 @@ struct Checker<'a> {
     addresses: HashMap<(String, u16), Result<SocketAddr, String>>,
     /// What the system trusts, once somebody asked, or why it is not known.
     system_authorities: Option<Result<Arc<[Der]>, String>>,
+    /// The files that were read, to be watched.
+    files: Vec<FileSource>,
 }
 
 impl Checker<'_> {
