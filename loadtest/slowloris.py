@@ -30,6 +30,9 @@ HEADER, BODY, WRITE = 5, 5, 5
 DEADLINE = {"header": HEADER, "body": 5, "read": 3 * WRITE}
 # For the refusal to be written, for our own scheduling, and for opening so many connections.
 MERCY = 4
+# Over how many seconds the slow connections are opened: their number is what this is about, not how
+# fast this machine can open them while it measures.
+RAMP = 2
 PHASE = 12
 # The others' p99 is so small that noise of the machine must not decide.
 NOISE_MS = 3.0
@@ -90,6 +93,7 @@ def slow_socket(number):
 async def slow_client(kind, number, port, until):
     """Goes on as slowly as it can; the seconds after which it was closed, or None if it was not."""
     loop = asyncio.get_running_loop()
+    await asyncio.sleep(RAMP * number / CONNECTIONS)
     with slow_socket(number) as slow:
         began = time.monotonic()
         try:
@@ -120,7 +124,7 @@ async def slow_client(kind, number, port, until):
 
 
 async def attack(kind, port):
-    until = time.monotonic() + DEADLINE[kind] + MERCY + 2
+    until = time.monotonic() + DEADLINE[kind] + MERCY + RAMP + 2
     clients = [slow_client(kind, n, port, until) for n in range(CONNECTIONS)]
     return await asyncio.gather(*clients)
 
@@ -160,7 +164,7 @@ def probe(port, seconds, results):
 def phase(kind, port):
     """Ordinary requests, and slow clients of this kind if there are any."""
     results = multiprocessing.Queue()
-    seconds = PHASE if kind is None else DEADLINE[kind] + MERCY
+    seconds = PHASE if kind is None else DEADLINE[kind] + MERCY + RAMP
     others = multiprocessing.Process(target=probe, args=(port, seconds, results))
     others.start()
     ended = asyncio.run(attack(kind, port)) if kind else []

@@ -24,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::arrival::TlsFacts;
 use super::pace::{Pace, TooSlow};
 use super::stream::Connection;
+use super::turn::Turn;
 use super::websocket::{CLOSE_TO_BACKEND, CLOSE_TO_CLIENT, ToClient, Tunnel};
 use crate::filter::forwarding::Peer;
 
@@ -164,6 +165,8 @@ pub struct Lease {
     tunnel: Option<Box<Tunnel>>,
     /// Whether the last read gave a small piece, behind which others have their turn.
     had_a_piece: bool,
+    /// What was moved since others had their turn.
+    turn: Turn,
     /// How slowly the request's body may come.
     pace: Pace,
 }
@@ -182,6 +185,7 @@ impl Lease {
             write_timeout,
             tunnel: None,
             had_a_piece: false,
+            turn: Turn::default(),
             pace,
         }
     }
@@ -323,6 +327,7 @@ impl AsyncRead for Lease {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        ready!(self.turn.poll(context));
         let begin = buffer.filled().len();
         let read = if self.tunnel.is_some() {
             self.poll_tunnel(context, buffer)
@@ -334,6 +339,7 @@ impl AsyncRead for Lease {
         if read.is_ready() {
             let count = buffer.filled().len() - begin;
             if count > 0 {
+                self.turn.moved(count);
                 self.pace.received(count, Instant::now());
             }
             return read;
@@ -392,13 +398,19 @@ impl AsyncWrite for Lease {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.turn.poll(context));
         let patience = self.write_timeout;
         if self.tunnel.is_some() {
             return self.poll_write_tunnel(context, bytes);
         }
         let connection = self.connection()?;
         let written = connection.poll_send(context, bytes);
-        connection.limit_write(written, patience, context)
+        let written = connection.limit_write(written, patience, context);
+        match &written {
+            Poll::Ready(Ok(count)) => self.turn.moved(*count),
+            _ => self.turn.ended(),
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -19,6 +19,7 @@ mod panics;
 pub mod proxy_protocol;
 pub mod stream;
 pub mod transport;
+pub mod turn;
 pub mod websocket;
 
 use std::net::{SocketAddr, TcpListener};
