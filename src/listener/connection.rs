@@ -111,7 +111,8 @@ where
             let _admitted = arrival.admitted.take();
             match arrival.protocol {
                 Protocol::Http1 => serve_http1(arrival, listener, edge).await,
-                Protocol::Http2 => h2::serve(arrival, listener, edge).await,
+                // On the heap, so that those that speak HTTP/1 do not make room for it.
+                Protocol::Http2 => Box::pin(h2::serve(arrival, listener, edge)).await,
             }
         }
         Err(Some(reason)) => listener.metrics.closed(reason),
