@@ -65,8 +65,9 @@ pub struct Server {
     /// Worker threads. When left out, as many as there are cores.
     #[schemars(range(min = 1, max = 1024))]
     pub threads: Option<u32>,
-    /// Whether a change of this file, or of a file that it refers to with `file:`, is loaded within
-    /// two seconds or so. Without, a reload has to be asked for.
+    /// Whether a change of this file, or of a file that it refers to with `file:` or as an upstream's
+    /// certificate, key or authorities, is loaded within two seconds or so. Without, a reload has to be
+    /// asked for.
     pub watch: bool,
     /// The Unix socket through which a successor takes over. A relative path begins at the
     /// configuration's folder. When left out, one that is named after the file, in a private folder.
