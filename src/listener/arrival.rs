@@ -58,7 +58,7 @@ pub async fn arrive(
     if let Some(terminator) = settings.tls.clone() {
         // On the heap, so that plain connections do not make room for a handshake.
         let patience = limits.handshake_timeout;
-        let handshake = handshake::shake_hands(tcp, peer.ip(), listener, terminator, patience);
+        let handshake = handshake::shake_hands(tcp, peer, listener, terminator, patience);
         let (stream, facts) = Box::pin(handshake).await?;
         let protocol = match facts.http2 {
             true => Protocol::Http2,

@@ -2,7 +2,7 @@
 //! failed.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ const PLAIN_HTTP: &str = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; 
 /// Shakes hands with `peer`. The error is why there will be no request.
 pub async fn shake_hands(
     tcp: TcpStream,
-    peer: IpAddr,
+    peer: SocketAddr,
     listener: &ListenerState,
     terminator: Arc<Terminator>,
     patience: Duration,
@@ -121,14 +121,14 @@ fn cause(error: &io::Error) -> HandshakeFailure {
 async fn report(
     failure: Failure,
     listener: &ListenerState,
-    peer: IpAddr,
+    peer: SocketAddr,
 ) -> Option<ConnectionClose> {
     let Failure { cause, error, tcp } = failure;
     listener.metrics.tls().failed(cause);
     let (name, reason) = (&listener.name, cause.as_str());
     log::info!(
         target: telemetry::HANDSHAKE,
-        "listener={name} client={peer} TLS handshake failed: {reason}: {error}"
+        "listener={name} peer={peer} TLS handshake failed: {reason}: {error}"
     );
     if let Some(tcp) = tcp {
         // An alert is on its way already. Closing with unread bytes would take it back.

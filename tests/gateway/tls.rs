@@ -194,6 +194,7 @@ fn garbage_and_silence_end_the_connection_alone() {
     gateway.wait_metric(CLOSED, &[("reason", "handshake_timeout")], 1.0);
     // The beginning of a ClientHello that never goes on.
     let mut slow = Client::connect(gateway.addr());
+    let from = slow.writer().local_addr().unwrap();
     slow.send([22, 3, 1, 2, 0, 1, 0]);
     assert!(slow.is_closed());
     gateway.wait_metric(FAILURES, &[("reason", "timeout")], 2.0);
@@ -210,7 +211,8 @@ fn garbage_and_silence_end_the_connection_alone() {
     let client = until(|| authority.client().connect(gateway.addr(), "a.test").ok());
     assert_eq!(client.unwrap().get("a.test", "/").status, 200);
     let log = gateway.log_lines().join("\n");
-    assert!(log.contains("TLS handshake failed: timeout"), "{log}");
+    let line = format!("listener=main peer={from} TLS handshake failed: timeout");
+    assert!(log.contains(&line), "{line} in {log}");
 }
 
 #[test]

@@ -5,7 +5,8 @@ use http::HeaderValue;
 use super::Checker;
 use crate::config::file::{self, ClientAuthMode, HttpsRedirect, TlsVersion};
 use crate::config::model::{CertificateFiles, ClientAuth, ListenerTls, Tickets};
-use crate::config::tree::Path;
+use crate::config::problem::quote;
+use crate::config::tree::{Node, Path};
 
 impl Checker<'_> {
     /// The listener's TLS. `None` when there is none, or a problem was told.
@@ -96,7 +97,14 @@ impl Checker<'_> {
     }
 
     fn file_name(&mut self, at: &Path<'_>, name: &str) {
-        if name.is_empty() {
+        let written = self.source.tree.at(at).and_then(Node::shown);
+        if let Some(written) = written.filter(|written| written.starts_with("file:")) {
+            let what = format!(
+                "{} stands for what is in that file, expected its path: leave `file:` out",
+                quote(written)
+            );
+            self.refuse(at, what);
+        } else if name.is_empty() {
             self.refuse(at, "is empty, expected the path of a file");
         }
     }

@@ -350,3 +350,17 @@ fn a_missing_variable_or_file_is_a_problem_of_its_line() {
     assert!(found[1].starts_with("g.yaml:4: access_log.output: `file:none` cannot be read"));
     assert!(found[2].starts_with("g.yaml:5: routes[0].upstream: the environment variable"));
 }
+
+#[test]
+fn a_file_reference_is_no_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("g.yaml");
+    std::fs::write(folder.path().join("a.crt"), "-----BEGIN").unwrap();
+    let text = "listeners:\n- address: 127.0.0.1:1\n  tls:\n    certificates:\n\
+                \x20   - { cert: 'file:a.crt', key: a.key }\nroutes: [{ respond: {} }]\n";
+    std::fs::write(&path, text).unwrap();
+    let problems = load(&path, &env()).unwrap_err().to_string();
+    let expected = "g.yaml:5: listeners[0].tls.certificates[0].cert: `file:a.crt` stands for what \
+                    is in that file, expected its path: leave `file:` out";
+    assert!(problems.ends_with(expected), "{problems}");
+}
