@@ -262,6 +262,10 @@ impl Lease {
             if goodbye.is_ready() {
                 return Poll::Ready(Ok(()));
             }
+            if self.tunnel.as_ref().is_some_and(|t| !t.is_accepted()) {
+                // Nobody knows yet whether what follows are frames or the next request.
+                return self.connection()?.poll_departure(context);
+            }
             let begin = buffer.filled().len();
             ready!(self.connection()?.poll_request(context, buffer))?;
             let Some(tunnel) = &mut self.tunnel else {
