@@ -58,7 +58,7 @@ pub(super) fn select(session: &Session, context: &mut Context) -> Option<Box<Htt
     if let (Some(read), true) = (read, purpose != Purpose::Tunnel) {
         peer.options.read_timeout = Some(read);
     }
-    if context.grpc {
+    if read.is_none() && context.grpc && admitted.backend().may_speak_http2() {
         // A stream of messages may be silent for as long as a tunnel.
         peer.options.read_timeout = Some(upstream.timeouts.upgraded_idle);
     }
@@ -84,10 +84,20 @@ fn purpose(session: &Session, context: &Context) -> Purpose {
 }
 
 /// Lets the messages of a gRPC call come when they come: a stream of them may be silent for as long as
-/// a tunnel.
+/// a tunnel. A backend that speaks HTTP/1 takes no calls: there the content type is only a claim, which
+/// must not free a body from its limits.
 pub(super) fn bound_call(session: &mut Session, context: &Context) {
-    if let (true, Some(upstream)) = (context.grpc, &context.upstream) {
+    let (true, Some(upstream), Some(attempt), Some(origin)) = (
+        context.grpc,
+        &context.upstream,
+        &context.attempt,
+        &context.origin,
+    ) else {
+        return;
+    };
+    if attempt.admitted.backend().may_speak_http2() {
         session.set_read_timeout(Some(upstream.timeouts.upgraded_idle));
+        origin.shared.set_any_pace();
     }
 }
 

@@ -306,7 +306,7 @@ fn close_reason(rejection: &Rejection) -> ConnectionClose {
 }
 
 /// Says what was refused before there was a request, without a byte of it: there may be secrets.
-fn log_refusal(
+pub fn log_refusal(
     listener: &ListenerState,
     peer: SocketAddr,
     rejection: &Rejection,

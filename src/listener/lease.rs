@@ -49,6 +49,8 @@ pub struct Shared {
     first_byte_deadline: AtomicU64,
     /// Whether the request's body is read in small pieces.
     small_pieces: AtomicBool,
+    /// Whether the body may come as slowly as it likes.
+    any_pace: AtomicBool,
     /// Set when the gateway answered by itself, completely, and the connection can go on.
     answered: AtomicBool,
     /// Set when the connection is to be broken rather than ended.
@@ -67,6 +69,7 @@ impl Shared {
             tls,
             first_byte_deadline: AtomicU64::new(0),
             small_pieces: AtomicBool::new(false),
+            any_pace: AtomicBool::new(false),
             answered: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             returned: Mutex::new(None),
@@ -82,6 +85,7 @@ impl Shared {
             tls: self.tls.clone(),
             first_byte_deadline: AtomicU64::new(0),
             small_pieces: AtomicBool::new(false),
+            any_pace: AtomicBool::new(false),
             answered: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             returned: Mutex::new(None),
@@ -113,6 +117,16 @@ impl Shared {
     /// frames of it meanwhile, so that more is taken than sent and nothing is left to wait.
     pub fn read_in_small_pieces(&self) {
         self.small_pieces.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on the request's body may come as slowly as it likes. HTTP/2 requests alone ask.
+    pub fn set_any_pace(&self) {
+        self.any_pace.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it may.
+    pub(super) fn is_any_pace(&self) -> bool {
+        self.any_pace.load(Ordering::Relaxed)
     }
 
     /// A complete response of the gateway's own was written.
@@ -261,6 +275,10 @@ impl Lease {
             let goodbye = self.poll_goodbye(context, buffer)?;
             if goodbye.is_ready() {
                 return Poll::Ready(Ok(()));
+            }
+            if self.tunnel.as_ref().is_some_and(|t| !t.is_accepted()) {
+                // Nobody knows yet whether what follows are frames or the next request.
+                return self.connection()?.poll_departure(context);
             }
             let begin = buffer.filled().len();
             ready!(self.connection()?.poll_request(context, buffer))?;

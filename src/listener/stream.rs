@@ -397,7 +397,7 @@ impl Connection {
     /// Watches for the client leaving while its request is being answered.
     ///
     /// What arrives meanwhile is kept for the next request. Ready means that the client has left.
-    fn poll_departure(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(super) fn poll_departure(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             if self.half_closed || self.inbound.len() >= MAX_EARLY_BYTES {
                 return Poll::Pending;

@@ -201,6 +201,11 @@ impl Tunnel {
         self.backend_told
     }
 
+    /// Whether the handshake was accepted, so that what the client sends are frames.
+    pub fn is_accepted(&self) -> bool {
+        self.answer == Answer::Accepted
+    }
+
     /// Both sides have said goodbye, so that the connection can be closed.
     pub fn is_over(&self) -> bool {
         self.from_client.is_closed() && self.to_client.is_closed()

@@ -94,6 +94,11 @@ impl Backend {
         self.peers.get(purpose)
     }
 
+    /// Whether it may be spoken to by HTTP/2.
+    pub fn may_speak_http2(&self) -> bool {
+        self.peers.may_share()
+    }
+
     /// Whether it must be spoken to by HTTP/2 and nothing else.
     pub fn insists_on_http2(&self) -> bool {
         self.peers.insists_on_http2()

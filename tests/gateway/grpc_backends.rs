@@ -110,6 +110,24 @@ fn messages_pass_in_both_directions_before_either_ends() {
 }
 
 #[test]
+fn messages_come_when_they_come() {
+    let origin = ModernOrigin::h2c(|_| Act::Stream);
+    let gateway = Gateway::start(&format!(
+        "listeners: [{{ name: main, address: 127.0.0.1:0, h2c: true }}]\n\
+         limits: {{ request_body_timeout: 200ms }}\n\
+         routes: [{{ name: all, upstream: 'h2c://{}' }}]\n",
+        origin.address()
+    ));
+    let mut client = H2::connect(gateway.addr());
+    let (response, mut stream) = client.begin(call("/stream"), false).expect("a stream");
+    stream.send_data("one".into(), false).expect("data");
+    eventually("the backend has it", || origin.seen().len() == 1);
+    std::thread::sleep(std::time::Duration::from_millis(600));
+    stream.send_data("two".into(), true).expect("data");
+    assert_eq!(client.answer(response).expect("an answer").text(), "onetwo");
+}
+
+#[test]
 fn large_streams_do_not_wait_for_each_other() {
     const LENGTH: usize = 16 << 20;
     let origin = ModernOrigin::h2c(|_| Act::Stream);

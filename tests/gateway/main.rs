@@ -29,6 +29,7 @@ mod handover;
 mod health;
 mod http2;
 mod http2_floods;
+mod http2_limits;
 mod maintenance;
 mod memory;
 mod metrics;

@@ -5,7 +5,10 @@ mod judge;
 mod mutate;
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::time::Duration;
 
+use crate::support::client::status;
 use crate::support::{Gateway, Origin, Request, Script};
 
 /// What must never arrive as a request of its own.
@@ -212,6 +215,44 @@ fn bytes_behind_an_upgrade_wait_for_the_backends_word() {
             assert!(raw.contains("x-request-id: "), "unjudged: {raw}");
         }
     }
+}
+
+/// The backend has not answered when they come. Then they are the next request, or the first frames.
+#[test]
+fn bytes_behind_an_upgrade_are_served_or_passed_on() {
+    const PAUSE: Duration = Duration::from_millis(300);
+    const FRAME: &[u8] = b"\x01\x03abc";
+    const UPGRADE: &str =
+        "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let origin = Origin::answering(|request| match request.target.as_str() {
+        "/chat" => Script::new().delay(PAUSE).and(&Script::answer("no")),
+        _ => Script::answer("next"),
+    });
+    let gateway = Gateway::in_front_of(&origin);
+    let mut client = gateway.connect();
+    client.send(format!("{UPGRADE}{HIDDEN}"));
+    assert_eq!(client.read_response().text(), "no");
+    assert_eq!(client.read_response().text(), "next");
+
+    let accepts =
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let origin = Origin::conversation(move |mut stream| {
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") && stream.read_exact(&mut byte).is_ok() {
+            head.extend(byte);
+        }
+        std::thread::sleep(PAUSE);
+        let mut frame = [0; FRAME.len()];
+        if stream.write_all(accepts).is_ok() && stream.read_exact(&mut frame).is_ok() {
+            drop(stream.write_all(&frame));
+        }
+    });
+    let gateway = Gateway::in_front_of(&origin);
+    let mut client = gateway.connect();
+    client.send([UPGRADE.as_bytes(), FRAME].concat());
+    assert_eq!(status(&client.read_head()), 101);
+    assert_eq!(client.wire().exact(FRAME.len()).expect("the frame"), FRAME);
 }
 
 /// CVE-2026-2835: HTTP/1.0 has no chunks, and no body that ends with the connection.

@@ -82,6 +82,11 @@ impl Body {
         Some(self.waiting? + patience?)
     }
 
+    /// It is not the client that is waited for.
+    pub fn pause(&mut self) {
+        self.waiting = None;
+    }
+
     /// Whether all of it was read.
     pub fn is_done(&self) -> bool {
         self.done || self.stream.is_end_stream()

@@ -10,6 +10,7 @@ use http::header::{self, HeaderName};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 
+use super::CONNECTION_FIELDS;
 use crate::listener::framing::{Chunk, Framing, is_field_byte};
 use crate::listener::head::{self, Bounds, FORWARDED_METHODS, Head};
 use crate::listener::normalize::{self, Target};
@@ -17,14 +18,6 @@ use crate::reply::Rejection;
 
 /// What the name of a method may have.
 const METHOD_BYTES: usize = 32;
-/// Fields that have no meaning in HTTP/2 (RFC 9113 section 8.2.2).
-const CONNECTION_FIELDS: [HeaderName; 5] = [
-    header::CONNECTION,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-];
 
 /// Judges a request and gives it the form that everyone behind the gate sees. `ended` says that
 /// there is no body.
@@ -68,7 +61,9 @@ fn method(method: &Method) -> Result<(), Rejection> {
 fn target(parts: &Parts, bounds: &Bounds) -> Result<Target, Rejection> {
     const REFUSED: Rejection = Rejection::BadRequest("request target");
     let scheme = parts.uri.scheme_str();
-    if !scheme.is_some_and(|scheme| matches!(scheme, "http" | "https")) {
+    // The library drops the scheme of a request that names its host in a field alone.
+    let known = scheme.is_some_and(|scheme| matches!(scheme, "http" | "https"));
+    if !known && parts.uri.authority().is_some() {
         return Err(Rejection::BadRequest("scheme"));
     }
     let text = parts.uri.path_and_query().ok_or(REFUSED)?.as_str();
@@ -248,6 +243,9 @@ mod tests {
             host(&[("host", "a.example"), ("host", "a.example")]),
             refused
         );
+        let (header, _) = judged("GET", "/b", &[("host", "a")]).unwrap();
+        assert_eq!(header.headers["host"], "a");
+        assert_eq!(header.uri.path(), "/b");
         let mut parts = request("GET", "/", &[("host", "a")]);
         parts.uri = "http://u@a/".parse().unwrap();
         assert!(judge(&mut parts, true, &BOUNDS).is_err());
@@ -275,12 +273,7 @@ mod tests {
                 Rejection::BadRequest("request target"),
             ),
             ("GET", "ftp://a/", &[], Rejection::BadRequest("scheme")),
-            (
-                "GET",
-                "/",
-                &[("host", "a")],
-                Rejection::BadRequest("scheme"),
-            ),
+            ("GET", "/", &[], Rejection::BadRequest("host")),
             ("GET", "http://u:p@a/", &[], Rejection::BadRequest("host")),
             (
                 "GET",

@@ -16,7 +16,7 @@
 //! | WINDOW_UPDATE | 1000 | 100 | four more for each DATA frame sent: two for it, as many for uploads |
 //! | unknown types | 100 | 10 | clients send one now and then to keep servers tolerant |
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::frames::{Frame, Kind, Scanner};
 use crate::metrics::ConnectionClose;
@@ -42,17 +42,27 @@ impl Bucket {
 
     /// Takes a token, if there is one.
     fn take(&mut self, now: Instant) -> bool {
+        self.refill(now);
         if self.left == 0 {
-            let millis = now.duration_since(self.filled).as_millis();
-            let earned = millis * u128::from(self.per_second) / 1000;
-            if earned == 0 {
-                return false;
-            }
-            self.left = u32::try_from(earned).unwrap_or(u32::MAX).min(self.capacity);
-            self.filled = now;
+            return false;
         }
         self.left -= 1;
         true
+    }
+
+    /// Adds what was earned since the last time, in whole tokens.
+    fn refill(&mut self, now: Instant) {
+        let millis = now.duration_since(self.filled).as_millis();
+        let earned = millis * u128::from(self.per_second) / 1000;
+        let earned = u32::try_from(earned).unwrap_or(u32::MAX);
+        if earned >= self.capacity - self.left {
+            // Time that would earn more than there is room for is lost.
+            (self.left, self.filled) = (self.capacity, now);
+        } else if earned > 0 {
+            self.left += earned;
+            let spent = u64::from(earned) * 1000 / u64::from(self.per_second);
+            self.filled += Duration::from_millis(spent);
+        }
     }
 
     fn give(&mut self, tokens: u32) {
@@ -73,6 +83,8 @@ pub struct Meter {
     empty: Bucket,
     updates: Bucket,
     unknown: Bucket,
+    /// DATA frames sent.
+    data_frames: u64,
     /// The error code of the last GOAWAY sent.
     goaway: Option<u32>,
 }
@@ -92,6 +104,7 @@ impl Meter {
             empty: bucket(100, 10),
             updates: bucket(1000, 100),
             unknown: bucket(100, 10),
+            data_frames: 0,
             goaway: None,
         }
     }
@@ -99,6 +112,11 @@ impl Meter {
     /// Whether the client has begun a header block and not completed it.
     pub fn in_header_block(&self) -> bool {
         self.received.in_header_block()
+    }
+
+    /// How many DATA frames were begun towards the client.
+    pub fn data_frames(&self) -> u64 {
+        self.data_frames
     }
 
     /// The error code that the client was sent away with, if it was.
@@ -142,8 +160,10 @@ impl Meter {
     pub fn send(&mut self, bytes: &[u8], now: Instant) -> Option<ConnectionClose> {
         let (mut provoked, mut excess) = (0u32, false);
         let (pings, updates, goaway) = (&mut self.pings, &mut self.updates, &mut self.goaway);
+        let data_frames = &mut self.data_frames;
         self.sent.feed(bytes, |frame| match frame.kind {
             Kind::Data => {
+                *data_frames += 1;
                 pings.give(1);
                 updates.give(4);
             }
@@ -166,8 +186,6 @@ fn is_provoked(code: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::frames::PREFACE;
     use super::*;
 
@@ -237,6 +255,22 @@ mod tests {
                 assert_eq!(meter.receive(&ping, now), None, "second {second}");
             }
         }
+    }
+
+    #[test]
+    fn a_pause_earns_no_second_burst() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(100, 10, start);
+        let later = start + Duration::from_secs(3600);
+        let taken = |bucket: &mut Bucket, now| (0..500).filter(|_| bucket.take(now)).count();
+        assert_eq!(taken(&mut bucket, later), 100);
+        assert_eq!(taken(&mut bucket, later), 0);
+        // Parts of a token are not lost, however often somebody asks.
+        let asked = (1..=100).map(|step| later + step * Duration::from_millis(30));
+        let given: usize = asked.map(|now| taken(&mut bucket, now)).sum();
+        assert_eq!(given, 30);
+        assert_eq!(taken(&mut bucket, later + Duration::from_millis(3050)), 0);
+        assert_eq!(taken(&mut bucket, later + Duration::from_millis(3100)), 1);
     }
 
     #[test]

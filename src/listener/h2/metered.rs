@@ -33,6 +33,12 @@ impl Moment {
         }
     }
 
+    /// The last call decides.
+    fn move_on(&self, epoch: Instant) {
+        self.clear();
+        self.mark(epoch);
+    }
+
     fn clear(&self) {
         self.0.store(0, Relaxed);
     }
@@ -57,6 +63,8 @@ pub struct Signals {
     header: Moment,
     /// Since when nothing can be written.
     blocked: Moment,
+    /// When a piece of a body was written last.
+    progress: Moment,
     /// Since when the connection is being closed.
     closing: Moment,
     /// The error code of the GOAWAY sent last; 0, which is no error, as long as there was none.
@@ -72,6 +80,7 @@ impl Signals {
             budget: AtomicUsize::new(BYTES_A_TURN),
             header: Moment::default(),
             blocked: Moment::default(),
+            progress: Moment::default(),
             closing: Moment::default(),
             goaway: AtomicU32::new(0),
         }
@@ -95,6 +104,11 @@ impl Signals {
     /// Since when nothing can be written.
     pub fn blocked_since(&self) -> Option<Instant> {
         self.blocked.get(self.epoch)
+    }
+
+    /// When a piece of a body was written last.
+    pub fn last_progress(&self) -> Option<Instant> {
+        self.progress.get(self.epoch)
     }
 
     /// The error that the client was sent away with; 0 for none.
@@ -136,6 +150,15 @@ impl Metered {
         if let Some(reason) = excess {
             // The first reason stays.
             let _ = self.signals.excess.set(reason);
+        }
+    }
+
+    fn note_sent(&mut self, bytes: &[u8], now: Instant) {
+        let before = self.meter.data_frames();
+        let excess = self.meter.send(bytes, now);
+        self.note_excess(excess);
+        if self.meter.data_frames() != before {
+            self.signals.progress.move_on(self.signals.epoch);
         }
     }
 
@@ -194,8 +217,7 @@ impl AsyncWrite for Metered {
         let written = Pin::new(&mut self.transport).poll_write(context, bytes);
         self.note_write(written.is_pending());
         let count = ready!(written)?;
-        let excess = self.meter.send(&bytes[..count], Instant::now());
-        self.note_excess(excess);
+        self.note_sent(&bytes[..count], Instant::now());
         Poll::Ready(Ok(count))
     }
 
@@ -210,8 +232,7 @@ impl AsyncWrite for Metered {
         let (now, mut left) = (Instant::now(), count);
         for slice in slices {
             let part = left.min(slice.len());
-            let excess = self.meter.send(&slice[..part], now);
-            self.note_excess(excess);
+            self.note_sent(&slice[..part], now);
             left -= part;
         }
         Poll::Ready(Ok(count))

@@ -4,6 +4,7 @@
 //! requests of a connection run at once, and how a connection ends.
 
 mod body;
+mod delivery;
 mod frames;
 mod gate;
 mod meter;
@@ -23,7 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use h2::server::Builder;
-use http::Extensions;
+use http::{Extensions, HeaderName, header};
 
 use crate::config::model::Limits;
 use crate::listener::connection::Origin;
@@ -45,6 +46,15 @@ const UNSEEN_RESETS: usize = 50;
 const ERROR_RESETS: usize = 1024;
 /// For how long, and of how many streams, frames are expected behind a reset.
 const RESET_MEMORY: (Duration, usize) = (Duration::from_secs(5), 50);
+
+/// Fields that have no meaning in HTTP/2 (RFC 9113 section 8.2.2).
+const CONNECTION_FIELDS: [HeaderName; 5] = [
+    header::CONNECTION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
 
 /// What the library is told.
 fn builder(limits: &Limits) -> Builder {

@@ -12,7 +12,8 @@ use http::request::Parts;
 use super::body::Body;
 use super::response::Response;
 use super::running::Guard;
-use crate::listener::connection::{Refusals, Refused};
+use crate::listener::ListenerState;
+use crate::listener::connection::{Refusals, Refused, log_refusal};
 use crate::reply::Rejection;
 
 /// Answers with the refusal and forgets the body. It is small enough not to be waited for.
@@ -20,7 +21,7 @@ pub fn refuse(
     rejection: &Rejection,
     parts: &Parts,
     (body, respond): (Body, SendResponse<Bytes>),
-    (peer, received): (SocketAddr, Instant),
+    (listener, peer, received): (&ListenerState, SocketAddr, Instant),
     refusals: &dyn Refusals,
     guard: Guard,
 ) {
@@ -37,6 +38,7 @@ pub fn refuse(
         bytes: line.as_bytes(),
         protocol: "HTTP/2.0",
     });
+    log_refusal(listener, peer, rejection, &request_id);
     let mut response = Response::new(respond, &parts.method);
     match answer(&mut response, rejection, parts, &request_id) {
         Ok(()) => body.forget(guard),

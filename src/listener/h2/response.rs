@@ -6,22 +6,19 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, SendStream};
-use http::{HeaderMap, HeaderName, Method, Response as HttpResponse, StatusCode, header};
+use http::{HeaderMap, Method, Response as HttpResponse, StatusCode};
 use pingora_core::ErrorType::{ConnectionClosed, InternalError, InvalidHTTPHeader};
 use pingora_core::{Error, Result};
 use pingora_http::ResponseHeader;
 
+use super::CONNECTION_FIELDS;
+
 /// What is written at once; more would let one stream keep the connection's window from others.
 const WRITE_BYTES: usize = 32 * 1024;
 
-/// Fields that have no meaning in HTTP/2 (RFC 9113 section 8.2.2).
-const CONNECTION_FIELDS: [HeaderName; 5] = [
-    header::CONNECTION,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-];
+/// Interim responses that are passed on for one request, and their bytes. They are not subject to
+/// flow control: a client that does not read would make the gateway hold them all.
+const INTERIM: (usize, usize) = (16, 32 * 1024);
 
 /// How far the response has come.
 enum State {
@@ -42,6 +39,8 @@ pub struct Response {
     header_only: bool,
     written: Option<Box<ResponseHeader>>,
     sent: usize,
+    /// Interim responses so far, and their bytes.
+    interim: (usize, usize),
 }
 
 impl Response {
@@ -52,6 +51,7 @@ impl Response {
             header_only: *method == Method::HEAD,
             written: None,
             sent: 0,
+            interim: (0, 0),
         }
     }
 
@@ -80,6 +80,9 @@ impl Response {
             return Err(Error::explain(InvalidHTTPHeader, "101 in HTTP/2"));
         }
         let interim = header.status.is_informational();
+        if interim && !admits(&mut self.interim, size(&header)) {
+            return Ok(());
+        }
         let bodiless = matches!(
             header.status,
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
@@ -225,6 +228,24 @@ fn message(header: &ResponseHeader) -> HttpResponse<()> {
     message
 }
 
+/// Whether one more interim response of this size is passed on; then it counts.
+fn admits(so_far: &mut (usize, usize), bytes: usize) -> bool {
+    let after = (so_far.0 + 1, so_far.1 + bytes);
+    let fits = after.0 <= INTERIM.0 && after.1 <= INTERIM.1;
+    if fits {
+        *so_far = after;
+    }
+    fits
+}
+
+/// The bytes of its fields, as in HTTP/1.
+fn size(header: &ResponseHeader) -> usize {
+    let fields = header.headers.iter();
+    fields
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum()
+}
+
 fn gone(why: &'static str) -> Box<Error> {
     Error::explain(ConnectionClosed, why).into_down()
 }
@@ -232,4 +253,20 @@ fn gone(why: &'static str) -> Box<Error> {
 /// A failure of stream or connection, as a client that is gone.
 pub fn lost(error: h2::Error) -> Box<Error> {
     Error::because(ConnectionClosed, "HTTP/2 stream", error).into_down()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interim_responses_are_bounded() {
+        let admitted = |size: usize| {
+            let mut so_far = (0, 0);
+            (0..100).filter(|_| admits(&mut so_far, size)).count()
+        };
+        assert_eq!(admitted(10), INTERIM.0);
+        assert_eq!(admitted(10 * 1024), 3);
+        assert_eq!(admitted(33 * 1024), 0);
+    }
 }

@@ -32,13 +32,6 @@ impl Running {
 #[derive(Debug)]
 pub struct Guard(Arc<Running>);
 
-impl Guard {
-    /// One more of the same connection.
-    pub fn another(&self) -> Self {
-        self.0.begin()
-    }
-}
-
 impl Drop for Guard {
     fn drop(&mut self) {
         self.0.count.fetch_sub(1, Relaxed);

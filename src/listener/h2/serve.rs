@@ -18,15 +18,17 @@ use pingora_proxy::ProxyHttp;
 use tokio::time::timeout;
 
 use super::body::Body;
+use super::delivery::Delivery;
 use super::metered::{Metered, Signals};
 use super::refuse::refuse;
 use super::response::Response;
-use super::running::{Guard, Running};
+use super::running::Running;
 use super::session::Http2Session;
 use super::timer::Timer;
 use super::{STREAMS, builder, gate, leave_origin};
 use crate::config::model::Limits;
 use crate::grpc;
+use crate::lifecycle::{InFlight, Lifecycle};
 use crate::listener::ListenerState;
 use crate::listener::arrival::Arrival;
 use crate::listener::connection::{Edge, LINGER, Origin};
@@ -47,6 +49,7 @@ where
     let now = Instant::now();
     let signals = Arc::new(Signals::new(now));
     let shared = Arc::new(Shared::new(arrival.peer, arrival.tls));
+    let delivery = Delivery::of(arrival.transport.id());
     let io = Metered::new(arrival.transport, Arc::clone(&signals));
     let handshake = builder(&limits).handshake(io);
     let connection = match timeout(limits.request_header_timeout, handshake).await {
@@ -64,7 +67,11 @@ where
         limits,
         running: Arc::default(),
         timer: Timer::default(),
+        quiet_since: Some(now),
         idle_since: Some(now),
+        flushing: None,
+        lifecycle: Arc::clone(&edge.lifecycle),
+        delivery,
         draining: None,
         ended: false,
         closing: Box::pin(async move {
@@ -90,7 +97,13 @@ struct Served {
     running: Arc<Running>,
     timer: Timer,
     /// Since when no request is being handled.
+    quiet_since: Option<Instant>,
+    /// Since when, moreover, all of every response has been written.
     idle_since: Option<Instant>,
+    /// There while responses are written whose requests are no longer handled.
+    flushing: Option<InFlight>,
+    lifecycle: Arc<Lifecycle>,
+    delivery: Delivery,
     /// Since when no further requests are wanted.
     draining: Option<Instant>,
     /// The client was told that this is the end.
@@ -113,10 +126,7 @@ impl Served {
             if let Poll::Ready(next) = self.poll_connection(running, context) {
                 return Poll::Ready(next);
             }
-            self.idle_since = match running {
-                0 => self.idle_since.or_else(|| Some(Instant::now())),
-                _ => None,
-            };
+            self.note_rest(running);
             if self.end_excess() || self.begin_drain(context) {
                 // What was said has yet to be sent.
                 continue;
@@ -131,6 +141,30 @@ impl Served {
                 return Poll::Ready(None);
             }
         }
+    }
+
+    /// Notes what is left to do: nothing, to write what the library holds, or to handle requests.
+    fn note_rest(&mut self, running: usize) {
+        if running > 0 {
+            (self.quiet_since, self.idle_since, self.flushing) = (None, None, None);
+            return;
+        }
+        self.quiet_since = self.quiet_since.or_else(|| Some(Instant::now()));
+        if self.connection.has_streams() {
+            self.idle_since = None;
+            let flushing = self.flushing.take();
+            self.flushing = flushing.or_else(|| Some(self.lifecycle.begin()));
+        } else {
+            self.idle_since = self.idle_since.or_else(|| Some(Instant::now()));
+            self.flushing = None;
+        }
+    }
+
+    /// Since when a client has not taken any of the responses that are only to be written.
+    fn unread_since(&self) -> Option<Instant> {
+        let quiet = self.quiet_since.filter(|_| self.idle_since.is_none())?;
+        let progress = self.signals.last_progress();
+        Some(progress.map_or(quiet, |progress| progress.max(quiet)))
     }
 
     /// Lets the library read and write, and takes a request if there may be one more.
@@ -206,9 +240,15 @@ impl Served {
         let idle = self.idle_since.filter(|_| self.draining.is_none());
         let header = self.signals.header_since().filter(|_| !self.ended);
         let blocked = self.signals.blocked_since();
+        let unread = self.unread_since();
+        let over = |at: Option<Instant>| at.map(|at| self.delivery.defer(at));
         [
-            (linger(self.signals.closing_since()), Expiry::Over),
-            (drained, Expiry::Over),
+            (over(linger(self.signals.closing_since())), Expiry::Over),
+            (over(drained), Expiry::Over),
+            (
+                unread.map(|since| since + limits.response_write_timeout),
+                Expiry::Blocked,
+            ),
             (
                 idle.map(|since| since + limits.keepalive_timeout),
                 Expiry::Idle,
@@ -231,6 +271,10 @@ impl Served {
     fn expire(&mut self, expiry: Expiry) -> bool {
         match expiry {
             Expiry::Over => {
+                let patience = self.limits.response_write_timeout;
+                if !self.ended && self.delivery.goes_on(Instant::now(), patience) {
+                    return true;
+                }
                 self.count_end();
                 return false;
             }
@@ -269,11 +313,10 @@ impl Served {
             Ok(judged) => judged,
             Err(rejection) => {
                 let stream = (Body::new(stream, ended), respond);
-                let from = (shared.peer, received);
+                let from = (&*self.listener, shared.peer, received);
                 return refuse(&rejection, &parts, stream, from, &*edge.refusals, guard);
             }
         };
-        let is_call = grpc::is_call(&parts.headers);
         let body = Body::new(stream, head.framing.is_done());
         let response = Response::new(respond, &parts.method);
         let shared = Arc::new(shared.for_stream());
@@ -285,18 +328,15 @@ impl Served {
         };
         leave_origin(&mut parts.extensions, origin);
         let header = RequestHeader::from(parts);
-        let mut session =
-            Http2Session::new(header, body, response, shared, deadline, guard.another());
+        let mut session = Http2Session::new(header, body, response, shared, deadline, guard);
         session.set_write_timeout(Some(self.limits.response_write_timeout));
-        if !is_call {
-            let limits = &self.limits;
-            session.set_pace(Pace::new(
-                limits.request_body_min_rate,
-                limits.request_body_timeout,
-            ));
-        }
+        let limits = &self.limits;
+        session.set_pace(Pace::new(
+            limits.request_body_min_rate,
+            limits.request_body_timeout,
+        ));
         let (listener, edge) = (Arc::clone(&self.listener), Arc::clone(edge));
-        tokio::spawn(handle(session, listener, edge, guard));
+        tokio::spawn(handle(session, listener, edge));
     }
 }
 
@@ -344,12 +384,8 @@ fn count_error(reason: Reason, listener: &ListenerState) {
 }
 
 /// Hands one request over.
-async fn handle<SV>(
-    session: Http2Session,
-    listener: Arc<ListenerState>,
-    edge: Arc<Edge<SV>>,
-    _guard: Guard,
-) where
+async fn handle<SV>(session: Http2Session, listener: Arc<ListenerState>, edge: Arc<Edge<SV>>)
+where
     SV: ProxyHttp + Send + Sync + 'static,
     SV::CTX: Send + Sync,
 {

@@ -62,6 +62,32 @@ impl Limit {
     }
 }
 
+/// What a client has to take of a response to be given its time anew, or what is left if that is
+/// less. With every byte, it could hold a stream for ever.
+const PROGRESS_BYTES: usize = 64 * 1024;
+
+/// How a client takes one piece of a response.
+#[derive(Debug)]
+struct Reading {
+    /// What was left of it then.
+    left: usize,
+    since: Instant,
+}
+
+impl Reading {
+    fn begin(left: usize, now: Instant) -> Self {
+        Self { left, since: now }
+    }
+
+    /// So much is left now.
+    fn note(&mut self, left: usize, now: Instant) {
+        let taken = self.left.saturating_sub(left);
+        if taken > 0 && taken >= PROGRESS_BYTES.min(self.left) {
+            *self = Self::begin(left, now);
+        }
+    }
+}
+
 /// One request and its response.
 pub struct Http2Session {
     request: RequestHeader,
@@ -76,7 +102,8 @@ pub struct Http2Session {
     write_timeout: Option<Duration>,
     drain_timeout: Option<Duration>,
     timer: Timer,
-    guard: Guard,
+    /// There until drop.
+    guard: Option<Guard>,
 }
 
 impl Http2Session {
@@ -101,7 +128,7 @@ impl Http2Session {
             write_timeout: None,
             drain_timeout: None,
             timer: Timer::default(),
-            guard,
+            guard: Some(guard),
         }
     }
 
@@ -132,6 +159,7 @@ impl Http2Session {
                 limit = Some((at, kind));
             }
         };
+        let first_byte = self.shared.first_byte_deadline();
         match &mut self.body {
             Some(body) if !idle => {
                 if let Poll::Ready(piece) = body.poll(context) {
@@ -140,8 +168,16 @@ impl Http2Session {
                     }
                     return Poll::Ready(piece.transpose().map_err(lost));
                 }
-                sooner(body.deadline(self.read_timeout), Limit::Body);
-                sooner(self.pace.wait(Instant::now()), Limit::Pace);
+                if first_byte.is_some() {
+                    // The client waits for the backend, which has yet to ask for the body.
+                    body.pause();
+                    self.pace.pause(Instant::now());
+                } else {
+                    sooner(body.deadline(self.read_timeout), Limit::Body);
+                    if !self.shared.is_any_pace() {
+                        sooner(self.pace.wait(Instant::now()), Limit::Pace);
+                    }
+                }
             }
             _ => {
                 if let Poll::Ready(error) = self.response.poll_gone(context) {
@@ -149,7 +185,7 @@ impl Http2Session {
                 }
             }
         }
-        sooner(self.shared.first_byte_deadline(), Limit::FirstByte);
+        sooner(first_byte, Limit::FirstByte);
         sooner(self.deadline, Limit::Deadline);
         match limit {
             Some((at, kind)) => self.timer.poll(at, context).map(|()| Err(kind.exceeded())),
@@ -159,17 +195,13 @@ impl Http2Session {
 
     /// Writes a piece of the body in the time that the client may take for it.
     async fn write(&mut self, mut data: Bytes, end: bool) -> Result<()> {
-        let mut left = data.len();
-        let mut since = Instant::now();
+        let mut reading = Reading::begin(data.len(), Instant::now());
         std::future::poll_fn(|context| {
             if let Poll::Ready(written) = self.response.poll_write(&mut data, end, context) {
                 return Poll::Ready(written);
             }
-            if data.len() < left {
-                left = data.len();
-                since = Instant::now();
-            }
-            let patience = self.write_timeout.map(|patience| since + patience);
+            reading.note(data.len(), Instant::now());
+            let patience = self.write_timeout.map(|patience| reading.since + patience);
             let (at, kind) = match (patience, self.deadline) {
                 (Some(patience), Some(deadline)) if deadline < patience => {
                     (deadline, Limit::Deadline)
@@ -210,10 +242,10 @@ impl Http2Session {
 
 impl Drop for Http2Session {
     fn drop(&mut self) {
-        if let Some(body) = self.body.take()
+        if let (Some(body), Some(guard)) = (self.body.take(), self.guard.take())
             && self.response.is_complete()
         {
-            body.forget(self.guard.another());
+            body.forget(guard);
         }
     }
 }
@@ -393,5 +425,27 @@ impl Session for Http2Session {
         _writer: Box<dyn CustomMessageWrite>,
     ) -> Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_at_a_time_earns_no_time() {
+        let start = Instant::now();
+        let second = |count: u32| start + count * Duration::from_secs(1);
+        let mut reading = Reading::begin(100 * 1024, start);
+        for taken in 0..1000 {
+            reading.note(100 * 1024 - taken, second(1));
+        }
+        assert_eq!(reading.since, start);
+        reading.note(36 * 1024, second(2));
+        assert_eq!(reading.since, second(2));
+        reading.note(1, second(3));
+        assert_eq!(reading.since, second(2));
+        reading.note(0, second(4));
+        assert_eq!(reading.since, second(4));
     }
 }

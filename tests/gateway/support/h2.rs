@@ -270,7 +270,20 @@ impl Frames {
     /// Connects and says nothing.
     #[track_caller]
     pub fn silent(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).expect("connect");
+        Self::over(TcpStream::connect(address).expect("connect"))
+    }
+
+    /// Connects so that the system takes little ahead, and sends the preface and these settings.
+    #[track_caller]
+    pub fn connect_narrow(address: SocketAddr, settings: &[(u16, u32)]) -> Self {
+        let domain = socket2::Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).expect("a socket");
+        socket.set_recv_buffer_size(8192).expect("a buffer");
+        socket.connect(&address.into()).expect("connect");
+        Self::over(socket.into()).greet(settings)
+    }
+
+    fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(DEADLINE)).expect("timeout");
         stream.set_write_timeout(Some(DEADLINE)).expect("timeout");
         Self {
@@ -282,15 +295,18 @@ impl Frames {
     /// Connects, and sends the preface and these settings.
     #[track_caller]
     pub fn connect(address: SocketAddr, settings: &[(u16, u32)]) -> Self {
-        let mut frames = Self::silent(address);
+        Self::silent(address).greet(settings)
+    }
+
+    fn greet(mut self, settings: &[(u16, u32)]) -> Self {
         let mut payload = Vec::new();
         for (id, value) in settings {
             payload.extend(id.to_be_bytes());
             payload.extend(value.to_be_bytes());
         }
-        frames.send(PREFACE);
-        frames.send(frame(SETTINGS, 0, 0, &payload));
-        frames
+        self.send(PREFACE);
+        self.send(frame(SETTINGS, 0, 0, &payload));
+        self
     }
 
     /// Sends these bytes.
