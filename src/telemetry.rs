@@ -21,6 +21,8 @@ pub const REFUSED: &str = "client::refused";
 pub const PROXY_PROTOCOL: &str = "client::proxy_protocol";
 /// The target of lines about handshakes that failed.
 pub const HANDSHAKE: &str = "client::handshake";
+/// The target of lines about calls on the admin listener that were refused.
+pub const ADMIN: &str = "client::admin";
 
 /// The library that the gateway is built on.
 const LIBRARY: &str = "pingora";
@@ -239,7 +241,13 @@ mod tests {
 
     #[test]
     fn what_clients_do_wrong_is_limited() {
-        for target in [REFUSED, PROXY_PROTOCOL, HANDSHAKE, "pingora_core::apps"] {
+        for target in [
+            REFUSED,
+            PROXY_PROTOCOL,
+            HANDSHAKE,
+            ADMIN,
+            "pingora_core::apps",
+        ] {
             assert!(is_limited(target), "{target}");
         }
         assert!(!is_limited("edge_gateway::server"));

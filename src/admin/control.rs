@@ -4,6 +4,7 @@
 //! Only the bearer token lets a call through, which no browser adds by itself, so a foreign page
 //! cannot make an operator's browser call.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use crate::background::reload::{Outcome, Reloader, Trigger};
 use crate::config::Secret;
 use crate::metrics::{AdminCall, Metrics};
 use crate::snapshot::{Live, Snapshot};
+use crate::telemetry;
 
 /// Far more than a call has to say.
 const MAX_BODY: usize = 4096;
@@ -54,6 +56,15 @@ impl Call {
     }
 }
 
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reload => "reload",
+            Self::Maintenance => "maintenance",
+        })
+    }
+}
+
 /// Carries out the calls.
 pub struct Control {
     live: Arc<Live>,
@@ -61,13 +72,34 @@ pub struct Control {
     metrics: Arc<Metrics>,
 }
 
-/// Why a caller may not call.
-#[derive(Debug, PartialEq, Eq)]
+/// Why a call is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refusal {
+    /// It is no way to call this.
+    WrongMethod(Call),
     /// There is no token, so nobody may.
     NoToken,
     /// None was shown, or another.
     WrongToken,
+    /// Its body is too slow, too large or broken.
+    BodyIncomplete,
+    /// Its body does not say what is wanted.
+    BodyNotUnderstood,
+    /// There is no route of the name in it.
+    NoSuchRoute,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::WrongMethod(_) => "wrong method",
+            Self::NoToken => "admin.token is not configured",
+            Self::WrongToken => "no token, or a wrong one",
+            Self::BodyIncomplete => "the body did not arrive in time, or is too large",
+            Self::BodyNotUnderstood => "the body is not understood",
+            Self::NoSuchRoute => "there is no such route",
+        })
+    }
 }
 
 /// The body of a call to `/maintenance`.
@@ -98,30 +130,39 @@ impl Control {
         if matches!(*method, Method::GET | Method::HEAD) && call == Call::Maintenance {
             return json(StatusCode::OK, &maintenance(&self.live.load()));
         }
-        if *method != Method::POST {
-            return wrong_method(call);
-        }
         let peer = session
             .client_addr()
             .and_then(|addr| addr.as_inet().copied());
         let peer = Peer(peer);
-        let token = self.live.load().admin_token.clone();
-        if let Err(refusal) = authorise(token.as_ref(), &session.req_header().headers) {
-            log::warn!("admin: {call:?} refused to {peer}: {refusal:?}");
-            self.metrics.admin_call(AdminCall::Refused);
-            return refuse_caller(&refusal);
+        let done = match self.admit(call, session).await {
+            Err(refusal) => Err(refusal),
+            Ok(_) if call == Call::Reload => Ok(self.reload(&peer).await),
+            Ok(body) => self.switch(&peer, &body).await,
+        };
+        match done {
+            Ok((result, response)) => {
+                self.metrics.admin_call(result);
+                response
+            }
+            Err(refusal) => {
+                // Limited: whoever has no token must not be able to fill a disk.
+                log::warn!(target: telemetry::ADMIN, "{call} refused to {peer}: {refusal}");
+                if !matches!(refusal, Refusal::WrongMethod(_)) {
+                    self.metrics.admin_call(AdminCall::Refused);
+                }
+                refuse_caller(refusal)
+            }
         }
-        let Some(body) = read_body(session).await else {
-            self.metrics.admin_call(AdminCall::Refused);
-            let message = "The body did not arrive in time, or is too large.";
-            return refuse(StatusCode::BAD_REQUEST, "bad_request", message);
-        };
-        let (result, response) = match call {
-            Call::Reload => self.reload(&peer).await,
-            Call::Maintenance => self.switch(&peer, &body).await,
-        };
-        self.metrics.admin_call(result);
-        response
+    }
+
+    /// The body of a call that may be carried out.
+    async fn admit(&self, call: Call, session: &mut ServerSession) -> Result<Vec<u8>, Refusal> {
+        if session.req_header().method != Method::POST {
+            return Err(Refusal::WrongMethod(call));
+        }
+        let token = self.live.load().admin_token.clone();
+        authorise(token.as_ref(), &session.req_header().headers)?;
+        read_body(session).await.ok_or(Refusal::BodyIncomplete)
     }
 
     async fn reload(&self, peer: &Peer) -> (AdminCall, Response<Vec<u8>>) {
@@ -134,12 +175,13 @@ impl Control {
         }
     }
 
-    async fn switch(&self, peer: &Peer, body: &[u8]) -> (AdminCall, Response<Vec<u8>>) {
-        let Ok(wanted) = serde_json::from_slice::<SwitchMaintenance>(body) else {
-            let message = "Expected {\"enabled\": true or false, \"route\": a name, or left out}.";
-            let refused = refuse(StatusCode::BAD_REQUEST, "bad_request", message);
-            return (AdminCall::Refused, refused);
-        };
+    async fn switch(
+        &self,
+        peer: &Peer,
+        body: &[u8],
+    ) -> Result<(AdminCall, Response<Vec<u8>>), Refusal> {
+        let wanted: SwitchMaintenance =
+            serde_json::from_slice(body).map_err(|_| Refusal::BodyNotUnderstood)?;
         let (on, route) = (wanted.enabled, wanted.route.clone());
         let reloader = Arc::clone(&self.reloader);
         let switch =
@@ -150,14 +192,10 @@ impl Control {
                 let state = if on { "on" } else { "off" };
                 log::warn!("admin: {peer} switches maintenance of {what:?} {state}");
                 let now = json(StatusCode::OK, &maintenance(&self.live.load()));
-                (AdminCall::Done, now)
+                Ok((AdminCall::Done, now))
             }
-            Ok(false) => {
-                let message = "There is no route of that name.";
-                let refused = refuse(StatusCode::NOT_FOUND, "no_such_route", message);
-                (AdminCall::Refused, refused)
-            }
-            Err(_) => broke_off(),
+            Ok(false) => Err(Refusal::NoSuchRoute),
+            Err(_) => Ok(broke_off()),
         }
     }
 }
@@ -202,8 +240,9 @@ fn bearer(field: &HeaderValue) -> Option<&[u8]> {
         .then(|| token.trim_ascii())
 }
 
-fn refuse_caller(refusal: &Refusal) -> Response<Vec<u8>> {
+fn refuse_caller(refusal: Refusal) -> Response<Vec<u8>> {
     match refusal {
+        Refusal::WrongMethod(call) => wrong_method(call),
         Refusal::NoToken => refuse(
             StatusCode::FORBIDDEN,
             "no_token_configured",
@@ -215,6 +254,18 @@ fn refuse_caller(refusal: &Refusal) -> Response<Vec<u8>> {
             let scheme = HeaderValue::from_static("Bearer");
             response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
             response
+        }
+        Refusal::BodyIncomplete => {
+            let message = "The body did not arrive in time, or is too large.";
+            refuse(StatusCode::BAD_REQUEST, "bad_request", message)
+        }
+        Refusal::BodyNotUnderstood => {
+            let message = "Expected {\"enabled\": true or false, \"route\": a name, or left out}.";
+            refuse(StatusCode::BAD_REQUEST, "bad_request", message)
+        }
+        Refusal::NoSuchRoute => {
+            let message = "There is no route of that name.";
+            refuse(StatusCode::NOT_FOUND, "no_such_route", message)
         }
     }
 }
@@ -298,8 +349,8 @@ async fn read_body(session: &mut ServerSession) -> Option<Vec<u8>> {
 /// Who called, for the log.
 struct Peer(Option<SocketAddr>);
 
-impl std::fmt::Display for Peer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(address) => write!(f, "{address}"),
             None => f.write_str("an unknown peer"),

@@ -1,7 +1,7 @@
 //! Reads certificates again when their files change, and changes the keys of session tickets.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use pingora_core::server::ShutdownWatch;
@@ -49,12 +49,15 @@ fn look(listener: &ListenerState, watch: &mut Watch) {
     let settings = listener.settings();
     let Some(tls) = &settings.tls else { return };
     tls.rotate(SystemTime::now());
-    if watch.look(tls) == Change::None {
+    if watch.look(tls, Instant::now()) == Change::None {
         return;
     }
     match tls.reload() {
         Ok(fresh) => adopt(listener, &settings, fresh),
-        Err(faults) => refuse(listener, &faults),
+        Err(faults) => {
+            watch.failed(tls, Instant::now());
+            refuse(listener, &faults);
+        }
     }
 }
 
@@ -65,7 +68,7 @@ fn adopt(listener: &ListenerState, current: &Arc<Settings>, fresh: Terminator) {
         ..Settings::clone(current)
     };
     if !listener.adopt_after(current, settings) {
-        // The configuration was reloaded meanwhile, with the files as they are now.
+        // The configuration was reloaded meanwhile; the next look compares with what that read.
         return;
     }
     listener.metrics.tls().reloaded(true);

@@ -5,12 +5,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Instant, SystemTime};
 
 use crate::config::diff::Diff;
 use crate::config::model::Config;
-use crate::config::{self, Branch, Loaded, ProcessEnv, Source, Stamp};
+use crate::config::{self, Branch, Env, Loaded, ProcessEnv, Source, Stamp};
 use crate::listener::{ListenerState, Settings};
 use crate::metrics::Metrics;
 use crate::snapshot::{Live, Snapshot};
@@ -102,10 +102,18 @@ pub struct Reloader {
     listeners: Vec<Opened>,
     /// How the process was started: what can only be changed by another process.
     started: Branch,
+    /// Where references and host names are looked up.
+    env: Box<dyn Env + Send + Sync>,
+    /// Held while files and names are read, which takes its time: apart from `state`, so that a
+    /// switch does not wait for a name server.
+    reading: Mutex<()>,
     state: Mutex<State>,
     /// Apart from `state`, so that nobody waits for a reload to be told of the last one.
     report: Mutex<Report>,
 }
+
+/// What listeners are to be, ready to be put into force.
+type Ready = Vec<(Arc<ListenerState>, Settings)>;
 
 struct State {
     sources: Vec<Source>,
@@ -135,6 +143,8 @@ impl Reloader {
             metrics,
             listeners,
             started: loaded.written.without_traffic(),
+            env: Box::new(ProcessEnv),
+            reading: Mutex::default(),
             state: Mutex::new(State {
                 sources: loaded.origins.sources.clone(),
                 pending: None,
@@ -158,28 +168,30 @@ impl Reloader {
 
     /// Reads the configuration and puts it into force. Takes its time: not for an async task.
     pub fn reload(&self, trigger: Trigger) -> Outcome {
-        let mut state = lock(&self.state);
+        let _alone = lock(&self.reading);
         let Some(path) = &self.path else {
             let problem = "the configuration is built in, there is no file to load".to_owned();
             return self.refuse(trigger, vec![problem]);
         };
-        let reading = config::read(path, &ProcessEnv);
+        let reading = config::read(path, &*self.env);
+        let mut state = lock(&self.state);
         state.sources = reading.sources;
         state.pending = None;
+        drop(state);
         let outcome = match reading.result {
-            Ok(loaded) => self.adopt(loaded, &mut state, trigger),
+            Ok(loaded) => self.take(loaded, trigger),
             Err(problems) => {
                 let lines = problems.to_string();
                 self.refuse(trigger, lines.lines().map(str::to_owned).collect())
             }
         };
-        free_unused(&mut state);
+        free_unused(&mut lock(&self.state));
         outcome
     }
 
     /// Switches maintenance for everything or for one route. `false`: there is no such route.
     pub fn switch_maintenance(&self, on: bool, route: Option<&str>) -> bool {
-        // A reload must not come between the switch and its count.
+        // No other generation must come between the switch and its count.
         let _alone = lock(&self.state);
         let snapshot = self.live.load();
         match route {
@@ -198,6 +210,10 @@ impl Reloader {
     pub fn look(&self) -> bool {
         let mut state = lock(&self.state);
         free_unused(&mut state);
+        if matches!(self.reading.try_lock(), Err(TryLockError::WouldBlock)) {
+            // They are being read.
+            return false;
+        }
         let seen: Vec<_> = state
             .sources
             .iter()
@@ -216,42 +232,56 @@ impl Reloader {
         false
     }
 
-    fn adopt(&self, loaded: Loaded, state: &mut State, trigger: Trigger) -> Outcome {
+    /// Takes over what is new in a sound configuration.
+    fn take(&self, loaded: Loaded, trigger: Trigger) -> Outcome {
         for warning in &loaded.warnings {
             log::warn!("{warning}");
         }
-        let current = self.live.load();
-        let written = loaded.written.hash();
         let started = &self.started;
         let upgrade_needed =
             Diff::between(started, &loaded.written.without_traffic()).upgrade_needed();
-        if written == state.written && is_the_same(&loaded.config, &current) {
-            self.succeeded(None, &upgrade_needed);
-            let generation = current.generation;
-            log::info!("reload by {}: nothing has changed", trigger.as_str());
-            return Outcome::Unchanged {
-                generation,
-                upgrade_needed,
-            };
-        }
+        let written = loaded.written.hash();
+        let is_as_written = lock(&self.state).written == written;
+        let is_unchanged = is_as_written && is_the_same(&loaded.config, &self.live.load());
         let settings = match self.settings(&loaded) {
             Ok(settings) => settings,
             Err(problems) => return self.refuse(trigger, problems),
         };
-        let config = loaded.config;
+        if is_unchanged {
+            // The files of the listeners may be others all the same.
+            put_into_force(settings);
+            self.succeeded(None, &upgrade_needed);
+            log::info!("reload by {}: nothing has changed", trigger.as_str());
+            return Outcome::Unchanged {
+                generation: self.live.load().generation,
+                upgrade_needed,
+            };
+        }
+        match self.adopt(&loaded.config, written, settings) {
+            Ok(generation) => {
+                self.succeeded(Some(SystemTime::now()), &upgrade_needed);
+                log::info!("reload by {}: generation {generation}", trigger.as_str());
+                Outcome::Reloaded {
+                    generation,
+                    upgrade_needed,
+                }
+            }
+            Err(problem) => self.refuse(trigger, vec![problem]),
+        }
+    }
+
+    /// Puts another generation into force. Whoever switches maintenance waits for this alone.
+    fn adopt(&self, config: &Config, written: u64, settings: Ready) -> Result<u64, String> {
+        let mut state = lock(&self.state);
+        let current = self.live.load();
         let generation = current.generation + 1;
         let now = Instant::now();
-        let compiled = Snapshot::compile(&config, generation, &self.metrics, now, Some(&current));
-        let snapshot = match compiled {
-            Ok(snapshot) => snapshot,
-            Err(error) => return self.refuse(trigger, vec![format!("routes: {error}")]),
-        };
+        let snapshot = Snapshot::compile(config, generation, &self.metrics, now, Some(&current))
+            .map_err(|error| format!("routes: {error}"))?;
         drop(current);
         // From here on nothing can fail.
         state.retired.push(self.live.publish(snapshot));
-        for (listener, settings) in settings {
-            listener.adopt(settings);
-        }
+        put_into_force(settings);
         if config.log.level != state.level {
             telemetry::set_level(config.log.level);
         }
@@ -260,21 +290,13 @@ impl Reloader {
         state.written = written;
         self.metrics.set_config(generation, config.source_hash);
         count_maintenance(&self.metrics, &self.live.load());
-        self.succeeded(Some(SystemTime::now()), &upgrade_needed);
-        log::info!("reload by {}: generation {generation}", trigger.as_str());
-        Outcome::Reloaded {
-            generation,
-            upgrade_needed,
-        }
+        Ok(generation)
     }
 
     /// What the listeners that are open and still configured are to be.
     ///
     /// The error is what is wrong with the files that they name, one line each.
-    fn settings(
-        &self,
-        loaded: &Loaded,
-    ) -> Result<Vec<(Arc<ListenerState>, Settings)>, Vec<String>> {
+    fn settings(&self, loaded: &Loaded) -> Result<Ready, Vec<String>> {
         let mut left: Vec<_> = loaded.config.listeners.iter().enumerate().collect();
         let mut settings = Vec::with_capacity(self.listeners.len());
         let mut faults = Vec::new();
@@ -341,6 +363,12 @@ fn count_maintenance(metrics: &Metrics, snapshot: &Snapshot) {
         snapshot.maintenance.is_on(),
         snapshot.routes_in_maintenance(),
     );
+}
+
+fn put_into_force(settings: Ready) {
+    for (listener, settings) in settings {
+        listener.adopt(settings);
+    }
 }
 
 fn free_unused(state: &mut State) {
@@ -429,6 +457,75 @@ mod tests {
         assert_eq!(setup.routes(), ["two"]);
         assert!(setup.reloader.report().failure.is_none());
         assert_eq!(setup.metrics.reloads_failed().get(), 1);
+    }
+
+    /// A name server that keeps everybody waiting until it is let go.
+    struct Slow {
+        asked: std::sync::mpsc::SyncSender<()>,
+        answer: Mutex<std::sync::mpsc::Receiver<()>>,
+    }
+
+    impl Env for Slow {
+        fn var(&self, name: &str) -> Option<String> {
+            ProcessEnv.var(name)
+        }
+
+        fn vars(&self, _: &str) -> Vec<(String, String)> {
+            Vec::new()
+        }
+
+        fn resolve(&self, _: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
+            self.asked.send(()).unwrap();
+            lock(&self.answer).recv().unwrap();
+            Ok(vec![([127, 0, 0, 1], port).into()])
+        }
+
+        fn system_authorities(&self) -> std::io::Result<Vec<Vec<u8>>> {
+            ProcessEnv.system_authorities()
+        }
+    }
+
+    #[test]
+    fn a_switch_does_not_wait_for_a_name_server() {
+        let mut setup = setup(ONE);
+        let (asked, is_asked) = std::sync::mpsc::sync_channel(1);
+        let (let_go, answer) = std::sync::mpsc::channel();
+        let answer = Mutex::new(answer);
+        setup.reloader.env = Box::new(Slow { asked, answer });
+        setup.write("routes: [{ name: one, upstream: 'http://slow.test:80' }]\n");
+        let (switched, is_switched) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let reload = scope.spawn(|| setup.reloader.reload(Trigger::Admin));
+            is_asked.recv().unwrap();
+            let reloader = &setup.reloader;
+            scope.spawn(move || {
+                let done = reloader.switch_maintenance(true, None) && !reloader.look();
+                switched.send(done)
+            });
+            let done = is_switched.recv_timeout(std::time::Duration::from_secs(20));
+            let_go.send(()).unwrap();
+            let outcome = reload.join().unwrap();
+            assert_eq!(done, Ok(true));
+            assert!(matches!(outcome, Outcome::Reloaded { generation: 2, .. }));
+        });
+        assert!(setup.live.load().maintenance.is_on());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_told_once() {
+        let setup = setup(ONE);
+        let path = setup.folder.path().join("gateway.yaml");
+        std::fs::remove_file(&path).unwrap();
+        // It is there, and nobody can open it, whoever runs the test.
+        let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let asked = (0..10).filter(|_| {
+            let asked = setup.reloader.look();
+            if asked {
+                setup.reloader.reload(Trigger::File);
+            }
+            asked
+        });
+        assert_eq!(asked.count(), 1);
     }
 
     #[test]

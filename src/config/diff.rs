@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::written::Branch;
+use super::written::{Branch, Name};
 
 /// Longest part of a value that is printed.
 const SHOWN_CHARS: usize = 120;
@@ -64,9 +64,13 @@ impl Change {
 fn compare(old: &Branch, new: &Branch, path: &mut Vec<String>, changes: &mut Vec<Change>) {
     match (old, new) {
         (Branch::Keys(old), Branch::Keys(new)) => {
-            let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+            let keys: BTreeSet<&Name> = old.keys().chain(new.keys()).collect();
             for key in keys {
-                path.push(key.clone());
+                // What one side hides, the other does not tell either.
+                let sides = [old, new].map(|side| side.get_key_value(key));
+                let mut names = sides.into_iter().flatten().map(|(name, _)| name);
+                let hidden = names.find(|name| name.is_hidden());
+                path.push(hidden.unwrap_or(key).shown().to_owned());
                 match (old.get(key), new.get(key)) {
                     (Some(old), Some(new)) => compare(old, new, path, changes),
                     (old, new) => one_sided(old, new, path, changes),
@@ -113,7 +117,8 @@ fn values(branch: &Branch) -> Value {
     match branch {
         Branch::Leaf { value, .. } => value.clone(),
         Branch::Keys(keys) => {
-            let pairs = keys.iter().map(|(key, below)| (key.clone(), values(below)));
+            let pairs = keys.iter();
+            let pairs = pairs.map(|(key, below)| (key.shown().to_owned(), values(below)));
             Value::Object(pairs.collect())
         }
     }
@@ -273,6 +278,52 @@ mod tests {
             "+ listeners[127.0.0.1:9]",
         ] {
             assert!(text.contains(&format!("{line}\n")), "{line} in {text}");
+        }
+    }
+
+    #[test]
+    fn items_are_called_as_they_were_written() {
+        let env = |host: &str| FixedEnv::default().with_var("HOSTX", host);
+        let backends = |one: &str| {
+            format!("upstreams: {{ u: {{ backends: [{one}, '127.0.0.1:1'] }} }}\n{ROUTE}")
+        };
+        let alone = format!("{UPSTREAM}{ROUTE}");
+        let text = diff_in(&alone, &backends("'${HOSTX}:3000'"), &env("10.77.0.9"));
+        let expected = "+ upstreams[u].backends[${HOSTX}:3000]\na reload is enough\n";
+        assert_eq!(text, expected);
+        let old = backends("'${HOSTX}:3000'");
+        let new = backends("{ address: '${HOSTX}:3000', weight: 7 }");
+        let text = diff_in(&old, &new, &env("10.77.0.9"));
+        let expected = "~ upstreams[u].backends[${HOSTX}:3000].weight: changed\n";
+        assert!(text.starts_with(expected), "{text}");
+        // Where the address came from is no difference.
+        let same = diff_in(&old, &backends("'10.77.0.9:3000'"), &env("10.77.0.9"));
+        assert_eq!(same, "no change\n");
+    }
+
+    #[test]
+    fn listeners_and_routes_are_called_as_they_were_written_too() {
+        let env = FixedEnv::default()
+            .with_var("ADDRESS", "10.77.0.9")
+            .with_var("HOSTX", "hidden.test")
+            .with_var("NAME", "secretive");
+        let old = "listeners: [{ address: '127.0.0.1:1' }]\nroutes: [{ name: a, respond: {} }]";
+        let new = "listeners: [{ address: '${ADDRESS}:80' }]\n\
+                   routes: [{ match: { host: '${HOSTX}' }, respond: {} }, \
+                   { name: '${NAME}', match: { path: /b }, respond: {} }, \
+                   { match: { path: /c }, upstream: 'http://${ADDRESS}:3000' }]";
+        let text = diff_in(old, new, &env);
+        for line in [
+            "+ listeners[${ADDRESS}:80]\n",
+            "+ routes[0]\n",
+            "+ routes[${NAME}]\n",
+            "+ routes[/c]\n",
+            "an upgrade is needed: listeners[${ADDRESS}:80], listeners[127.0.0.1:1]\n",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+        for hidden in ["10.77", "hidden.test", "secretive"] {
+            assert!(!text.contains(hidden), "{text}");
         }
     }
 

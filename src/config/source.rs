@@ -12,6 +12,8 @@ pub struct Stamp {
     inode: u64,
     size: u64,
     modified: (i64, i64),
+    /// Of what is in it or who may read it; unlike `modified` nobody sets it back.
+    changed: (i64, i64),
 }
 
 impl Stamp {
@@ -22,6 +24,7 @@ impl Stamp {
             inode: metadata.ino(),
             size: metadata.size(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
     }
 
@@ -37,7 +40,7 @@ impl Stamp {
 pub struct Source {
     /// Where it was looked for.
     pub path: PathBuf,
-    /// What it was; `None` when it could not be opened.
+    /// What it was; `None` when there was nothing to look at.
     pub stamp: Option<Stamp>,
 }
 
@@ -51,16 +54,30 @@ pub struct Origins {
 }
 
 impl Source {
-    /// Opens a file, and says which one it was even if that fails.
+    /// Opens a regular file, and says which one it was even if that fails.
     pub(super) fn open(path: &Path) -> (Self, io::Result<std::fs::File>) {
-        let opened = std::fs::File::open(path);
-        let metadata = opened.as_ref().ok().and_then(|file| file.metadata().ok());
-        let source = Self {
-            path: path.to_owned(),
-            stamp: metadata.as_ref().map(Stamp::of),
-        };
-        (source, opened)
+        let found = std::fs::metadata(path);
+        let mut stamp = found.as_ref().ok().map(Stamp::of);
+        // Opening a pipe would wait for whoever writes to it.
+        let opened = found
+            .and_then(|metadata| regular(&metadata))
+            .and_then(|()| std::fs::File::open(path))
+            .and_then(|file| {
+                // It may be another by now.
+                let metadata = file.metadata()?;
+                stamp = Some(Stamp::of(&metadata));
+                regular(&metadata).map(|()| file)
+            });
+        let path = path.to_owned();
+        (Self { path, stamp }, opened)
     }
+}
+
+fn regular(metadata: &Metadata) -> io::Result<()> {
+    if metadata.is_file() {
+        return Ok(());
+    }
+    Err(io::Error::other("not a regular file"))
 }
 
 #[cfg(test)]
@@ -91,5 +108,36 @@ mod tests {
         std::fs::remove_file(&link).unwrap();
         assert_eq!(Stamp::at(&path), None);
         assert_eq!(Source::open(&path).0.stamp, None);
+    }
+
+    #[test]
+    fn a_pipe_is_refused_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.unwrap().success());
+        let (source, opened) = Source::open(&path);
+        assert_eq!(opened.unwrap_err().to_string(), "not a regular file");
+        // What is there and cannot be opened is no change as long as it stays the same.
+        assert!(source.stamp.is_some());
+        assert_eq!(source.stamp, Stamp::at(&path));
+    }
+
+    #[test]
+    fn a_file_whose_times_were_set_back_has_another_stamp() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "one").unwrap();
+        let before = Source::open(&path).0;
+        let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
+        // The clock of a file system goes in steps.
+        while Stamp::at(&path).map(|stamp| stamp.changed) == before.stamp.map(|one| one.changed) {
+            std::fs::write(&path, "two").unwrap();
+            let file = std::fs::File::options().write(true).open(&path).unwrap();
+            file.set_modified(modified).unwrap();
+        }
+        let now = Stamp::at(&path).unwrap();
+        assert_eq!(Some(now.modified), before.stamp.map(|one| one.modified));
+        assert_ne!(Some(now), before.stamp);
     }
 }

@@ -3,7 +3,8 @@
 //! What has a name or an address is found by it, so that a moved item is no change. Values that
 //! came from elsewhere, and secrets, are marked: nothing that is made from the tree shows them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::Arc;
 
@@ -21,8 +22,56 @@ pub struct Written {
     file: Arc<File>,
     /// The names of the routes, in the order of the file.
     routes: Arc<[Arc<str>]>,
-    /// The paths of values that are not shown.
-    hidden: Arc<BTreeSet<String>>,
+    /// The paths of values that are not shown, and what was written there.
+    hidden: Arc<BTreeMap<String, Arc<str>>>,
+}
+
+/// A key, or what an item is called.
+#[derive(Clone, Debug)]
+pub struct Name {
+    /// What tells it from others.
+    text: String,
+    /// What is shown of it, when the text came from elsewhere.
+    shown: Option<String>,
+}
+
+impl Name {
+    /// What may be shown.
+    pub fn shown(&self) -> &str {
+        self.shown.as_deref().unwrap_or(&self.text)
+    }
+
+    /// Whether the text must not be shown.
+    pub fn is_hidden(&self) -> bool {
+        self.shown.is_some()
+    }
+}
+
+impl From<String> for Name {
+    fn from(text: String) -> Self {
+        let shown = None;
+        Self { text, shown }
+    }
+}
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Name {}
+
+impl PartialOrd for Name {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Name {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.text.cmp(&other.text)
+    }
 }
 
 /// A tree of keys and values. Names stand in the place of the numbers of items.
@@ -36,12 +85,12 @@ pub enum Branch {
         hidden: bool,
     },
     /// What is below, by key or name.
-    Keys(BTreeMap<String, Branch>),
+    Keys(BTreeMap<Name, Branch>),
 }
 
 impl Written {
     pub(super) fn new(file: File, config: &Config, tree: &Node, schema: &Value) -> Self {
-        let mut hidden = BTreeSet::new();
+        let mut hidden = BTreeMap::new();
         collect_hidden(tree, schema, &Path::Root, &mut hidden);
         let names = config.routes.iter().map(|route| Arc::clone(&route.name));
         Self {
@@ -55,11 +104,10 @@ impl Written {
     pub fn whole(&self) -> Branch {
         let mut whole = self.without_traffic();
         if let Branch::Keys(keys) = &mut whole {
-            keys.insert(
-                "upstreams".into(),
-                self.branch("upstreams", &self.file.upstreams),
-            );
-            keys.insert("routes".into(), self.branch("routes", &self.file.routes));
+            let upstreams = self.branch("upstreams", &self.file.upstreams);
+            keys.insert("upstreams".to_owned().into(), upstreams);
+            let routes = self.branch("routes", &self.file.routes);
+            keys.insert("routes".to_owned().into(), routes);
         }
         whole
     }
@@ -88,7 +136,7 @@ impl Written {
             ("access_log", self.branch("access_log", &file.access_log)),
             ("metrics", self.branch("metrics", &file.metrics)),
         ];
-        let keys = keys.map(|(key, branch)| (key.to_owned(), branch));
+        let keys = keys.map(|(key, branch)| (key.to_owned().into(), branch));
         Branch::Keys(keys.into())
     }
 
@@ -110,9 +158,9 @@ impl Written {
         match value {
             Value::Object(keys) => {
                 let keys = keys.into_iter().filter(|(_, value)| !value.is_null());
-                let convert = |(key, value)| {
+                let convert = |(key, value): (String, Value)| {
                     let below = self.convert(value, &format!("{at}.{key}"));
-                    (key, below)
+                    (key.into(), below)
                 };
                 Branch::Keys(keys.map(convert).collect())
             }
@@ -136,26 +184,64 @@ impl Written {
                 "routes" => self.routes.get(index).map(|name| name.to_string()),
                 _ => item["address"].as_str().map(str::to_owned),
             };
-            let name = name.unwrap_or_else(|| index.to_string());
-            let mut free = name.clone();
+            let mut name = Name::from(name.unwrap_or_else(|| index.to_string()));
+            name.shown = self.shown_name(at, index);
+            let plain = name.clone();
             let mut count = 1;
-            while named.contains_key(&free) {
+            while named.contains_key(&name) {
                 count += 1;
-                free = format!("{name}#{count}");
+                name.text = format!("{}#{count}", plain.text);
+                name.shown = plain.shown.as_ref().map(|shown| format!("{shown}#{count}"));
             }
-            named.insert(free, self.convert(item, &format!("{at}[{index}]")));
+            named.insert(name, self.convert(item, &format!("{at}[{index}]")));
         }
         Branch::Keys(named)
     }
 
-    /// Whether this path, or anything below it, is not shown.
+    /// What is shown of an item's name, when that came from elsewhere.
+    fn shown_name(&self, at: &str, index: usize) -> Option<String> {
+        let item = format!("{at}[{index}]");
+        let written = |path: &str| self.hidden.get(path).map(|text| text.to_string());
+        if at != "routes" {
+            return written(&format!("{item}.address")).or_else(|| written(&item));
+        }
+        let route = self.file.routes.0.get(index)?.as_ref()?;
+        if route.name.is_some() {
+            return written(&format!("{item}.name"));
+        }
+        // One without a name is called by what it matches, or else by where it leads.
+        let matcher = &route.matcher;
+        let has_list = !matcher.hosts.is_empty() || !matcher.paths.is_empty();
+        let has_one = matcher.host.is_some() || matcher.path.is_some();
+        let keys: &[&str] = if has_list || has_one || matcher.path_regex.is_some() {
+            &[
+                "match.host",
+                "match.hosts",
+                "match.path",
+                "match.paths",
+                "match.path_regex",
+            ]
+        } else {
+            &["upstream"]
+        };
+        let is_hidden = keys.iter().any(|key| self.hides(&format!("{item}.{key}")));
+        is_hidden.then(|| index.to_string())
+    }
+
+    /// Whether this path, or anything above or below it, is not shown.
     fn hides(&self, at: &str) -> bool {
         let below = |separator: char| {
             let prefix = format!("{at}{separator}");
             let mut from = self.hidden.range(prefix.clone()..);
-            from.next().is_some_and(|path| path.starts_with(&prefix))
+            from.next()
+                .is_some_and(|(path, _)| path.starts_with(&prefix))
         };
-        self.hidden.contains(at) || below('.') || below('[')
+        // A value may be a short form, whose long one has keys below.
+        let above = || {
+            at.match_indices(['.', '['])
+                .any(|(end, _)| self.hidden.contains_key(&at[..end]))
+        };
+        self.hidden.contains_key(at) || below('.') || below('[') || above()
     }
 }
 
@@ -166,8 +252,14 @@ fn is_named(at: &str) -> bool {
         || of_upstream.is_some_and(|rest| rest.ends_with(".backends"))
 }
 
-/// The paths of what came from elsewhere and of what is secret wherever it comes from.
-fn collect_hidden(node: &Node, schema: &Value, at: &Path<'_>, hidden: &mut BTreeSet<String>) {
+/// The paths of what came from elsewhere and of what is secret wherever it comes from, and what may be
+/// shown in its place.
+fn collect_hidden(
+    node: &Node,
+    schema: &Value,
+    at: &Path<'_>,
+    hidden: &mut BTreeMap<String, Arc<str>>,
+) {
     for schema in alternatives(schema) {
         match (&node.content, Kind::of(schema)) {
             (Content::Map(entries), Kind::Keys(keys)) => {
@@ -190,7 +282,8 @@ fn collect_hidden(node: &Node, schema: &Value, at: &Path<'_>, hidden: &mut BTree
             (Content::Scalar(scalar), Kind::Scalar)
                 if scalar.shown.is_some() || schema["format"] == "secret" =>
             {
-                hidden.insert(at.to_string());
+                let shown = scalar.shown.clone().unwrap_or_else(|| "***".into());
+                hidden.insert(at.to_string(), shown);
             }
             _ => {}
         }

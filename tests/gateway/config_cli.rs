@@ -346,3 +346,23 @@ fn a_stopped_or_missing_gateway_is_not_healthy() {
     assert_eq!(run.code, Some(1));
     assert!(!run.stderr.contains("panic"), "{run:?}");
 }
+
+#[test]
+fn pipes_are_refused_and_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let file = folder.path().join("gateway.yaml");
+    let upstream = "upstreams: { u: { backends: ['127.0.0.1:1'], tls: { ca: pipe } } }\n\
+                    routes: [{ upstream: u }]";
+    for text in ["routes: [{ respond: { body: 'file:pipe' } }]", upstream] {
+        std::fs::write(&file, text).unwrap();
+        let run = finish(binary().arg("-t").arg(&file));
+        assert_eq!(run.code, Some(1), "{text}");
+        assert!(run.stderr.contains("not a regular file"), "{}", run.stderr);
+    }
+    let run = finish(binary().arg("-t").arg(&pipe));
+    assert_eq!(run.code, Some(1));
+    assert!(run.stderr.contains("not a regular file"), "{}", run.stderr);
+}

@@ -77,6 +77,40 @@ fn the_token_is_shown_nowhere() {
 }
 
 #[test]
+fn every_refusal_is_logged_in_words_and_not_without_end() {
+    let gateway = with_token();
+    let token = "open-sesame";
+    assert_eq!(get(gateway.admin(), "/reload").status, 405);
+    assert_eq!(gateway.call("/reload", "wrong", "").status, 401);
+    assert_eq!(gateway.call("/maintenance", token, "{}").status, 400);
+    let none = "{\"enabled\": true, \"route\": \"none\"}";
+    assert_eq!(gateway.call("/maintenance", token, none).status, 404);
+    let is_refusal = |line: &&String| line.contains(" client::admin: ");
+    for (call, reason) in [
+        ("reload", "wrong method"),
+        ("reload", "no token, or a wrong one"),
+        ("maintenance", "the body is not understood"),
+        ("maintenance", "there is no such route"),
+    ] {
+        eventually(reason, || {
+            let lines = gateway.log_lines();
+            let mut refusals = lines.iter().filter(is_refusal);
+            let call = format!("{call} refused to 127.0.0.1:");
+            refusals.any(|line| line.contains(&call) && line.ends_with(reason))
+        });
+    }
+    let started = std::time::Instant::now();
+    for _ in 0..200 {
+        assert_eq!(gateway.call("/reload", "wrong", "").status, 401);
+    }
+    let seconds = started.elapsed().as_secs() as usize;
+    let lines = gateway.log_lines();
+    let written = lines.iter().filter(is_refusal).count();
+    // Ten a second, and a word about the others.
+    assert!(written < 11 * (seconds + 3), "{written} in {seconds} s");
+}
+
+#[test]
 fn a_bad_token_in_the_file_is_not_shown_either() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("gateway.yaml");

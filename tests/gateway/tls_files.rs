@@ -172,3 +172,30 @@ fn without_tickets_every_handshake_is_whole() {
     });
     assert!(whole.is_some());
 }
+
+#[test]
+fn a_reload_by_hand_reads_certificates_again_whatever_became_of_them_before() {
+    let (authority, origin) = (Authority::new(), Origin::echo());
+    let store = |name: &str| authority.store(name, &["a.test"]);
+    store("a");
+    let config = authority.config(&["a"], "", origin.address());
+    let admin = "admin: { address: 127.0.0.1:0, token: open-sesame }";
+    let gateway = Gateway::start(&format!("{admin}\n{config}"));
+    let old = shown(&authority, &gateway);
+    // Complete before the watch can read it, so that only the reload does.
+    store("b");
+    for end in ["crt", "key"] {
+        let path = |name: &str| authority.folder().join(format!("{name}.{end}"));
+        std::fs::rename(path("b"), path("a")).unwrap();
+    }
+    let answer = gateway.call("/reload", "open-sesame", "");
+    assert_eq!(answer.json()["result"], "unchanged");
+    assert_ne!(shown(&authority, &gateway), old);
+    // What cannot be used is told, and changes nothing.
+    std::fs::write(authority.folder().join("a.key"), "no key").unwrap();
+    let answer = gateway.call("/reload", "open-sesame", "");
+    assert_eq!(answer.status, 422, "{}", answer.text());
+    let problem = answer.json()["problems"][0].to_string();
+    assert!(problem.contains("holds no private key"), "{problem}");
+    assert_ne!(shown(&authority, &gateway), old);
+}

@@ -37,6 +37,11 @@ impl Checker<'_> {
                 "{at}: `verify` is false: nobody checks who the backends are, and whoever is between \
                  can read and change everything"
             ));
+            if written.ca.is_some() {
+                let at = at.key("ca");
+                let what = "has no effect beside `verify: false`";
+                self.warnings.push(format!("{at}: {what}"));
+            }
         }
         let authorities = match &written.ca {
             Some(file) => self.bundle(file, &at.key("ca")),
@@ -100,7 +105,9 @@ impl Checker<'_> {
                 )),
             }
         });
-        self.accept(at, bundle).map(Arc::from)
+        let bundle = self.accept(at, bundle)?;
+        self.warn_of_expiry(&bundle, at);
+        Some(Arc::from(bundle))
     }
 
     /// What the system trusts, read once for all upstreams. A certificate that cannot be read is
@@ -173,8 +180,21 @@ impl Checker<'_> {
             )
         });
         self.accept(&key_at, pair)?;
+        self.warn_of_expiry(&chain[..1], &cert_at);
         let key = der.secret_der().to_vec();
         Some(Some(ClientCertificate { chain, key }))
+    }
+
+    fn warn_of_expiry(&mut self, certificates: &[Der], at: &Path<'_>) {
+        let expired = certificates.iter().filter(|der| has_expired(der)).count();
+        if expired > 0 {
+            let of = certificates.len();
+            let what = match of {
+                1 => "the certificate has expired".to_owned(),
+                _ => format!("{expired} of {of} certificates in it have expired"),
+            };
+            self.warnings.push(format!("{at}: {what}"));
+        }
     }
 
     /// The text of a file whose path begins at the folder of the configuration.
@@ -185,9 +205,6 @@ impl Checker<'_> {
         let (source, opened) = FileSource::open(&path);
         self.files.push(source);
         let opened = opened.map_err(cannot)?;
-        if !opened.metadata().map_err(cannot)?.is_file() {
-            return Err(invalid("is not a regular file".to_owned()));
-        }
         let mut bytes = Vec::new();
         // One byte more than is allowed tells a file that is too large from one that fits.
         let mut bounded = opened.take(MAX_PEM_BYTES + 1);
@@ -242,6 +259,12 @@ fn belong_together(chain: &[Der], key: &PrivateKeyDer<'static>) -> Result<(), St
 fn is_authority(der: &[u8]) -> bool {
     let mut store = rustls::RootCertStore::empty();
     store.add(CertificateDer::from(der)).is_ok() && x509_parser::parse_x509_certificate(der).is_ok()
+}
+
+fn has_expired(der: &[u8]) -> bool {
+    let now = x509_parser::time::ASN1Time::now();
+    x509_parser::parse_x509_certificate(der)
+        .is_ok_and(|(_, certificate)| certificate.validity().not_after < now)
 }
 
 /// Whether a certificate can be checked against this name, as it stands.

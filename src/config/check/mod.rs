@@ -94,6 +94,7 @@ impl Checker<'_> {
             .collect();
         let routes = self.routes(&file.routes, &indexes);
         let routes = self.told_apart(routes);
+        self.warn_of_limits(&file.limits);
         Some(Config {
             server: process::server(&file.server, self.source.base)?,
             listeners,
@@ -113,6 +114,17 @@ impl Checker<'_> {
             routes: routes?,
             source_hash: fnv1a(self.source.text),
         })
+    }
+
+    fn warn_of_limits(&mut self, limits: &super::file::Limits) {
+        let (root, key) = (Path::Root, "max_connections_per_client");
+        let at = root.key("limits");
+        let is_above = limits.max_connections_per_client > limits.max_connections;
+        // The default is no mistake of whoever lowers the other.
+        if is_above && self.is_written(&at.key(key)) {
+            let what = "is above `max_connections` and has no effect";
+            self.warnings.push(format!("{at}.{key}: {what}"));
+        }
     }
 
     /// The routes, when all of them are sound and no two are the same.

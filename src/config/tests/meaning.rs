@@ -13,6 +13,64 @@ fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
+/// What is odd about a sound text.
+fn warnings(text: &str, base: &std::path::Path) -> Vec<String> {
+    let env = FixedEnv::default();
+    let loaded = parse(text, "test", base, &env);
+    loaded.unwrap_or_else(|e| panic!("{e}")).warnings
+}
+
+#[test]
+fn a_limit_that_another_keeps_from_taking_effect_is_a_warning() {
+    let of = |limits: &str| {
+        let text = format!("limits: {{ {limits} }}\n{SHORTEST}");
+        warnings(&text, std::path::Path::new("."))
+    };
+    let warning = "limits.max_connections_per_client: is above `max_connections` and has no effect";
+    let above = of("max_connections: 10, max_connections_per_client: 11");
+    assert_eq!(above, [warning]);
+    assert!(of("max_connections: 10, max_connections_per_client: 10").is_empty());
+    assert!(of("max_connections: 10").is_empty());
+}
+
+#[test]
+fn what_is_odd_about_the_certificates_of_an_upstream_is_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let issue = |name: &str, end: i32| {
+        let mut params = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.not_after = rcgen::date_time_ymd(end, 1, 1);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap().pem();
+        write(&format!("{name}.crt"), &certificate);
+        write(&format!("{name}.key"), &key.serialize_pem());
+        certificate
+    };
+    let (old, new) = (issue("old", 2021), issue("new", 4000));
+    write("both.crt", &(old + &new));
+    let of = |tls: &str| {
+        let text = format!(
+            "upstreams: {{ u: {{ backends: ['127.0.0.1:1'], tls: {{ {tls} }} }} }}\n\
+             routes: [{{ upstream: u }}]\n"
+        );
+        warnings(&text, folder.path())
+    };
+    assert!(of("ca: new.crt, client_cert: new.crt, client_key: new.key").is_empty());
+    assert_eq!(
+        of("ca: old.crt, client_cert: old.crt, client_key: old.key"),
+        [
+            "upstreams.u.tls.ca: the certificate has expired",
+            "upstreams.u.tls.client_cert: the certificate has expired",
+        ]
+    );
+    let both = "upstreams.u.tls.ca: 1 of 2 certificates in it have expired";
+    assert_eq!(of("ca: both.crt"), [both]);
+    let unverified = of("ca: new.crt, verify: false");
+    let useless = "upstreams.u.tls.ca: has no effect beside `verify: false`";
+    assert_eq!(unverified.last().unwrap(), useless);
+}
+
 #[test]
 fn the_shortest_file_has_the_safe_defaults() {
     let config = config(SHORTEST);
