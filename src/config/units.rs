@@ -45,7 +45,7 @@ pub(super) fn show_duration(duration: &Duration) -> String {
         ("m", 60_000),
         ("s", 1_000),
     ] {
-        if millis >= size && millis % size == 0 {
+        if millis >= size && millis.is_multiple_of(size) {
             return format!("{}{unit}", millis / size);
         }
     }
@@ -75,7 +75,7 @@ pub(super) fn size(text: &str) -> Result<u64, Invalid> {
 /// A size in its largest binary unit that needs no fraction.
 pub(super) fn show_size(bytes: &u64) -> String {
     for (unit, shift) in [("GiB", 30), ("MiB", 20), ("KiB", 10)] {
-        if *bytes >= 1 << shift && bytes % (1 << shift) == 0 {
+        if *bytes >= 1 << shift && bytes.is_multiple_of(1 << shift) {
             return format!("{}{unit}", bytes >> shift);
         }
     }

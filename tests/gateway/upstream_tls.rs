@@ -67,7 +67,7 @@ fn trusts(command: &mut Command, file: &str) {
         .env("SSL_CERT_FILE", file);
 }
 
-const ONCE: &str = "    retries: { attempts: 0 }";
+const ONCE: &str = "    retries: { attempts: 0 }\n    timeouts: { connect: 5s }\n";
 
 #[test]
 fn a_backend_is_reached_under_its_own_address_or_another_name() {

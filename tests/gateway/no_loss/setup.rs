@@ -100,7 +100,11 @@ impl Setup {
             upstreams,
             ..
         } = self;
-        let (first, second) = if generation % 2 == 0 { (9, 1) } else { (1, 9) };
+        let (first, second) = if generation.is_multiple_of(2) {
+            (9, 1)
+        } else {
+            (1, 9)
+        };
         let (drain, folder) = (self.drain.as_secs(), self.directory.path().display());
         format!(
             "server: {{ threads: 2, upgrade_socket: {folder}/upgrade.sock }}
