@@ -1,5 +1,6 @@
 //! What is decided about a request between its route and its backend.
 
+pub mod auth;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod forwarding;

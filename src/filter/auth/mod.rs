@@ -1,0 +1,3 @@
+//! Who calls, and whether they may.
+
+pub mod jwt;
