@@ -69,7 +69,7 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// A file that a listener names cannot be used.
-    #[error("{}: {} {}", .0.key, .0.path.display(), .0.what)]
+    #[error("{0}")]
     Tls(Fault),
     /// The configuration cannot be run.
     #[error("routes: {0}")]
@@ -245,7 +245,7 @@ fn first(index: usize, faults: Vec<Fault>) -> StartError {
     let mut faults = tls::at_listener(index, faults);
     StartError::Tls(faults.next().unwrap_or_else(|| Fault {
         key: format!("listeners[{index}].tls"),
-        path: "".into(),
+        path: None,
         what: "cannot be used".to_owned(),
     }))
 }

@@ -3,6 +3,7 @@
 //! A [`Config`] exists only if every check passed, so nothing that is built from it needs a branch
 //! for a malformed setting. Nothing here is read through serde.
 
+mod auth;
 mod listener_tls;
 
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ pub use super::scalar::Secret;
 
 use super::pattern::{HostPattern, PathPattern, Template};
 
+pub use auth::*;
 pub use listener_tls::{CertificateFiles, ClientAuth, ListenerTls, Tickets};
 
 /// A checked configuration file.
@@ -43,6 +45,8 @@ pub struct Config {
     pub access_log: Option<AccessLog>,
     /// How metrics are named.
     pub metrics: Metrics,
+    /// Who may call.
+    pub auth: Auth,
     /// Named groups of backends, in order of name; routes refer to them by index.
     pub upstreams: Vec<Upstream>,
     /// The routes, in the order of the file (which decides nothing).
@@ -365,6 +369,8 @@ pub struct Route {
     pub matcher: Match,
     /// What is done with them.
     pub action: Action,
+    /// Who may call it; `None`: everyone.
+    pub auth: Option<AuthPolicy>,
     /// How the path is changed for the backend.
     pub rewrite: Option<Rewrite>,
     /// Changes to the header of the request that goes to the backend.
