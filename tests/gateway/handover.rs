@@ -308,3 +308,76 @@ fn sigterm_in_the_middle_of_a_drain_is_not_yet_the_end() {
     assert_eq!(client.read_response().text(), "late");
     assert_eq!(line.first.wait_exit().code(), Some(0));
 }
+
+/// A gateway with a configuration in this folder, whose default socket is there, too.
+fn in_folder(folder: &std::path::Path, file: &str, further: &[&str]) -> std::process::Command {
+    let mut command = binary();
+    command.env("RUNTIME_DIRECTORY", folder.join("run"));
+    command
+        .current_dir(folder)
+        .args(further)
+        .arg("-c")
+        .arg(file);
+    command
+}
+
+/// As Kubernetes mounts a ConfigMap, and as releases are often laid out.
+#[test]
+fn the_gateway_is_found_when_the_links_to_its_file_lead_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    std::fs::create_dir(root.join("run")).unwrap();
+    for version in ["..1", "..2"] {
+        let text = format!(
+            "server: {{ threads: 1 }}\nlisteners: [{{ address: 127.0.0.1:0 }}]\nadmin: {{ address: 127.0.0.1:0 }}\n{HELLO}"
+        );
+        std::fs::create_dir(root.join(version)).unwrap();
+        std::fs::write(root.join(version).join("gateway.yaml"), text).unwrap();
+    }
+    std::os::unix::fs::symlink("..1", root.join("..data")).unwrap();
+    std::os::unix::fs::symlink("..data/gateway.yaml", root.join("gateway.yaml")).unwrap();
+    let gateway = Gateway::launch(in_folder(root, "gateway.yaml", &[]), None);
+    let mut line = Line::of(gateway);
+    std::os::unix::fs::symlink("..2", root.join("..new")).unwrap();
+    std::fs::rename(root.join("..new"), root.join("..data")).unwrap();
+    std::fs::remove_dir_all(root.join("..1")).unwrap();
+    let run = finish(&mut in_folder(root, "gateway.yaml", &["upgrade"]));
+    assert_eq!(run.code, Some(0), "{}", run.output());
+    line.adopt_from(&run);
+    assert_eq!(line.first.wait_exit().code(), Some(0));
+    assert_eq!(get(line.first.addr(), "/").text(), "hello");
+}
+
+#[test]
+fn a_path_that_was_configured_since_is_no_obstacle() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    std::fs::create_dir(root.join("run")).unwrap();
+    let write = |server: &str| {
+        let text = format!(
+            "server: {{ threads: 1{server} }}\nlisteners: [{{ address: 127.0.0.1:0 }}]\nadmin: {{ address: 127.0.0.1:0 }}\n{HELLO}"
+        );
+        std::fs::write(root.join("gateway.yaml"), text).unwrap();
+    };
+    write("");
+    let gateway = Gateway::launch(in_folder(root, "gateway.yaml", &[]), None);
+    let mut line = Line::of(gateway);
+    // Relative, beside a bare name of the file.
+    write(", upgrade_socket: one.sock");
+    let run = finish(&mut in_folder(root, "gateway.yaml", &["upgrade"]));
+    assert_eq!(run.code, Some(0), "{}", run.output());
+    let second = line.adopt_from(&run);
+    assert_eq!(line.first.wait_exit().code(), Some(0));
+    write(", upgrade_socket: two.sock");
+    let run = finish(&mut in_folder(root, "gateway.yaml", &["upgrade"]));
+    assert_eq!(run.code, Some(1));
+    assert!(run.stderr.contains("two.sock: "), "{}", run.stderr);
+    assert!(run.stderr.contains("run/"), "{}", run.stderr);
+    let with_path = ["upgrade", "--socket", "one.sock"];
+    let run = finish(&mut in_folder(root, "gateway.yaml", &with_path));
+    assert_eq!(run.code, Some(0), "{}", run.output());
+    line.adopt_from(&run);
+    wait_end(second);
+    assert!(root.join("two.sock").exists() && !root.join("one.sock").exists());
+    assert_eq!(get(line.first.addr(), "/").text(), "hello");
+}
