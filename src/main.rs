@@ -164,6 +164,9 @@ fn run_gateway(arguments: &Arguments) -> Result<(), String> {
         return print(&config::reference());
     }
     let path = arguments.config.path();
+    if arguments.health_check {
+        return health_check::ask(&path);
+    }
     let mut succession = Succession::default();
     if arguments.upgrade {
         succession.predecessor = Predecessor::that_started_us()
@@ -183,9 +186,6 @@ fn serve_file(
     succession: &mut Succession,
 ) -> Result<(), String> {
     let mut loaded = config::load(path, &ProcessEnv).map_err(|problems| problems.to_string())?;
-    if arguments.health_check {
-        return health_check::ask(&loaded.config);
-    }
     check_tls(&mut loaded).map_err(|problems| problems.to_string())?;
     if arguments.validate_config {
         return report(path, &loaded);

@@ -144,8 +144,8 @@ pub fn run(
     let reloader = Arc::new(Reloader::new(&loaded, opened, Arc::clone(&live), metrics));
     let control = control(
         config,
+        &gateway,
         &reloader,
-        &live,
         succession,
         &sockets,
         admin.as_ref(),
@@ -316,8 +316,8 @@ fn bind(
 /// What answers this process's successor.
 fn control(
     config: &Config,
+    gateway: &Gateway,
     reloader: &Arc<Reloader>,
-    live: &Arc<Live>,
     succession: &mut Succession,
     sockets: &[Socket],
     admin: Option<&TcpListener>,
@@ -348,7 +348,8 @@ fn control(
         .chain(admin)
         .collect::<Result<_, _>>()
         .map_err(StartError::Upgrade)?;
-    let (live, reloader) = (Arc::clone(live), Arc::clone(reloader));
+    let (live, lifecycle) = (Arc::clone(&gateway.live), Arc::clone(&gateway.lifecycle));
+    let reloader = Arc::clone(reloader);
     Ok(Some(succession::Control::new(succession::Settings {
         socket,
         offers,
@@ -356,6 +357,7 @@ fn control(
         timeout: config.server.upgrade_timeout,
         state: Arc::new(move || Inheritance::of(&live.load()).write()),
         last_state: Arc::new(move || Inheritance::of(&reloader.hand_over()).write()),
+        life: Box::new(move || lifecycle.state().as_str()),
     })))
 }
 

@@ -31,6 +31,9 @@ const LEAVING_LOOK: Duration = Duration::from_millis(2);
 /// What is worth keeping beside the sockets.
 pub type State = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
 
+/// Where in its life the process is, as its status names it.
+pub type Life = Box<dyn Fn() -> &'static str + Send + Sync>;
+
 /// What can be handed over, and how.
 pub struct Settings {
     /// Where successors ask.
@@ -45,6 +48,8 @@ pub struct Settings {
     pub state: State,
     /// What the one that takes over is told at last. From this call on it must not change.
     pub last_state: State,
+    /// Where in its life the process is.
+    pub life: Life,
 }
 
 /// The running gateway's side of upgrades.
@@ -238,9 +243,19 @@ impl Inner {
         match link.receive(FIRST_WORD)? {
             Some((Message::Upgrade, _)) => self.upgrade(link),
             Some((Message::Take { spawned }, _)) => self.hand_over(link, spawned, peer),
+            Some((Message::Alive, _)) => self.tell_life(link),
             // Somebody looked whether a gateway is there.
             _ => Ok(()),
         }
+    }
+
+    fn tell_life(&self, link: &mut Link) -> io::Result<()> {
+        let settings = lock(&self.settings);
+        // Without them the process ends.
+        let state = settings.as_ref().map_or("draining", |s| (s.life)());
+        let state = state.to_owned();
+        drop(settings);
+        link.send(&Message::Life { state })
     }
 
     /// Begins an upgrade, unless there is one already. The answer is what to say then.

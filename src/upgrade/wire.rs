@@ -77,6 +77,13 @@ pub enum Message {
     },
     /// It has handed over just now: ask its successor, through the same socket.
     Again,
+    /// To the running gateway: are you alive?
+    Alive,
+    /// From the running gateway: yes.
+    Life {
+        /// Where in its life it is, as its status names it.
+        state: String,
+    },
 }
 
 /// One end of a conversation.
