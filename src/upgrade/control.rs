@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::place::Bound;
+use super::place::{Bound, Place};
 use super::program::Program;
 use super::wire::{Link, MAX_DESCRIPTORS, Message};
 use super::{Kind, Named, Offer};
@@ -120,6 +120,7 @@ impl Control {
     /// Answers until a successor is in charge; then it returns. Never when it cannot answer.
     pub async fn serve(&self) {
         self.0.in_charge.store(true, SeqCst);
+        self.0.restore_path();
         let listener = lock(&self.0.settings)
             .as_ref()
             .and_then(|settings| settings.socket.listener.try_clone().ok());
@@ -238,6 +239,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Inner {
+    /// The one before has removed the path if it was told to end before it knew of this process.
+    fn restore_path(&self) {
+        let mut settings = lock(&self.settings);
+        let Some(settings) = settings.as_mut() else {
+            return;
+        };
+        if settings.socket.path.exists() {
+            return;
+        }
+        match Place::only(&settings.socket.path).bind() {
+            Ok(bound) => settings.socket = bound,
+            Err(error) => log::error!("upgrade: {error}: nobody will find this process"),
+        }
+    }
+
     fn talk(&self, link: &mut Link) -> io::Result<()> {
         let peer = link.peer()?;
         match link.receive(FIRST_WORD)? {

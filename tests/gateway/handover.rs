@@ -497,3 +497,18 @@ fn sigterm_with_a_successor_beside_leaves_everything_to_it() {
     let now = get(line.first.admin(), "/maintenance").json();
     assert_eq!(now["enabled"], true);
 }
+
+#[test]
+fn a_socket_that_is_gone_is_bound_anew_by_whoever_takes_charge() {
+    let mut line = Line::of(Gateway::start(SWITCHED));
+    let successor = beside(&line);
+    // As the old process does when it is told to end before the other one serves.
+    let path = line.first.directory().join("upgrade.sock");
+    std::fs::remove_file(&path).unwrap();
+    line.first.signal("QUIT");
+    assert_eq!(line.first.wait_exit().code(), Some(0));
+    eventually("it is there again", || path.exists());
+    line.upgrade();
+    wait_end(successor.pid());
+    assert!(path.exists());
+}
