@@ -4,6 +4,7 @@
 //! for a malformed setting. Nothing here is read through serde.
 
 mod listener_tls;
+mod redis;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -19,6 +20,7 @@ pub use super::scalar::Secret;
 use super::pattern::{HostPattern, PathPattern, Template};
 
 pub use listener_tls::{CertificateFiles, ClientAuth, ListenerTls, Tickets};
+pub use redis::{Login, Redis};
 
 /// A checked configuration file.
 #[derive(Clone, Debug)]
@@ -43,6 +45,8 @@ pub struct Config {
     pub access_log: Option<AccessLog>,
     /// How metrics are named.
     pub metrics: Metrics,
+    /// Where instances share what they know; `None`: nowhere.
+    pub redis: Option<Redis>,
     /// Named groups of backends, in order of name; routes refer to them by index.
     pub upstreams: Vec<Upstream>,
     /// The routes, in the order of the file (which decides nothing).
