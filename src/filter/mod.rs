@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod auth;
 pub mod forwarding;
 pub mod framing;
 pub mod headers;

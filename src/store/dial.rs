@@ -132,7 +132,7 @@ fn client_config(tls: &UpstreamTls) -> Result<ClientConfig, rustls::Error> {
 /// How long to wait before another attempt: up to twice as long after each failure, and each time a
 /// random part of that, so that many instances do not come together.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub struct Backoff {
     limit: Duration,
 }
 

@@ -28,6 +28,7 @@ use self::report::Report;
 use crate::config::model::Redis;
 use crate::metrics::{RedisCommand, RedisError as Kind, RedisMetrics};
 
+pub use self::dial::Backoff;
 pub use self::failure::Failure;
 
 /// The store, whether one is configured or not.
@@ -182,7 +183,8 @@ impl Store {
         settings.map_or(Duration::from_secs(1), |settings| settings.command_timeout)
     }
 
-    fn failed(&self, failure: &Failure) {
+    /// Counts a failure of a connection that listens, and perhaps writes a line.
+    pub fn failed(&self, failure: &Failure) {
         self.metrics.failed(failure.kind);
         self.report.failed(failure);
     }

@@ -1,0 +1,4 @@
+//! Who calls, and whether they may.
+
+pub mod revocation;
+mod shards;
