@@ -1,4 +1,5 @@
 //! Who calls, and whether they may.
 
+pub mod jwt;
 pub mod revocation;
 mod shards;
