@@ -25,6 +25,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use self::failure::Reach;
 use crate::access_log::AccessLog;
 use crate::context::RequestContext;
+use crate::filter::auth::revocation::Revocations;
 use crate::filter::hop_by_hop;
 use crate::lifecycle::Lifecycle;
 use crate::listener::connection::{LINGER, Origin};
@@ -50,6 +51,8 @@ pub struct Gateway {
     pub metrics: Arc<Metrics>,
     /// Where requests are logged, if they are.
     pub access_log: Option<Arc<AccessLog>>,
+    /// Which tokens hold no longer.
+    pub revocations: Arc<Revocations>,
     /// A counter for each rejection, by its index.
     pub refusals: Arc<[Counter]>,
 }

@@ -1,8 +1,8 @@
 //! What is decided about a request between its route and its backend.
 
+pub mod auth;
 #[cfg(test)]
 pub(crate) mod fixture;
-pub mod auth;
 pub mod forwarding;
 pub mod framing;
 pub mod headers;

@@ -85,7 +85,8 @@ impl RedisMetrics {
 
     /// Counts a connection that is there now, or is gone.
     pub fn connected(&self, is_there: bool) {
-        self.connections.fetch_add(if is_there { 1 } else { -1 }, Relaxed);
+        self.connections
+            .fetch_add(if is_there { 1 } else { -1 }, Relaxed);
     }
 
     /// Adds the families.

@@ -95,7 +95,9 @@ impl Dialer {
         let name = ServerName::try_from(self.settings.host.to_string())
             .map_err(|_| Failure::new(Kind::Connect, "the host is no name for TLS"))?;
         let connector = TlsConnector::from(Arc::clone(tls));
-        Ok(Box::new(connector.connect(name, stream).await.map_err(failed)?))
+        Ok(Box::new(
+            connector.connect(name, stream).await.map_err(failed)?,
+        ))
     }
 }
 

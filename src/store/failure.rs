@@ -106,7 +106,10 @@ mod tests {
     #[test]
     fn every_failure_has_a_kind() {
         let server = |kind| RedisError::from((ErrorKind::Server(kind), "x"));
-        assert_eq!(kind(io::Error::from(io::ErrorKind::TimedOut)), Kind::Timeout);
+        assert_eq!(
+            kind(io::Error::from(io::ErrorKind::TimedOut)),
+            Kind::Timeout
+        );
         assert_eq!(kind(io::Error::from(io::ErrorKind::BrokenPipe)), Kind::Io);
         assert_eq!(kind(server(ServerErrorKind::ReadOnly)), Kind::ReadOnly);
         assert_eq!(kind(server(ServerErrorKind::BusyLoading)), Kind::Loading);

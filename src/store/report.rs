@@ -90,7 +90,10 @@ mod tests {
         let failure = Failure::new(Kind::Connect, "refused");
         let now = Instant::now();
         let first = told.failed(&failure, now);
-        assert_eq!(first.as_deref(), Some("redis error at cache:6379: connect: refused"));
+        assert_eq!(
+            first.as_deref(),
+            Some("redis error at cache:6379: connect: refused")
+        );
         assert_eq!(told.failed(&failure, now + PAUSE / 2), None);
         let later = told.failed(&failure, now + PAUSE).unwrap_or_default();
         assert!(later.ends_with(" (1 further failures before)"), "{later}");

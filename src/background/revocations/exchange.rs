@@ -76,7 +76,8 @@ impl Exchange {
 
     fn learn(&self, revocations: Vec<Revocation>, now: Time) {
         let had_room = self.list.cut_off().is_none();
-        self.metrics.received(self.list.learn(revocations, now.seconds()));
+        self.metrics
+            .received(self.list.learn(revocations, now.seconds()));
         if had_room && self.list.cut_off().is_some() {
             log::error!(
                 "auth error: the list of revocations is full; until it is not, every token issued \
@@ -103,7 +104,10 @@ impl Exchange {
             read.arg("STREAMS").arg(LOG).arg(&last);
             let (streams,): (Option<Vec<(String, Vec<Entry>)>>,) =
                 self.store.query(RedisCommand::Sync, &commands).await?;
-            let entries = streams.into_iter().flatten().flat_map(|(_, entries)| entries);
+            let entries = streams
+                .into_iter()
+                .flatten()
+                .flat_map(|(_, entries)| entries);
             let mut count = 0;
             for (id, fields) in entries {
                 // A field and its value; there is one.
@@ -175,8 +179,7 @@ impl Exchange {
             let [value, life] = answers else { return None };
             let life: i64 = redis::from_redis_value(life.as_ref().ok()?.clone()).ok()?;
             let value = value.as_ref().ok().cloned();
-            let value: Option<String> =
-                value.and_then(|value| redis::from_redis_value(value).ok());
+            let value: Option<String> = value.and_then(|value| redis::from_redis_value(value).ok());
             // What is gone since has ended.
             const GONE: i64 = -2;
             (life != GONE).then(|| message::read(target, value.as_deref(), life, now.0))
@@ -227,14 +230,19 @@ impl Exchange {
                 self.store.query(RedisCommand::Sync, &commands).await?;
             // What another instance has written meanwhile, it has told, too.
             let mut commands = pipe();
-            let mine = written.iter().zip(&answers).filter(|(_, set)| set.is_some());
+            let mine = written
+                .iter()
+                .zip(&answers)
+                .filter(|(_, set)| set.is_some());
             let mut count = 0;
             for (revocation, _) in mine {
                 tell(&mut commands, revocation);
                 count += 1;
             }
             if count > 0 {
-                self.store.query::<()>(RedisCommand::Sync, &commands).await?;
+                self.store
+                    .query::<()>(RedisCommand::Sync, &commands)
+                    .await?;
                 self.metrics.pushed(count);
             }
         }
@@ -245,7 +253,12 @@ impl Exchange {
 /// The command that writes a revocation, perhaps only where there is none. `None`: it is over.
 fn write(revocation: &Revocation, now: Time, only_new: bool) -> Option<Pipeline> {
     let life = match revocation.terms.until {
-        Some(until) => Some(until.saturating_mul(1000).checked_sub(now.0).filter(|ms| *ms > 0)?),
+        Some(until) => Some(
+            until
+                .saturating_mul(1000)
+                .checked_sub(now.0)
+                .filter(|ms| *ms > 0)?,
+        ),
         None => None,
     };
     let mut commands = pipe();

@@ -119,7 +119,9 @@ pub(super) fn read(target: Target, value: Option<&str>, life: i64, now: u64) -> 
         Target::Subject(_) => number().unwrap_or(seconds),
     };
     // A hand writes any small number.
-    let at = number().filter(|at| *at > LEAST_MILLISECONDS).unwrap_or(now);
+    let at = number()
+        .filter(|at| *at > LEAST_MILLISECONDS)
+        .unwrap_or(now);
     let life = u64::try_from(life).ok();
     let until = life.map(|life| now.saturating_add(life).div_ceil(1000));
     Revocation {
@@ -170,7 +172,10 @@ mod tests {
     fn values_are_read_as_they_are_written() {
         let subject = revocation(Target::Subject("s".into()));
         let text = value(&subject);
-        assert_eq!(read(subject.target.clone(), Some(&text), 59_500, NOW), subject);
+        assert_eq!(
+            read(subject.target.clone(), Some(&text), 59_500, NOW),
+            subject
+        );
         let mut token = revocation(Target::Token("t".into()));
         token.terms.issued_before = 0;
         let text = value(&token);
@@ -200,7 +205,12 @@ mod tests {
             let text = message.write();
             assert_eq!(Message::read(text.as_bytes()), Some(message), "{text}");
         }
-        for other in ["", "{}", "{\"op\":\"revoke\"}", "{\"op\":\"x\",\"token\":\"t\"}"] {
+        for other in [
+            "",
+            "{}",
+            "{\"op\":\"revoke\"}",
+            "{\"op\":\"x\",\"token\":\"t\"}",
+        ] {
             assert_eq!(Message::read(other.as_bytes()), None, "{other}");
         }
     }

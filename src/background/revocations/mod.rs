@@ -98,6 +98,11 @@ impl Revoker {
         &self.exchange.list
     }
 
+    /// Whether there is a store.
+    pub fn is_shared(&self) -> bool {
+        self.exchange.store.is_configured()
+    }
+
     /// Whether the list was that of the store a second ago.
     pub fn is_in_sync(&self) -> bool {
         self.in_sync.load(Relaxed)
@@ -204,7 +209,8 @@ impl Revoker {
     /// Applies what is published, until the connection ends.
     async fn hear(&self, mut messages: impl Stream<Item = Msg> + Unpin) {
         while let Some(message) = messages.next().await {
-            self.exchange.apply(message.get_payload_bytes(), Time::now());
+            self.exchange
+                .apply(message.get_payload_bytes(), Time::now());
         }
     }
 
@@ -216,7 +222,10 @@ impl Revoker {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let answer = timeout(exchange.store.command_timeout(), sink.ping::<redis::Value>());
+            let answer = timeout(
+                exchange.store.command_timeout(),
+                sink.ping::<redis::Value>(),
+            );
             if !matches!(answer.await, Ok(Ok(_))) {
                 return;
             }

@@ -116,7 +116,9 @@ fn place(url: &str) -> Result<Place, Invalid> {
         return Err(refused("has a user without a password"));
     }
     if host.is_empty() || *port == 0 || settings.db() < 0 {
-        return Err(refused("has no host, no port or no database that there can be"));
+        return Err(refused(
+            "has no host, no port or no database that there can be",
+        ));
     }
     Ok(Place {
         host: host.clone(),
@@ -138,12 +140,18 @@ mod tests {
     #[test]
     fn a_url_is_taken_apart() {
         let read = place("rediss://us%20er:p%40ss@cache.internal:6380/3").unwrap();
-        assert_eq!((&*read.host, read.port, read.encrypted), ("cache.internal", 6380, true));
+        assert_eq!(
+            (&*read.host, read.port, read.encrypted),
+            ("cache.internal", 6380, true)
+        );
         assert_eq!(read.login.user.as_deref(), Some("us er"));
         assert_eq!(read.login.password.as_ref().unwrap().reveal(), "p@ss");
         assert_eq!(read.login.database, 3);
         let read = place("redis://:secret@[::1]").unwrap();
-        assert_eq!((&*read.host, read.port, read.encrypted), ("::1", 6379, false));
+        assert_eq!(
+            (&*read.host, read.port, read.encrypted),
+            ("::1", 6379, false)
+        );
         assert_eq!((read.login.user, read.login.database), (None, 0));
     }
 

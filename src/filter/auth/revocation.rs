@@ -9,6 +9,8 @@
 //! revoked token was issued before it was revoked, so none gets through, and who logs in anew can
 //! go on.
 
+mod estate;
+
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,6 +18,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 
 use super::shards::Shards;
+
+pub use self::estate::Estate;
 
 /// Tokens that can be revoked at a time; about 130 bytes each where an id has 36.
 pub const MAX_TOKENS: usize = 500_000;
@@ -60,7 +64,8 @@ pub struct Terms {
 
 impl Terms {
     fn holds(&self, now: u64) -> bool {
-        self.until.is_none_or(|until| now < until.saturating_add(GRACE))
+        self.until
+            .is_none_or(|until| now < until.saturating_add(GRACE))
     }
 
     /// Whoever revokes twice means both.
@@ -165,7 +170,11 @@ impl Revocations {
         }
         let issued_before = |time: u64| bearer.issued_at.is_none_or(|issued_at| issued_at < time);
         let token = bearer.jti.and_then(|jti| self.tokens.get(jti));
-        let subject = || bearer.subject.and_then(|subject| self.subjects.get(subject));
+        let subject = || {
+            bearer
+                .subject
+                .and_then(|subject| self.subjects.get(subject))
+        };
         token.is_some_and(|terms| terms.holds(now))
             || subject().is_some_and(|terms| terms.holds(now) && issued_before(terms.issued_before))
             || self.cut_off().is_some_and(|cut_off| {

@@ -93,7 +93,9 @@ impl<V: Copy> Shards<V> {
             }
             gone += current.len() - left;
             let kept = current.iter().filter(|(_, value)| keep(value));
-            let kept: Part<V> = kept.map(|(name, value)| (Arc::clone(name), *value)).collect();
+            let kept: Part<V> = kept
+                .map(|(name, value)| (Arc::clone(name), *value))
+                .collect();
             part.store(Arc::new(kept));
         }
         gone
@@ -125,7 +127,10 @@ mod tests {
         assert_eq!(shards.insert(named(1000..3000), u64::max), 1000);
         let bigger = [(Arc::from("7"), 70)];
         assert_eq!(shards.insert(bigger, u64::max), 0);
-        assert_eq!((shards.get("7"), shards.get("2999")), (Some(70), Some(2999)));
+        assert_eq!(
+            (shards.get("7"), shards.get("2999")),
+            (Some(70), Some(2999))
+        );
         assert_eq!(shards.get("3000"), None);
         assert!(shards.remove("7") && !shards.remove("7"));
         assert_eq!(shards.retain(|value| value % 2 == 0), 1499);

@@ -24,7 +24,13 @@ fn subject(name: &str, issued_before: u64, until: u64) -> Revocation {
 
 fn by_id(list: &Revocations, jti: &str, now: u64) -> bool {
     let jti = Some(jti);
-    list.is_revoked(Bearer { jti, ..Bearer::default() }, now)
+    list.is_revoked(
+        Bearer {
+            jti,
+            ..Bearer::default()
+        },
+        now,
+    )
 }
 
 fn by_subject(list: &Revocations, subject: &str, issued_at: Option<u64>, now: u64) -> bool {
@@ -55,7 +61,8 @@ fn a_token_is_revoked_until_clocks_agree_that_it_has_ended() {
 #[test]
 fn a_subject_is_revoked_for_what_was_issued_before() {
     let list = Revocations::default();
-    list.add(subject("alice", NOW, NOW + 60)).unwrap_or_default();
+    list.add(subject("alice", NOW, NOW + 60))
+        .unwrap_or_default();
     assert!(by_subject(&list, "alice", Some(NOW - 1), NOW));
     assert!(!by_subject(&list, "alice", Some(NOW), NOW));
     assert!(by_subject(&list, "alice", None, NOW), "nobody knows when");
@@ -67,7 +74,8 @@ fn a_subject_is_revoked_for_what_was_issued_before() {
 fn who_revokes_twice_means_both() {
     let list = Revocations::default();
     list.add(subject("a", NOW, NOW + 60)).unwrap_or_default();
-    list.add(subject("a", NOW - 50, NOW + 10)).unwrap_or_default();
+    list.add(subject("a", NOW - 50, NOW + 10))
+        .unwrap_or_default();
     assert!(by_subject(&list, "a", Some(NOW - 1), NOW + 59));
     let mut forever = token("b", 0);
     forever.terms.until = None;
