@@ -3,3 +3,4 @@
 pub mod jwt;
 pub mod revocation;
 mod shards;
+pub mod watch;

@@ -1,0 +1,164 @@
+//! Whether whoever began something with a token may go on with it: a WebSocket, a stream.
+//!
+//! Asked once when it begins, and again whenever something was revoked. Between revocations it costs
+//! nothing but memory: some hundred bytes, and a timer where the end of the token counts.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+
+use super::revocation::{Bearer, Revocations};
+
+/// Why something begun with a token has to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The token has expired.
+    Expired,
+    /// It was revoked, or its subject was.
+    Revoked,
+}
+
+/// A token that something goes on with.
+pub struct Watch {
+    list: Arc<Revocations>,
+    changes: watch::Receiver<u64>,
+    jti: Option<Box<str>>,
+    subject: Option<Box<str>>,
+    issued_at: Option<u64>,
+    expires: Option<Instant>,
+}
+
+impl Watch {
+    /// Over a token that says this of itself. `expires` is given where its end counts.
+    pub fn new(list: &Arc<Revocations>, token: Bearer<'_>, expires: Option<Instant>) -> Self {
+        Self {
+            // Before the first look, so that nothing can come between the two.
+            changes: list.subscribe(),
+            list: Arc::clone(list),
+            jti: token.jti.map(Box::from),
+            subject: token.subject.map(Box::from),
+            issued_at: token.issued_at,
+            expires,
+        }
+    }
+
+    /// Waits until it may not go on.
+    pub async fn ended(&mut self) -> Why {
+        self.ended_by(now).await
+    }
+
+    /// The same as a future of its own, for those who poll.
+    pub fn into_end(mut self) -> impl Future<Output = Why> + Send + Sync + 'static {
+        async move { self.ended_by(now).await }
+    }
+
+    async fn ended_by(&mut self, now: impl Fn() -> u64) -> Why {
+        let expires = self.expires;
+        let expiry = async move {
+            match expires {
+                Some(end) => tokio::time::sleep_until(end.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.revoked(now) => Why::Revoked,
+            () = expiry => Why::Expired,
+        }
+    }
+
+    async fn revoked(&mut self, now: impl Fn() -> u64) {
+        loop {
+            let bearer = Bearer {
+                jti: self.jti.as_deref(),
+                subject: self.subject.as_deref(),
+                issued_at: self.issued_at,
+            };
+            if self.list.is_revoked(bearer, now()) {
+                return;
+            }
+            if self.changes.changed().await.is_err() {
+                // The list lives as long as this does.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Watch {
+    /// Without whose it is.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watch").finish_non_exhaustive()
+    }
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or(Duration::ZERO).as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::revocation::{Revocation, Target, Terms};
+    use super::*;
+
+    fn revocation(target: Target) -> Revocation {
+        let terms = Terms {
+            issued_before: 1000,
+            until: None,
+            at: 0,
+        };
+        Revocation { target, terms }
+    }
+
+    fn watch(list: &Arc<Revocations>, expires: Option<Instant>) -> Watch {
+        let token = Bearer {
+            jti: Some("a"),
+            subject: Some("alice"),
+            issued_at: Some(999),
+        };
+        Watch::new(list, token, expires)
+    }
+
+    async fn goes_on(watch: &mut Watch) -> bool {
+        let ended = tokio::time::timeout(Duration::from_millis(1), watch.ended());
+        ended.await.is_err()
+    }
+
+    #[tokio::test]
+    async fn it_goes_on_until_its_own_token_is_revoked() {
+        let list = Arc::<Revocations>::default();
+        let mut open = watch(&list, None);
+        assert!(goes_on(&mut open).await);
+        assert!(list.add(revocation(Target::Token("b".into()))).is_ok());
+        list.announce();
+        assert!(goes_on(&mut open).await, "of another token");
+        assert!(list.add(revocation(Target::Token("a".into()))).is_ok());
+        list.announce();
+        assert_eq!(open.ended().await, Why::Revoked);
+    }
+
+    #[tokio::test]
+    async fn it_ends_with_its_subject_and_when_it_was_revoked_before_it_began() {
+        let list = Arc::<Revocations>::default();
+        let target = Target::Subject("alice".into());
+        assert!(list.add(revocation(target)).is_ok());
+        assert_eq!(watch(&list, None).ended().await, Why::Revoked);
+        let later = Bearer {
+            issued_at: Some(1000),
+            subject: Some("alice"),
+            jti: None,
+        };
+        assert!(goes_on(&mut Watch::new(&list, later, None)).await);
+    }
+
+    #[tokio::test]
+    async fn it_ends_with_its_token_where_that_counts() {
+        let list = Arc::<Revocations>::default();
+        let now = Instant::now();
+        let mut open = watch(&list, Some(now + Duration::from_secs(3600)));
+        assert!(goes_on(&mut open).await);
+        assert_eq!(watch(&list, Some(now)).into_end().await, Why::Expired);
+    }
+}
