@@ -1,6 +1,7 @@
 //! One request through Pingora's phases: each phase a short method, the policy elsewhere.
 
 mod answer;
+mod authenticate;
 mod backend_error;
 mod endpoints;
 mod failure;
@@ -25,7 +26,6 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use self::failure::Reach;
 use crate::access_log::AccessLog;
 use crate::context::RequestContext;
-use crate::filter::auth::revocation::Revocations;
 use crate::filter::hop_by_hop;
 use crate::lifecycle::Lifecycle;
 use crate::listener::connection::{LINGER, Origin};
@@ -51,8 +51,6 @@ pub struct Gateway {
     pub metrics: Arc<Metrics>,
     /// Where requests are logged, if they are.
     pub access_log: Option<Arc<AccessLog>>,
-    /// Which tokens hold no longer.
-    pub revocations: Arc<Revocations>,
     /// A counter for each rejection, by its index.
     pub refusals: Arc<[Counter]>,
 }
@@ -95,6 +93,9 @@ impl ProxyHttp for Gateway {
             return Ok(true);
         }
         if self.send_to_https(session, context).await? {
+            return Ok(true);
+        }
+        if self.answer_validation(session, context).await? {
             return Ok(true);
         }
         if let Err(rejection) = receive::check_direction(session, context) {

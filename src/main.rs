@@ -11,6 +11,7 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use edge_gateway::config::diff::Diff;
 use edge_gateway::config::{self, Loaded, Problems, ProcessEnv};
+use edge_gateway::filter::auth;
 use edge_gateway::metrics::{Build, Metrics};
 use edge_gateway::upgrade::place::Place;
 use edge_gateway::upgrade::predecessor::Predecessor;
@@ -180,7 +181,7 @@ fn serve_file(
     if arguments.health_check {
         return health_check::ask(&loaded.config);
     }
-    check_tls(&mut loaded).map_err(|problems| problems.to_string())?;
+    check_files(&mut loaded).map_err(|problems| problems.to_string())?;
     if arguments.validate_config {
         return report(path, &loaded);
     }
@@ -221,9 +222,11 @@ fn parse_arguments() -> Result<Arguments, clap::Error> {
     Arguments::try_parse_from(arguments)
 }
 
-/// Reads the certificates that the configuration names; what is odd about them joins the warnings.
-fn check_tls(loaded: &mut Loaded) -> Result<(), Problems> {
-    let report = tls::check(&loaded.config);
+/// Reads the certificates and keys that the configuration names; what is odd about them joins the
+/// warnings.
+fn check_files(loaded: &mut Loaded) -> Result<(), Problems> {
+    let mut report = tls::check(&loaded.config);
+    report.faults.extend(auth::check(&loaded.config.auth));
     if !report.faults.is_empty() {
         return Err(loaded.problems(report.faults));
     }

@@ -26,7 +26,7 @@ use crate::background::watch::Watch;
 use crate::config::model::LogOutput;
 use crate::config::{Config, Fault, Loaded};
 use crate::drain::{Exit, Orders};
-use crate::filter::auth::revocation::{Estate, Revocations};
+use crate::filter::auth::revocation::Estate;
 use crate::filter::maintenance::Switches;
 use crate::gateway::Gateway;
 use crate::lifecycle::{Condition, Lifecycle};
@@ -72,7 +72,7 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// A file that a listener names cannot be used.
-    #[error("{}: {} {}", .0.key, .0.path.display(), .0.what)]
+    #[error("{0}")]
     Tls(Fault),
     /// The configuration cannot be run.
     #[error("routes: {0}")]
@@ -124,13 +124,13 @@ pub fn run(
     let generation = inheritance.generation + 1;
     let snapshot = Snapshot::compile(config, generation, &metrics, Instant::now(), None)?;
     snapshot.import(&inheritance.maintenance);
-    let revocations = Arc::<Revocations>::default();
+    let revocations = Arc::clone(snapshot.auth.revocations());
     inheritance
         .revocations
         .enter(&revocations, Time::now().seconds());
     let store = Store::start(Arc::clone(metrics.redis())).map_err(StartError::Store)?;
     store.configure(config.redis.as_ref());
-    let revoker = Revoker::start(Arc::clone(&revocations), &store, &metrics);
+    let revoker = Revoker::start(revocations, &store, &metrics);
     metrics.set_build(build);
     metrics.set_config(snapshot.generation, snapshot.source_hash);
     metrics.reloads_succeeded().inc();
@@ -142,7 +142,6 @@ pub fn run(
             .map(|label| metrics.refusal(label))
             .collect(),
         access_log: access_log.clone(),
-        revocations,
         metrics,
     };
     gateway.lifecycle.met(Condition::Config);
@@ -278,7 +277,7 @@ fn first(index: usize, faults: Vec<Fault>) -> StartError {
     let mut faults = tls::at_listener(index, faults);
     StartError::Tls(faults.next().unwrap_or_else(|| Fault {
         key: format!("listeners[{index}].tls"),
-        path: "".into(),
+        path: None,
         what: "cannot be used".to_owned(),
     }))
 }

@@ -11,6 +11,7 @@ use std::time::{Instant, SystemTime};
 use crate::config::diff::Diff;
 use crate::config::model::Config;
 use crate::config::{self, Branch, Env, Loaded, ProcessEnv, Source, Stamp};
+use crate::filter::auth;
 use crate::listener::{ListenerState, Settings};
 use crate::metrics::Metrics;
 use crate::snapshot::{Live, Snapshot};
@@ -322,6 +323,7 @@ impl Reloader {
                 Err(found) => faults.extend(tls::at_listener(index, found)),
             }
         }
+        faults.extend(auth::check(&loaded.config.auth));
         if faults.is_empty() {
             return Ok(settings);
         }
@@ -372,7 +374,9 @@ impl Reloader {
 /// Whether the same text led to the same backends: a host name may have another address by now.
 fn is_the_same(config: &Config, current: &Snapshot) -> bool {
     let running = current.upstreams.iter().map(|upstream| &upstream.config);
-    config.source_hash == current.source_hash && running.eq(config.upstreams.iter())
+    config.source_hash == current.source_hash
+        && running.eq(config.upstreams.iter())
+        && current.auth.is_made_from(&config.auth)
 }
 
 fn count_maintenance(metrics: &Metrics, snapshot: &Snapshot) {

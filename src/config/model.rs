@@ -3,6 +3,7 @@
 //! A [`Config`] exists only if every check passed, so nothing that is built from it needs a branch
 //! for a malformed setting. Nothing here is read through serde.
 
+mod auth;
 mod listener_tls;
 mod redis;
 
@@ -19,6 +20,7 @@ pub use super::scalar::Secret;
 
 use super::pattern::{HostPattern, PathPattern, Template};
 
+pub use auth::*;
 pub use listener_tls::{CertificateFiles, ClientAuth, ListenerTls, Tickets};
 pub use redis::{Login, Redis};
 
@@ -47,6 +49,8 @@ pub struct Config {
     pub metrics: Metrics,
     /// Where instances share what they know; `None`: nowhere.
     pub redis: Option<Redis>,
+    /// Who may call.
+    pub auth: Auth,
     /// Named groups of backends, in order of name; routes refer to them by index.
     pub upstreams: Vec<Upstream>,
     /// The routes, in the order of the file (which decides nothing).
@@ -369,6 +373,8 @@ pub struct Route {
     pub matcher: Match,
     /// What is done with them.
     pub action: Action,
+    /// Who may call it; `None`: everyone.
+    pub auth: Option<AuthPolicy>,
     /// How the path is changed for the backend.
     pub rewrite: Option<Rewrite>,
     /// Changes to the header of the request that goes to the backend.

@@ -44,6 +44,15 @@ pub(super) const REFUSALS: Definition = counter(
     "Requests that the gateway refused by itself, by reason.",
 );
 
+pub(super) const AUTH_ATTEMPTS: Definition = counter(
+    "auth_attempts_total",
+    "Clients that had to prove who they are, by method, result and what was wrong.",
+);
+pub(super) const AUTH_CACHE: Definition = counter(
+    "auth_cache_requests_total",
+    "Credentials looked for among those found good before, by result.",
+);
+
 pub(super) const REQUESTS_IN_FLIGHT: Definition =
     gauge("http_requests_in_flight", "Requests being handled.");
 pub(super) const CONNECTIONS_ACTIVE: Definition =

@@ -4,6 +4,7 @@
 //! additions: no lock, no look-up by string, no series to create. A scrape walks the handles that
 //! are still held, so the series of a route or backend that a reload removed go away with it.
 
+mod auth;
 mod backend;
 mod catalogue;
 mod family;
@@ -30,6 +31,7 @@ use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
 
+pub use self::auth::{AuthError, AuthMethod, AuthMetrics};
 pub use self::backend::{BackendMetrics, ProbeResult};
 pub use self::grpc::GrpcCode;
 pub use self::histogram::Histogram;
@@ -74,6 +76,7 @@ pub struct Metrics {
     backends: Live<backend::Key, BackendMetrics>,
     listeners: Live<Arc<str>, ListenerMetrics>,
     no_route: Arc<RouteMetrics>,
+    auth: Arc<AuthMetrics>,
     refusals: Mutex<BTreeMap<&'static str, Counter>>,
     reloads_succeeded: Counter,
     reloads_failed: Counter,
@@ -121,6 +124,7 @@ impl Metrics {
             backends: Live::default(),
             listeners: Live::default(),
             no_route,
+            auth: Arc::default(),
             refusals: Mutex::default(),
             reloads_succeeded: plain_counter(),
             reloads_failed: plain_counter(),
@@ -160,6 +164,11 @@ impl Metrics {
     /// The handle of a listener.
     pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
         self.listeners.get(name.into(), ListenerMetrics::default)
+    }
+
+    /// The handle of authentication.
+    pub fn auth(&self) -> Arc<AuthMetrics> {
+        Arc::clone(&self.auth)
     }
 
     /// The counter of requests refused for this reason, to be taken when the process starts.
@@ -229,6 +238,7 @@ impl Metrics {
         listener::collect(&self.namespace, &self.listeners.held(), &mut families);
         self.redis.collect(&self.namespace, &mut families);
         self.revocations.collect(&self.namespace, &mut families);
+        self.auth.collect(&self.namespace, &mut families);
         self.collect_process(&mut families);
         families.extend(self.process.collect());
         families.retain(|family| !family.get_metric().is_empty());

@@ -1,6 +1,7 @@
 //! `File` → `Config`: what single values mean together. Collects every problem with its key.
 
 mod action;
+mod auth;
 mod backend_tls;
 mod header;
 mod listener_tls;
@@ -94,7 +95,9 @@ impl Checker<'_> {
             .enumerate()
             .map(|(index, name)| (name.clone(), index))
             .collect();
-        let routes = self.routes(&file.routes, &indexes);
+        let (auth, schemes) = self.auth(&file.auth);
+        let default = self.default_policy(&file.auth, &schemes);
+        let routes = self.routes(&file.routes, &indexes, &schemes, default.flatten().as_ref());
         let routes = self.told_apart(routes);
         self.warn_of_limits(&file.limits);
         Some(Config {
@@ -113,6 +116,7 @@ impl Checker<'_> {
             access_log,
             metrics: metrics?,
             redis: redis?,
+            auth: auth?,
             upstreams: upstreams.into_values().collect::<Option<_>>()?,
             routes: routes?,
             source_hash: fnv1a(self.source.text),

@@ -13,10 +13,12 @@ mod estate;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 
+use super::jwt::Verified;
 use super::shards::Shards;
 
 pub use self::estate::Estate;
@@ -98,6 +100,24 @@ pub struct Bearer<'a> {
     pub subject: Option<&'a str>,
     /// When it was issued.
     pub issued_at: Option<u64>,
+}
+
+impl<'a> Bearer<'a> {
+    /// Of a token that is good otherwise.
+    pub fn of(token: &'a Verified) -> Self {
+        let issued_at = token.issued_at.map(|at| at.seconds());
+        Self {
+            jti: token.token_id.as_deref(),
+            subject: token.subject.as_deref(),
+            issued_at: issued_at.map(|at| u64::try_from(at).unwrap_or(0)),
+        }
+    }
+}
+
+/// Whole seconds since 1970, as the times of this list are.
+pub fn seconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 /// Every token issued before counts as revoked.

@@ -5,11 +5,11 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
 use tokio::sync::watch;
 
-use super::revocation::{Bearer, Revocations};
+use super::revocation::{Bearer, Revocations, seconds};
 
 /// Why something begun with a token has to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,12 +94,13 @@ impl std::fmt::Debug for Watch {
 }
 
 fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.unwrap_or(Duration::ZERO).as_secs()
+    seconds(SystemTime::now())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::revocation::{Revocation, Target, Terms};
     use super::*;
 
