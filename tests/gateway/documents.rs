@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::support::client::get;
+use crate::support::client::{self, get};
 use crate::support::command::{binary, finish};
 use crate::support::h2::{H2, request};
 use crate::support::metrics::parse;
 use crate::support::tls::Authority;
+use crate::support::tokens::{SECRET, Signer};
 use crate::support::wait::until;
 use crate::support::{DeadPort, Gateway, Origin, Script};
 

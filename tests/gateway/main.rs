@@ -36,6 +36,7 @@ mod memory;
 mod metrics;
 mod no_loss;
 mod nominations;
+mod open_ends;
 mod process;
 mod proxy_protocol;
 mod proxying;

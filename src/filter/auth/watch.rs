@@ -3,7 +3,6 @@
 //! Asked once when it begins, and again whenever something was revoked. Between revocations it costs
 //! nothing but memory: some hundred bytes, and a timer where the end of the token counts.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -20,41 +19,59 @@ pub enum Why {
     Revoked,
 }
 
-/// A token that something goes on with.
+/// Something was ended because its token has expired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the token has expired")]
+pub struct TokenExpired;
+
+/// Something was ended because its token was revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the token was revoked")]
+pub struct TokenRevoked;
+
+impl Why {
+    /// As the error that ends it.
+    pub fn into_error(self) -> Box<dyn std::error::Error + Send + Sync> {
+        match self {
+            Self::Expired => Box::new(TokenExpired),
+            Self::Revoked => Box::new(TokenRevoked),
+        }
+    }
+}
+
+/// What something goes on with: the tokens that were shown for it.
 pub struct Watch {
     list: Arc<Revocations>,
     changes: watch::Receiver<u64>,
-    jti: Option<Box<str>>,
-    subject: Option<Box<str>>,
-    issued_at: Option<u64>,
+    tokens: Vec<Held>,
     expires: Option<Instant>,
 }
 
+/// A token, as far as it matters here.
+struct Held {
+    jti: Option<Box<str>>,
+    subject: Option<Box<str>>,
+    issued_at: Option<u64>,
+}
+
 impl Watch {
-    /// Over a token that says this of itself. `expires` is given where its end counts.
-    pub fn new(list: &Arc<Revocations>, token: Bearer<'_>, expires: Option<Instant>) -> Self {
+    /// Over tokens that say this of themselves. `expires` is given where their end counts.
+    pub fn new<'a>(
+        list: &Arc<Revocations>,
+        tokens: impl IntoIterator<Item = Bearer<'a>>,
+        expires: Option<Instant>,
+    ) -> Self {
         Self {
             // Before the first look, so that nothing can come between the two.
             changes: list.subscribe(),
             list: Arc::clone(list),
-            jti: token.jti.map(Box::from),
-            subject: token.subject.map(Box::from),
-            issued_at: token.issued_at,
+            tokens: tokens.into_iter().map(Held::from).collect(),
             expires,
         }
     }
 
     /// Waits until it may not go on.
     pub async fn ended(&mut self) -> Why {
-        self.ended_by(now).await
-    }
-
-    /// The same as a future of its own, for those who poll.
-    pub fn into_end(mut self) -> impl Future<Output = Why> + Send + Sync + 'static {
-        async move { self.ended_by(now).await }
-    }
-
-    async fn ended_by(&mut self, now: impl Fn() -> u64) -> Why {
         let expires = self.expires;
         let expiry = async move {
             match expires {
@@ -63,19 +80,16 @@ impl Watch {
             }
         };
         tokio::select! {
-            () = self.revoked(now) => Why::Revoked,
+            () = self.revoked() => Why::Revoked,
             () = expiry => Why::Expired,
         }
     }
 
-    async fn revoked(&mut self, now: impl Fn() -> u64) {
+    async fn revoked(&mut self) {
         loop {
-            let bearer = Bearer {
-                jti: self.jti.as_deref(),
-                subject: self.subject.as_deref(),
-                issued_at: self.issued_at,
-            };
-            if self.list.is_revoked(bearer, now()) {
+            let now = seconds(SystemTime::now());
+            let is_revoked = |token: &Held| self.list.is_revoked(token.bearer(), now);
+            if self.tokens.iter().any(is_revoked) {
                 return;
             }
             if self.changes.changed().await.is_err() {
@@ -86,15 +100,31 @@ impl Watch {
     }
 }
 
+impl From<Bearer<'_>> for Held {
+    fn from(token: Bearer<'_>) -> Self {
+        Self {
+            jti: token.jti.map(Box::from),
+            subject: token.subject.map(Box::from),
+            issued_at: token.issued_at,
+        }
+    }
+}
+
+impl Held {
+    fn bearer(&self) -> Bearer<'_> {
+        Bearer {
+            jti: self.jti.as_deref(),
+            subject: self.subject.as_deref(),
+            issued_at: self.issued_at,
+        }
+    }
+}
+
 impl std::fmt::Debug for Watch {
     /// Without whose it is.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Watch").finish_non_exhaustive()
     }
-}
-
-fn now() -> u64 {
-    seconds(SystemTime::now())
 }
 
 #[cfg(test)]
@@ -119,7 +149,7 @@ mod tests {
             subject: Some("alice"),
             issued_at: Some(999),
         };
-        Watch::new(list, token, expires)
+        Watch::new(list, [token], expires)
     }
 
     async fn goes_on(watch: &mut Watch) -> bool {
@@ -151,7 +181,7 @@ mod tests {
             subject: Some("alice"),
             jti: None,
         };
-        assert!(goes_on(&mut Watch::new(&list, later, None)).await);
+        assert!(goes_on(&mut Watch::new(&list, [later], None)).await);
     }
 
     #[tokio::test]
@@ -160,6 +190,6 @@ mod tests {
         let now = Instant::now();
         let mut open = watch(&list, Some(now + Duration::from_secs(3600)));
         assert!(goes_on(&mut open).await);
-        assert_eq!(watch(&list, Some(now)).into_end().await, Why::Expired);
+        assert_eq!(watch(&list, Some(now)).ended().await, Why::Expired);
     }
 }
