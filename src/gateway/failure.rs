@@ -156,7 +156,7 @@ impl Gateway {
         if has_begun(session) {
             // All that is left is to break the connection, so that the end is not taken for good. A
             // call can still be told.
-            context.error.get_or_insert(rejection.label());
+            context.error.get_or_insert(rejection.log_label());
             if context.grpc {
                 let trailers = rejection.to_trailers();
                 let stream = &mut session.downstream_session;

@@ -10,7 +10,7 @@ use redis::{Pipeline, RedisResult, Value, pipe};
 use super::clock::Time;
 use super::message::{self, CHANNEL, FIELD, Key, LOG, LOG_LENGTH, Lift, Message, PATTERN};
 use crate::filter::auth::revocation::{Revocation, Revocations, Target};
-use crate::metrics::{RedisCommand, RevocationMetrics};
+use crate::metrics::{RedisCommand, RedisError, RevocationMetrics};
 use crate::store::{Failure, Store};
 
 /// Keys that a step of a scan looks at, about.
@@ -70,7 +70,10 @@ impl Exchange {
                     self.metrics.received(1);
                 }
             }
-            None => log::warn!("redis: a message about revocations is not understood"),
+            None => {
+                let what = "a message about revocations is not understood";
+                self.store.failed(&Failure::new(RedisError::Protocol, what));
+            }
         }
     }
 
