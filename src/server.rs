@@ -145,14 +145,6 @@ pub fn run(
         metrics,
     };
     gateway.lifecycle.met(Condition::Config);
-    let control = control(
-        config,
-        &gateway,
-        &revoker,
-        succession,
-        &sockets,
-        admin.as_ref(),
-    )?;
     let (close, closing) = watch::channel(false);
     let (end, ending) = watch::channel(false);
     let listeners: Vec<_> = sockets
@@ -164,13 +156,27 @@ pub fn run(
     let opened = opened(config, &sockets);
     let reloader = Reloader::new(&loaded, opened, Arc::clone(&live), metrics);
     let reloader = Arc::new(reloader.with_store(Arc::clone(&store)));
+    let control = control(
+        config,
+        &gateway,
+        &reloader,
+        &revoker,
+        succession,
+        &sockets,
+        admin.as_ref(),
+    )?;
+    let (take_charge, in_charge) = watch::channel(false);
     let server = build_server(
         &gateway,
         admin,
         build,
         listeners,
         &reloader,
-        Shared { store, revoker },
+        Shared {
+            store,
+            revoker: Arc::clone(&revoker),
+        },
+        in_charge,
         closing.clone(),
     );
     start_workers(config, &gateway, sockets, &closing, &ending)?;
@@ -188,6 +194,15 @@ pub fn run(
                 Orders { close, end },
                 control,
                 succession.predecessor.take(),
+                Box::new(move |left| {
+                    // Null, or what another version leaves: what came with the sockets stays.
+                    if let Ok(left) = Inheritance::deserialize(left) {
+                        reloader.take_over(&left.maintenance);
+                        let now = Time::now().seconds();
+                        left.revocations.enter(revoker.list(), now);
+                    }
+                    take_charge.send_replace(true);
+                }),
             ),
         }),
     });
@@ -333,6 +348,7 @@ fn bind(
 fn control(
     config: &Config,
     gateway: &Gateway,
+    reloader: &Arc<Reloader>,
     revoker: &Arc<Revoker>,
     succession: &mut Succession,
     sockets: &[Socket],
@@ -364,13 +380,17 @@ fn control(
         .chain(admin)
         .collect::<Result<_, _>>()
         .map_err(StartError::Upgrade)?;
-    let (live, revoker) = (Arc::clone(&gateway.live), Arc::clone(revoker));
+    let (live, lifecycle) = (Arc::clone(&gateway.live), Arc::clone(&gateway.lifecycle));
+    let reloader = Arc::clone(reloader);
+    let (own, last) = (Arc::clone(revoker), Arc::clone(revoker));
     Ok(Some(succession::Control::new(succession::Settings {
         socket,
         offers,
         program: Program::current().map_err(StartError::Upgrade)?,
         timeout: config.server.upgrade_timeout,
-        state: Box::new(move || Inheritance::of(&live.load(), &revoker).write()),
+        state: Arc::new(move || Inheritance::of(&live.load(), &own).write()),
+        last_state: Arc::new(move || Inheritance::of(&reloader.hand_over(), &last).write()),
+        life: Box::new(move || lifecycle.state().as_str()),
     })))
 }
 
@@ -420,7 +440,8 @@ fn start_workers(
 
 /// The Pingora server with what runs beside the workers.
 ///
-/// The admin listener is left to a successor when `closing` turns true because there is one.
+/// The admin listener answers once the process is in charge, and is left to a successor when
+/// `closing` turns true because there is one.
 fn build_server(
     gateway: &Gateway,
     admin: Option<TcpListener>,
@@ -428,6 +449,7 @@ fn build_server(
     listeners: Vec<Arc<ListenerState>>,
     reloader: &Arc<Reloader>,
     shared: Shared,
+    in_charge: ShutdownWatch,
     closing: ShutdownWatch,
 ) -> Server {
     let conf = ServerConf {
@@ -450,6 +472,7 @@ fn build_server(
             counted,
         ));
         let service = AdminService::new(socket, metrics, lifecycle, status, control);
+        let service = service.once_in_charge(in_charge);
         server.add_service(service.left_to_successor(closing));
     }
     let certificates = Certificates::new(listeners);

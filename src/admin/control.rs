@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use super::answer::{json, refuse};
 use super::revocations::{self, Unfit};
-use crate::background::reload::{Outcome, Reloader, Trigger};
+use crate::background::reload::{Outcome, Reloader, Switched, Trigger};
 use crate::background::revocations::{Revoker, Shared, Time};
 use crate::config::Secret;
 use crate::metrics::{AdminCall, Metrics};
@@ -97,6 +97,8 @@ enum Refusal {
     NoSuchRoute,
     /// It does not say what to revoke, or to take back.
     Revocation(Unfit),
+    /// Another process is in charge by now; here it would be lost.
+    HandedOver,
 }
 
 impl fmt::Display for Refusal {
@@ -109,6 +111,7 @@ impl fmt::Display for Refusal {
             Self::BodyNotUnderstood => "the body is not understood",
             Self::NoSuchRoute => "there is no such route",
             Self::Revocation(_) => "it does not say what is revoked",
+            Self::HandedOver => "another process is in charge",
         })
     }
 }
@@ -156,7 +159,7 @@ impl Control {
         let is_lifted = *method == Method::DELETE;
         let done = match self.admit(call, session).await {
             Err(refusal) => Err(refusal),
-            Ok(_) if call == Call::Reload => Ok(self.reload(&peer).await),
+            Ok(_) if call == Call::Reload => self.reload(&peer).await,
             Ok(_) if is_lifted => self.lift(&peer, session).await,
             Ok(body) if call == Call::Revocations => self.revoke(&peer, &body).await,
             Ok(body) => self.switch(&peer, &body).await,
@@ -171,6 +174,10 @@ impl Control {
                 log::warn!(target: telemetry::ADMIN, "{call} refused to {peer}: {refusal}");
                 if !matches!(refusal, Refusal::WrongMethod(_)) {
                     self.metrics.admin_call(AdminCall::Refused);
+                }
+                if refusal == Refusal::HandedOver {
+                    // The next connection leads to the process that is in charge.
+                    session.set_keepalive(None);
                 }
                 refuse_caller(refusal)
             }
@@ -195,13 +202,13 @@ impl Control {
         read_body(session).await.ok_or(Refusal::BodyIncomplete)
     }
 
-    async fn reload(&self, peer: &Peer) -> (AdminCall, Response<Vec<u8>>) {
+    async fn reload(&self, peer: &Peer) -> Result<(AdminCall, Response<Vec<u8>>), Refusal> {
         log::info!("admin: {peer} asks for a reload");
         let reloader = Arc::clone(&self.reloader);
         let reload = tokio::task::spawn_blocking(move || reloader.reload(Trigger::Admin));
         match reload.await {
             Ok(outcome) => of_reload(outcome),
-            Err(_) => broke_off(),
+            Err(_) => Ok(broke_off()),
         }
     }
 
@@ -217,14 +224,15 @@ impl Control {
         let switch =
             tokio::task::spawn_blocking(move || reloader.switch_maintenance(on, route.as_deref()));
         match switch.await {
-            Ok(true) => {
+            Ok(Switched::Done) => {
                 let what = wanted.route.as_deref().unwrap_or("everything");
                 let state = if on { "on" } else { "off" };
                 log::warn!("admin: {peer} switches maintenance of {what:?} {state}");
                 let now = json(StatusCode::OK, &maintenance(&self.live.load()));
                 Ok((AdminCall::Done, now))
             }
-            Ok(false) => Err(Refusal::NoSuchRoute),
+            Ok(Switched::NoRoute) => Err(Refusal::NoSuchRoute),
+            Ok(Switched::HandedOver) => Err(Refusal::HandedOver),
             Err(_) => Ok(broke_off()),
         }
     }
@@ -255,7 +263,12 @@ impl Control {
     ) -> Result<(AdminCall, Response<Vec<u8>>), Refusal> {
         let revocation = revocations::understand(body, Time::now()).map_err(Refusal::Revocation)?;
         let (target, terms) = (revocation.target.clone(), revocation.terms);
-        let Ok(shared) = self.revoker.revoke(revocation).await else {
+        let revoked = self.revoker.revoke(revocation).await;
+        // Asked behind it: what was there before the hand-over began has gone with it.
+        if self.reloader.is_handed_over() {
+            return Err(Refusal::HandedOver);
+        }
+        let Ok(shared) = revoked else {
             let message = "The list of revocations is full: wait until some of them have expired.";
             let status = StatusCode::SERVICE_UNAVAILABLE;
             return Ok((
@@ -285,6 +298,9 @@ impl Control {
         let uri = &session.req_header().uri;
         let target = revocations::named(uri.path(), uri.query());
         let target = target.ok_or(Refusal::Revocation(NOT_NAMED))?;
+        if self.reloader.is_handed_over() {
+            return Err(Refusal::HandedOver);
+        }
         match self.revoker.lift(target.clone(), Time::now()).await {
             Ok((true, shared)) => {
                 log::warn!("admin: {peer} takes back that {target:?} is revoked");
@@ -382,6 +398,10 @@ fn refuse_caller(refusal: Refusal) -> Response<Vec<u8>> {
             let message = "There is no route of that name.";
             refuse(StatusCode::NOT_FOUND, "no_such_route", message)
         }
+        Refusal::HandedOver => {
+            let message = "Another process is in charge; ask again on a new connection.";
+            refuse(StatusCode::SERVICE_UNAVAILABLE, "handed_over", message)
+        }
     }
 }
 
@@ -397,14 +417,14 @@ fn wrong_method(call: Call) -> Response<Vec<u8>> {
     response
 }
 
-fn of_reload(outcome: Outcome) -> (AdminCall, Response<Vec<u8>>) {
+fn of_reload(outcome: Outcome) -> Result<(AdminCall, Response<Vec<u8>>), Refusal> {
     let done = |result, generation: u64, upgrade_needed: Vec<String>| {
         let body = json!({
             "result": result,
             "generation": generation,
             "upgrade_needed": upgrade_needed,
         });
-        (AdminCall::Done, json(StatusCode::OK, &body))
+        Ok((AdminCall::Done, json(StatusCode::OK, &body)))
     };
     match outcome {
         Outcome::Reloaded {
@@ -415,6 +435,7 @@ fn of_reload(outcome: Outcome) -> (AdminCall, Response<Vec<u8>>) {
             generation,
             upgrade_needed,
         } => done("unchanged", generation, upgrade_needed),
+        Outcome::HandedOver => Err(Refusal::HandedOver),
         Outcome::Invalid {
             generation,
             problems,
@@ -426,10 +447,8 @@ fn of_reload(outcome: Outcome) -> (AdminCall, Response<Vec<u8>>) {
                 "generation": generation,
                 "problems": problems,
             });
-            (
-                AdminCall::Failed,
-                json(StatusCode::UNPROCESSABLE_ENTITY, &body),
-            )
+            let response = json(StatusCode::UNPROCESSABLE_ENTITY, &body);
+            Ok((AdminCall::Failed, response))
         }
     }
 }

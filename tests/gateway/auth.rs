@@ -412,7 +412,7 @@ fn a_configuration_that_would_let_the_wrong_ones_in_is_refused() {
             "auth: main",
             "auth: `main` is no scheme below `auth`, expected a scheme below `auth`",
         ),
-        ("jwt: { secret: short }", "", "auth.jwt.secret: "),
+        ("jwt: { secret: tiny }", "", "auth.jwt.secret: "),
         ("jwt: { name: main }", "", "auth.jwt: has no key"),
         ("jwt: { public_key: abc }", "", "auth.jwt.public_key: "),
         (
@@ -456,7 +456,7 @@ fn a_configuration_that_would_let_the_wrong_ones_in_is_refused() {
         assert!(finished.code == Some(1), "{text}");
         let output = finished.output();
         assert!(output.contains(told), "{text}\n{output}");
-        for secret in ["thirty-two", "short", "abc`"] {
+        for secret in ["thirty-two", "tiny", "abc`"] {
             assert!(!output.contains(secret), "{output}");
         }
     }

@@ -24,7 +24,7 @@ use crate::config::model;
 use crate::metrics::{AuthMetrics, Metrics};
 
 /// What a remembered token may take, at most, on average.
-const BYTES_A_TOKEN: usize = 4 * 1024;
+const BYTES_A_TOKEN: usize = 2 * 1024;
 
 pub use self::credential::Shown;
 pub use self::identity::Identity;
@@ -128,7 +128,7 @@ fn token_cache(entries: usize) -> Result<TokenCache, Vec<Fault>> {
         vec![Fault {
             key: "auth.cache".to_owned(),
             path: None,
-            what: "needs random bytes, which the system does not give".to_owned(),
+            what: "the system gives no random bytes".to_owned(),
         }]
     })
 }
