@@ -12,7 +12,10 @@ mod identity;
 mod identity_headers;
 pub mod jwt;
 mod policy;
+pub mod revocation;
 mod scheme;
+mod shards;
+pub mod watch;
 
 use std::sync::Arc;
 
@@ -29,6 +32,7 @@ pub use self::identity_headers::IdentityHeaders;
 pub use self::policy::{Grant, Policy};
 
 use self::jwt::{CacheLimits, TokenCache};
+use self::revocation::Revocations;
 use self::scheme::Scheme;
 
 /// Everything of one generation that authentication needs.
@@ -42,6 +46,8 @@ pub struct Auth {
     pub validate: Option<Validate>,
     /// Tokens that were found good.
     tokens: Arc<TokenCache>,
+    /// Tokens that hold no longer all the same; one list for all generations.
+    revocations: Arc<Revocations>,
     metrics: Arc<AuthMetrics>,
 }
 
@@ -82,6 +88,8 @@ impl Auth {
                 Some(previous) => Arc::clone(&previous.tokens),
                 None => Arc::new(token_cache(config.cache_entries)?),
             },
+            revocations: previous
+                .map_or_else(Arc::default, |previous| Arc::clone(&previous.revocations)),
             metrics: metrics.auth(),
         };
         auth.validate = config.validate.as_ref().map(|validate| Validate {
@@ -89,6 +97,11 @@ impl Auth {
             policy: Policy::of_tokens(&validate.schemes, &auth),
         });
         Ok(auth)
+    }
+
+    /// Which tokens hold no longer.
+    pub fn revocations(&self) -> &Arc<Revocations> {
+        &self.revocations
     }
 
     /// Whether this configuration would come to the same.
