@@ -198,8 +198,7 @@ impl Revoker {
         let (sink, messages) = channel.split();
         tokio::select! {
             () = self.hear(messages) => {}
-            () = self.follow(sink) => {}
-            () = self.look() => {}
+            () = self.keep_up(sink) => {}
         }
         let lost = Failure::new(RedisError::Io, "the connection for revocations was lost");
         store.failed(&lost);
@@ -214,10 +213,31 @@ impl Revoker {
         }
     }
 
-    /// Reads the stream now and then, and asks whether the connection is alive; ends when it is not.
-    async fn follow(&self, mut sink: PubSubSink) {
+    /// Goes on from the end of the stream, which has to be known before all keys are looked at: what
+    /// comes in between is in the stream then.
+    async fn keep_up(&self, sink: PubSubSink) {
         let exchange = &self.exchange;
-        let mut last: Option<String> = None;
+        let end = loop {
+            let Some(mut availability) = exchange.store.availability() else {
+                return;
+            };
+            if availability.wait_for(|is_there| *is_there).await.is_err() {
+                return;
+            }
+            match exchange.log_end().await {
+                Ok(end) => break end,
+                Err(_) => sleep(RETRY).await,
+            }
+        };
+        tokio::select! {
+            () = self.follow(sink, end) => {}
+            () = self.look() => {}
+        }
+    }
+
+    /// Reads the stream now and then, and asks whether the connection is alive; ends when it is not.
+    async fn follow(&self, mut sink: PubSubSink, mut last: String) {
+        let exchange = &self.exchange;
         let mut ticks = interval(FOLLOW);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -229,13 +249,10 @@ impl Revoker {
             if !matches!(answer.await, Ok(Ok(_))) {
                 return;
             }
-            let end = match &last {
-                // What came before is found by looking at all keys.
-                None => exchange.log_end().await,
-                Some(last) => exchange.catch_up(last.clone()).await,
+            let Ok(end) = exchange.catch_up(last.clone()).await else {
+                continue;
             };
-            let Ok(end) = end else { continue };
-            last = Some(end);
+            last = end;
             if self.in_sync.load(Relaxed) {
                 exchange.metrics.synced(Instant::now());
             }
