@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::filter::auth::Identity;
 use crate::filter::headers::Facts;
 use crate::metrics::PooledConnection;
 use crate::reply::Rejection;
@@ -35,6 +36,10 @@ pub struct RequestContext<O> {
     pub route: Option<Arc<Route>>,
     /// The parameters of its path.
     pub params: Params,
+    /// What became of authentication.
+    pub auth: AuthState,
+    /// Who calls, once that is proved.
+    pub identity: Option<Arc<Identity>>,
     /// The upstream it goes to.
     pub upstream: Option<Arc<Upstream>>,
     /// The attempt in progress, or the last one.
@@ -49,6 +54,17 @@ pub struct RequestContext<O> {
     pub error: Option<&'static str>,
     /// It is neither logged nor measured.
     pub silent: bool,
+}
+
+/// What became of authentication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthState {
+    /// Nobody asked, or the client may stay unknown and did.
+    NotAsked,
+    /// The client proved who it is.
+    Succeeded,
+    /// It did not, or may not do this.
+    Failed,
 }
 
 /// One attempt to have a backend answer.
@@ -81,6 +97,8 @@ impl<O> RequestContext<O> {
             trusted: false,
             route: None,
             params: Params::default(),
+            auth: AuthState::NotAsked,
+            identity: None,
             upstream: None,
             attempt: None,
             tried: Tried::default(),
@@ -110,6 +128,7 @@ impl<O> RequestContext<O> {
             query: request.query,
             scheme: self.scheme,
             tls: self.tls.as_deref(),
+            identity: self.identity.as_deref(),
             upstream: self
                 .upstream
                 .as_ref()

@@ -1,6 +1,7 @@
 //! One request through Pingora's phases: each phase a short method, the policy elsewhere.
 
 mod answer;
+mod authenticate;
 mod backend_error;
 mod endpoints;
 mod failure;
@@ -92,6 +93,9 @@ impl ProxyHttp for Gateway {
             return Ok(true);
         }
         if self.send_to_https(session, context).await? {
+            return Ok(true);
+        }
+        if self.answer_validation(session, context).await? {
             return Ok(true);
         }
         if let Err(rejection) = receive::check_direction(session, context) {
@@ -218,6 +222,7 @@ impl ProxyHttp for Gateway {
             attempt.answered = Some(response.status.as_u16());
             upstream.succeeded(attempt.admitted.backend());
         }
+        authenticate::watch(response, context);
         forward::note_call_end(context, &response.headers);
         Ok(())
     }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use edge_gateway::config::diff::Diff;
 use edge_gateway::config::{self, Loaded, Problems, ProcessEnv};
+use edge_gateway::filter::auth;
 use edge_gateway::metrics::{Build, Metrics};
 use edge_gateway::upgrade::place::Place;
 use edge_gateway::upgrade::predecessor::Predecessor;
@@ -93,7 +94,13 @@ enum Command {
         new: PathBuf,
     },
     /// Ask the running gateway to replace itself, and wait until its successor serves.
-    Upgrade(ConfigArguments),
+    Upgrade {
+        #[command(flatten)]
+        config: ConfigArguments,
+        /// The socket of the running gateway, if it is not the one that the configuration names.
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
+    },
     /// Run a gateway and its successors below this process, for containers.
     Supervise {
         /// The gateway's arguments.
@@ -136,7 +143,7 @@ fn run() -> Result<ExitCode, String> {
         }
         Some(Command::Demo(addresses)) => run_demo(addresses),
         Some(Command::Diff { old, new }) => compare(old, new),
-        Some(Command::Upgrade(config)) => ask_for_successor(config),
+        Some(Command::Upgrade { config, socket }) => ask_for_successor(config, socket.as_deref()),
         None => run_gateway(&arguments),
     };
     done.map(|()| ExitCode::SUCCESS)
@@ -158,6 +165,9 @@ fn run_gateway(arguments: &Arguments) -> Result<(), String> {
         return print(&config::reference());
     }
     let path = arguments.config.path();
+    if arguments.health_check {
+        return health_check::ask(&path);
+    }
     let mut succession = Succession::default();
     if arguments.upgrade {
         succession.predecessor = Predecessor::that_started_us()
@@ -177,10 +187,7 @@ fn serve_file(
     succession: &mut Succession,
 ) -> Result<(), String> {
     let mut loaded = config::load(path, &ProcessEnv).map_err(|problems| problems.to_string())?;
-    if arguments.health_check {
-        return health_check::ask(&loaded.config);
-    }
-    check_tls(&mut loaded).map_err(|problems| problems.to_string())?;
+    check_files(&mut loaded).map_err(|problems| problems.to_string())?;
     if arguments.validate_config {
         return report(path, &loaded);
     }
@@ -198,11 +205,14 @@ fn no_predecessor(error: &std::io::Error) -> String {
 }
 
 /// Asks the gateway that runs this configuration for its successor, if the configuration is good.
-fn ask_for_successor(config: &ConfigArguments) -> Result<(), String> {
+fn ask_for_successor(config: &ConfigArguments, socket: Option<&Path>) -> Result<(), String> {
     let path = config.path();
     let loaded = config::load(&path, &ProcessEnv).map_err(|problems| problems.to_string())?;
     let server = &loaded.config.server;
-    let place = Place::new(server.upgrade_socket.as_deref(), &path);
+    let place = match socket {
+        Some(socket) => Place::only(socket),
+        None => Place::new(server.upgrade_socket.as_deref(), &path),
+    };
     upgrade::command::run(&place, server.upgrade_timeout, |text| {
         // Whoever started it may not want to know.
         let _ = print(&format!("upgrade: {text}\n"));
@@ -221,9 +231,11 @@ fn parse_arguments() -> Result<Arguments, clap::Error> {
     Arguments::try_parse_from(arguments)
 }
 
-/// Reads the certificates that the configuration names; what is odd about them joins the warnings.
-fn check_tls(loaded: &mut Loaded) -> Result<(), Problems> {
-    let report = tls::check(&loaded.config);
+/// Reads the certificates and keys that the configuration names; what is odd about them joins the
+/// warnings.
+fn check_files(loaded: &mut Loaded) -> Result<(), Problems> {
+    let mut report = tls::check(&loaded.config);
+    report.faults.extend(auth::check(&loaded.config.auth));
     if !report.faults.is_empty() {
         return Err(loaded.problems(report.faults));
     }
@@ -265,9 +277,11 @@ fn compare(old: &Path, new: &Path) -> Result<(), String> {
 
 fn run_demo(addresses: &demo::Addresses) -> Result<(), String> {
     let backend = demo::start_backend().map_err(|error| format!("demo: backend: {error}"))?;
-    let loaded = demo::configuration(addresses, backend, &ProcessEnv)
+    let issuer = demo::Issuer::new().map_err(|error| format!("demo: {error}"))?;
+    let loaded = demo::configuration(addresses, backend, &issuer, &ProcessEnv)
         .map_err(|problems: Problems| problems.to_string())?;
-    start(loaded, &mut Succession::default(), Some(&demo::announce))
+    let announce = |bound: &server::Bound| demo::announce(bound, &issuer);
+    start(loaded, &mut Succession::default(), Some(&announce))
 }
 
 /// Starts logging and runs the gateway until it is told to stop.

@@ -3,6 +3,8 @@
 //! A [`Rejection`] decides status, label and message in one place. Labels are constants: they are
 //! the `error` of the body, the `error_type` of the access log and the `reason` of the metric.
 
+mod auth;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,8 +12,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
+use self::auth::Kind;
 use crate::grpc;
 use crate::lifecycle::Lifecycle;
+
+pub use self::auth::AuthRefusal;
 
 /// Tells the client what its request is called.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -53,6 +58,8 @@ pub enum Rejection {
     Internal,
     /// The operators work on what is behind it; what they say about it.
     Maintenance(Arc<Notice>),
+    /// The client has not proved who it is, or may not do this.
+    Auth(AuthRefusal),
 }
 
 const MAINTENANCE: &str = "The service is down for maintenance.";
@@ -79,7 +86,7 @@ impl Notice {
 }
 
 /// Every label, for metrics that resolve their handles beforehand.
-pub const LABELS: [&str; 17] = [
+pub const LABELS: [&str; 20] = [
     "bad_request",
     "malformed_body",
     "header_too_large",
@@ -97,6 +104,9 @@ pub const LABELS: [&str; 17] = [
     "misdirected_request",
     "deadline_exceeded",
     "maintenance",
+    "unauthorized",
+    "forbidden",
+    "auth_unavailable",
 ];
 
 impl Rejection {
@@ -120,6 +130,11 @@ impl Rejection {
             Self::Misdirected => 14,
             Self::DeadlineExceeded => 15,
             Self::Maintenance(_) => 16,
+            Self::Auth(refusal) => match refusal.kind() {
+                Kind::Unauthorized => 17,
+                Kind::Forbidden => 18,
+                Kind::Unavailable => 19,
+            },
         }
     }
 
@@ -145,6 +160,7 @@ impl Rejection {
             Self::BadGateway => StatusCode::BAD_GATEWAY,
             Self::GatewayTimeout | Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Auth(refusal) => refusal.status(),
         }
     }
 
@@ -182,6 +198,7 @@ impl Rejection {
             Self::DeadlineExceeded => "The time allowed for the request is over.",
             Self::Internal => "Something went wrong.",
             Self::Maintenance(_) => MAINTENANCE,
+            Self::Auth(refusal) => refusal.sentence(),
         }
     }
 
@@ -190,8 +207,24 @@ impl Rejection {
         match self {
             Self::NoHealthyBackend => Some(HeaderValue::from_static("5")),
             Self::Maintenance(notice) => Some(notice.retry_after.clone()),
+            Self::Auth(refusal) if refusal.kind() == Kind::Unavailable => {
+                Some(HeaderValue::from_static("1"))
+            }
             _ => None,
         }
+    }
+
+    /// Why authentication failed, in a word of a closed set.
+    fn error_type(&self) -> Option<&'static str> {
+        match self {
+            Self::Auth(refusal) => Some(refusal.error.as_str()),
+            _ => None,
+        }
+    }
+
+    /// The `error_type` of the access log.
+    pub fn log_label(&self) -> &'static str {
+        self.error_type().unwrap_or_else(|| self.label())
     }
 
     /// The body: RFC 9457 when `problem` is asked for, the plain form otherwise.
@@ -200,15 +233,21 @@ impl Rejection {
     /// are request ids; an operator's message is escaped already.
     fn body(&self, request_id: &str, problem: bool) -> String {
         let (label, message) = (self.label(), self.message());
+        let detail = match self.error_type() {
+            Some(error_type) => format!(r#","error_type":"{error_type}""#),
+            None => String::new(),
+        };
         if problem {
             let status = self.status();
             let title = status.canonical_reason().unwrap_or("Error");
             format!(
-                r#"{{"type":"about:blank","title":"{title}","status":{},"detail":"{message}","error":"{label}","request_id":"{request_id}"}}"#,
+                r#"{{"type":"about:blank","title":"{title}","status":{},"detail":"{message}","error":"{label}"{detail},"request_id":"{request_id}"}}"#,
                 status.as_u16()
             )
         } else {
-            format!(r#"{{"error":"{label}","message":"{message}","request_id":"{request_id}"}}"#)
+            format!(
+                r#"{{"error":"{label}"{detail},"message":"{message}","request_id":"{request_id}"}}"#
+            )
         }
     }
 
@@ -252,6 +291,11 @@ impl Rejection {
         header.insert_header(REQUEST_ID, request_id)?;
         if let Self::MethodNotAllowed(allow) = self {
             header.insert_header(header::ALLOW, allow)?;
+        }
+        if let Self::Auth(refusal) = self {
+            for challenge in refusal.challenges() {
+                header.append_header(header::WWW_AUTHENTICATE, challenge)?;
+            }
         }
         if let Some(seconds) = self.retry_after() {
             header.insert_header(header::RETRY_AFTER, seconds)?;
@@ -377,6 +421,15 @@ pub async fn respond(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::AuthError;
+
+    fn auth(error: AuthError) -> Rejection {
+        Rejection::Auth(AuthRefusal {
+            error,
+            challenges: Arc::new([]),
+            scope: None,
+        })
+    }
 
     #[test]
     fn labels_agree_with_their_index() {
@@ -398,6 +451,9 @@ mod tests {
             Rejection::Misdirected,
             Rejection::DeadlineExceeded,
             Rejection::Maintenance(Arc::new(Notice::new(60, Some("Back at \"noon\"\n")))),
+            auth(AuthError::Missing),
+            auth(AuthError::InsufficientScope),
+            auth(AuthError::ProviderUnavailable),
         ];
         for (index, rejection) in every.iter().enumerate() {
             assert_eq!(rejection.index(), index);

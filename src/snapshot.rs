@@ -12,7 +12,8 @@ use ipnet::IpNet;
 use tokio::sync::watch;
 
 use crate::config::model::{self, Limits, Shutdown};
-use crate::config::{Config, Secret};
+use crate::config::{Config, Fault, Secret};
+use crate::filter::auth::Auth;
 use crate::filter::maintenance::{self, Maintenance, Switches};
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::reply::Notice;
@@ -29,6 +30,8 @@ pub struct Snapshot {
     pub router: Router,
     /// The routes, by the router's index.
     pub routes: Vec<Arc<Route>>,
+    /// How clients prove who they are.
+    pub auth: Arc<Auth>,
     /// The upstreams, in order of name.
     pub upstreams: Vec<Arc<Upstream>>,
     /// Whose forwarding headers are believed.
@@ -53,6 +56,15 @@ pub enum CompileError {
     /// The expressions of a host's paths are too large together.
     #[error("the path expressions cannot be compiled together: {0}")]
     PathExpressions(#[from] regex::Error),
+    /// The keys of authentication are of no use.
+    #[error("the keys of authentication cannot be used: {}", spell(.0))]
+    Auth(Vec<Fault>),
+}
+
+/// What is wrong, by the keys that it is written under.
+fn spell(faults: &[Fault]) -> String {
+    let lines: Vec<String> = faults.iter().map(Fault::to_string).collect();
+    lines.join("; ")
 }
 
 impl Snapshot {
@@ -69,13 +81,16 @@ impl Snapshot {
         previous: Option<&Self>,
     ) -> Result<Self, CompileError> {
         let upstreams = compile_upstreams(config, metrics, now, previous);
-        let routes = compile_routes(config, &upstreams, metrics, previous);
+        let before = previous.map(|previous| &*previous.auth);
+        let auth = Auth::compile(&config.auth, metrics, before).map_err(CompileError::Auth)?;
+        let routes = compile_routes(config, &upstreams, &auth, metrics, previous);
         let admin = config.admin.as_ref();
         Ok(Self {
             generation,
             source_hash: config.source_hash,
             router: Router::compile(&config.routes)?,
             routes,
+            auth: Arc::new(auth),
             upstreams,
             trusted_proxies: config.trusted_proxies.clone(),
             limits: config.limits,
@@ -152,6 +167,7 @@ fn compile_upstreams(
 fn compile_routes(
     config: &Config,
     upstreams: &[Arc<Upstream>],
+    auth: &Auth,
     metrics: &Metrics,
     previous: Option<&Snapshot>,
 ) -> Vec<Arc<Route>> {
@@ -160,7 +176,7 @@ fn compile_routes(
         routes.iter().map(|route| (&*route.name, route)).collect();
     let compile = |route: &model::Route| {
         let before = before.get(&*route.name).map(|before| &***before);
-        Arc::new(Route::compile(route, upstreams, metrics, before))
+        Arc::new(Route::compile(route, upstreams, auth, metrics, before))
     };
     config.routes.iter().map(compile).collect()
 }

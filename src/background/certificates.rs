@@ -82,11 +82,8 @@ fn refuse(listener: &ListenerState, faults: &[Fault]) {
     listener.metrics.tls().reloaded(false);
     for fault in faults {
         log::error!(
-            "listener={} certificates changed and cannot be used, the old ones stay: tls.{}: {} {}",
+            "listener={} certificates changed and cannot be used, the old ones stay: tls.{fault}",
             listener.name,
-            fault.key,
-            fault.path.display(),
-            fault.what
         );
     }
 }

@@ -4,4 +4,5 @@ pub mod certificates;
 mod check;
 pub mod probe;
 pub mod reload;
+pub mod revocations;
 pub mod watch;

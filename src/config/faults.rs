@@ -1,5 +1,6 @@
 //! What turns out to be wrong with a sound configuration when the files that it names are read.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use super::Loaded;
@@ -11,10 +12,20 @@ use super::tree::{Content, Node};
 pub struct Fault {
     /// The key, as a path.
     pub key: String,
-    /// The file.
-    pub path: PathBuf,
+    /// The file; `None` when the value itself is wrong, which is not shown then.
+    pub path: Option<PathBuf>,
     /// What is wrong with it and what was expected; never shows what is in it.
     pub what: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.key)?;
+        if let Some(path) = &self.path {
+            write!(f, "{} ", path.display())?;
+        }
+        f.write_str(&self.what)
+    }
 }
 
 /// Where the keys of a configuration were written.
@@ -39,11 +50,17 @@ impl Loaded {
         let problem = |fault: Fault| {
             let (origin, shown) = locate(&self.source.tree, &fault.key);
             // The path may have come from the environment; then what was written is shown.
-            let path = shown.unwrap_or_else(|| fault.path.display().to_string());
+            let what = match fault.path {
+                Some(path) => {
+                    let path = shown.unwrap_or_else(|| path.display().to_string());
+                    format!("{} {}", quote(&path), fault.what)
+                }
+                None => fault.what,
+            };
             Problem {
                 origin,
                 key: fault.key,
-                what: format!("{} {}", quote(&path), fault.what),
+                what,
             }
         };
         Problems::new(&self.source.name, faults.into_iter().map(problem).collect())

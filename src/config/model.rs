@@ -3,7 +3,9 @@
 //! A [`Config`] exists only if every check passed, so nothing that is built from it needs a branch
 //! for a malformed setting. Nothing here is read through serde.
 
+mod auth;
 mod listener_tls;
+mod redis;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -18,7 +20,9 @@ pub use super::scalar::Secret;
 
 use super::pattern::{HostPattern, PathPattern, Template};
 
+pub use auth::*;
 pub use listener_tls::{CertificateFiles, ClientAuth, ListenerTls, Tickets};
+pub use redis::{Login, Redis};
 
 /// A checked configuration file.
 #[derive(Clone, Debug)]
@@ -43,6 +47,10 @@ pub struct Config {
     pub access_log: Option<AccessLog>,
     /// How metrics are named.
     pub metrics: Metrics,
+    /// Where instances share what they know; `None`: nowhere.
+    pub redis: Option<Redis>,
+    /// Who may call.
+    pub auth: Auth,
     /// Named groups of backends, in order of name; routes refer to them by index.
     pub upstreams: Vec<Upstream>,
     /// The routes, in the order of the file (which decides nothing).
@@ -365,6 +373,8 @@ pub struct Route {
     pub matcher: Match,
     /// What is done with them.
     pub action: Action,
+    /// Who may call it; `None`: everyone.
+    pub auth: Option<AuthPolicy>,
     /// How the path is changed for the backend.
     pub rewrite: Option<Rewrite>,
     /// Changes to the header of the request that goes to the backend.

@@ -103,6 +103,18 @@ pub enum Variable {
     ClientCertFingerprint,
     /// The serial number of the client's certificate.
     ClientCertSerial,
+    /// `auth.subject`: who calls; empty when nobody proved it, as all of the following.
+    AuthSubject,
+    /// `auth.scheme`: the scheme that accepted the client.
+    AuthScheme,
+    /// `auth.issuer`: who issued the token.
+    AuthIssuer,
+    /// `auth.scopes`: with spaces between them.
+    AuthScopes,
+    /// `auth.roles`: with spaces between them.
+    AuthRoles,
+    /// `claim.NAME`: a claim of the token; dots lead into objects. Lists and objects are JSON.
+    Claim(String),
 }
 
 impl Template {

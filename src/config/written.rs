@@ -135,6 +135,7 @@ impl Written {
             ("log", self.branch("log", &file.log)),
             ("access_log", self.branch("access_log", &file.access_log)),
             ("metrics", self.branch("metrics", &file.metrics)),
+            ("auth", self.branch("auth", &file.auth)),
         ];
         let keys = keys.map(|(key, branch)| (key.to_owned().into(), branch));
         Branch::Keys(keys.into())

@@ -64,6 +64,7 @@ pub(crate) fn facts<'a>(request: &'a Request) -> Facts<'a> {
         query: request.query,
         scheme: "http",
         upstream: "backend",
+        identity: None,
         tls: None,
         headers: &request.headers,
         // The closure must live as long as the request; a few bytes in a test are no loss.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use pingora_http::{RequestHeader, ResponseHeader};
 
+use super::auth::Identity;
 use super::template;
 use crate::config::model::HeaderRules;
 use crate::config::pattern::Template;
@@ -31,6 +32,8 @@ pub struct Facts<'a> {
     pub scheme: &'a str,
     /// The upstream chosen, empty before that.
     pub upstream: &'a str,
+    /// Who calls, once that is proved.
+    pub identity: Option<&'a Identity>,
     /// What the handshake said; `None` on plain connections.
     pub tls: Option<&'a TlsFacts>,
     /// The request's header.
@@ -120,7 +123,7 @@ fn compile_rule((name, template): &(HeaderName, Template)) -> (HeaderName, Value
 
 /// A header value of any text. Bytes that no header may hold become `_`, so that no value can end
 /// its line.
-fn header_value(text: &str) -> HeaderValue {
+pub(super) fn header_value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or_else(|_| {
         let allowed = |byte: u8| byte == b'\t' || (byte >= b' ' && byte != 0x7f);
         let safe: Vec<u8> = text

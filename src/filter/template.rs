@@ -2,6 +2,9 @@
 
 use std::fmt::Write;
 
+use serde_json::Value;
+
+use super::auth::Identity;
 use super::headers::Facts;
 use crate::config::pattern::{Part, Template, Variable};
 use crate::tls::ClientCert;
@@ -45,8 +48,47 @@ pub fn push_variable(out: &mut String, variable: &Variable, facts: &Facts<'_>) {
         Variable::ClientCertNames => certificate(facts, |cert| &cert.names),
         Variable::ClientCertFingerprint => certificate(facts, |cert| &cert.fingerprint),
         Variable::ClientCertSerial => certificate(facts, |cert| &cert.serial),
+        Variable::AuthSubject => identity(facts, Identity::subject),
+        Variable::AuthScheme => identity(facts, |identity| &identity.scheme),
+        Variable::AuthIssuer => identity(facts, Identity::issuer),
+        Variable::AuthScopes => return push_words(out, facts.identity.map(Identity::scopes)),
+        Variable::AuthRoles => return push_words(out, facts.identity.map(Identity::roles)),
+        Variable::Claim(path) => {
+            let claim = facts.identity.and_then(|identity| identity.claim(path));
+            if let Some(claim) = claim {
+                push_claim(out, claim);
+            }
+            return;
+        }
     };
     out.push_str(text);
+}
+
+/// A part of who calls; empty when nobody proved it.
+fn identity<'a>(facts: &Facts<'a>, part: impl Fn(&'a Identity) -> &'a str) -> &'a str {
+    facts.identity.map_or("", part)
+}
+
+/// Adds words with spaces between them.
+fn push_words<'a>(out: &mut String, words: Option<impl Iterator<Item = &'a str>>) {
+    for (place, word) in words.into_iter().flatten().enumerate() {
+        if place > 0 {
+            out.push(' ');
+        }
+        out.push_str(word);
+    }
+}
+
+/// Adds a claim: single values as they are, lists and objects as JSON.
+fn push_claim(out: &mut String, claim: &Value) {
+    match claim {
+        Value::Null => {}
+        Value::String(text) => out.push_str(text),
+        other => {
+            // Writing to a string does not fail.
+            let _ = write!(out, "{other}");
+        }
+    }
 }
 
 /// A part of the client's certificate; empty without one.
@@ -95,6 +137,9 @@ mod tests {
             (Variable::Upstream, "backend"),
             (Variable::TlsVersion, ""),
             (Variable::ClientCertSubject, ""),
+            (Variable::AuthSubject, ""),
+            (Variable::AuthScopes, ""),
+            (Variable::Claim("tenant".to_owned()), ""),
             (param("id"), "7"),
             (param("other"), ""),
             (header("x-tenant"), "blue"),

@@ -6,6 +6,7 @@ use pingora_core::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
+use super::authenticate;
 use super::receive::request_of;
 use super::{Context, Gateway};
 use crate::config::model::Redirect;
@@ -25,6 +26,12 @@ impl Gateway {
         let snapshot = &context.snapshot;
         let (all, notice) = (&snapshot.maintenance, &snapshot.notice);
         if let Some(rejection) = maintenance::judge(all, &route.maintenance, proxied, notice) {
+            return self
+                .refuse(session, context, rejection)
+                .await
+                .map(|()| true);
+        }
+        if let Err(rejection) = authenticate::admit(session, context, &route).await {
             return self
                 .refuse(session, context, rejection)
                 .await
@@ -96,7 +103,7 @@ impl Gateway {
     }
 
     /// Answers with a complete response of the route's own.
-    async fn answer(
+    pub(super) async fn answer(
         &self,
         session: &mut Session,
         context: &mut Context,

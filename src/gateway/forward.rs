@@ -9,6 +9,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
+use super::authenticate;
 use super::receive::{expects_continue, request_of};
 use super::{Context, Gateway};
 use crate::context::Attempt;
@@ -167,6 +168,9 @@ pub(super) fn dress(session: &Session, request: &mut RequestHeader, context: &Co
         // HTTP/1.0 can do without, HTTP/1.1 cannot. The client did not ask for this name, so the
         // forwarding headers do not say that it did.
         headers.insert(header::HOST, host);
+    }
+    if let Some(route) = &context.route {
+        authenticate::tell_backend(session, context, route, headers);
     }
     if let Some(route) = &context.route
         && !route.request_headers.is_empty()

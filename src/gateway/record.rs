@@ -6,7 +6,8 @@ use http::{StatusCode, Version, header};
 use pingora_proxy::Session;
 
 use super::{Context, Gateway};
-use crate::access_log::Record;
+use crate::access_log::{AuthStatus, Record};
+use crate::context::AuthState;
 use crate::listener::connection::{Refusals, Refused};
 use crate::metrics::MethodLabel;
 use crate::request_id::RequestId;
@@ -67,7 +68,7 @@ impl Gateway {
         let label = context
             .rejection
             .as_ref()
-            .map(|rejection| rejection.label());
+            .map(|rejection| rejection.log_label());
         log.emit(&Record {
             request_id: context.request_id.as_str(),
             route: route.map_or("none", |route| &*route.name),
@@ -100,8 +101,12 @@ impl Gateway {
                 .map(|attempt| &*attempt.admitted.backend().name),
             backend_duration,
             retries: context.retries,
+            auth_status: match context.auth {
+                AuthState::NotAsked => AuthStatus::None,
+                AuthState::Succeeded => AuthStatus::Success,
+                AuthState::Failed => AuthStatus::Failure,
+            },
             error_type: context.error.or(label),
-            ..Record::default()
         });
     }
 }

@@ -4,6 +4,7 @@
 //! additions: no lock, no look-up by string, no series to create. A scrape walks the handles that
 //! are still held, so the series of a route or backend that a reload removed go away with it.
 
+mod auth;
 mod backend;
 mod catalogue;
 mod family;
@@ -13,7 +14,9 @@ mod label;
 mod listener;
 mod live;
 mod openmetrics;
+mod redis;
 mod render;
+mod revocations;
 mod route;
 mod shared;
 mod status;
@@ -28,6 +31,7 @@ use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
 
+pub use self::auth::{AuthError, AuthMethod, AuthMetrics};
 pub use self::backend::{BackendMetrics, ProbeResult};
 pub use self::grpc::GrpcCode;
 pub use self::histogram::Histogram;
@@ -35,7 +39,9 @@ pub use self::label::MethodLabel;
 pub use self::listener::{
     ConnectionClose, ConnectionGuard, Http2Guard, InFlightGuard, ListenerMetrics,
 };
+pub use self::redis::{RedisCommand, RedisError, RedisMetrics};
 pub use self::render::{Format, render};
+pub use self::revocations::RevocationMetrics;
 pub use self::route::RouteMetrics;
 pub use self::tls::{HandshakeFailure, TlsMetrics};
 pub use self::upstream::{FailureReason, PooledConnection, RetryReason, UpstreamMetrics};
@@ -70,6 +76,7 @@ pub struct Metrics {
     backends: Live<backend::Key, BackendMetrics>,
     listeners: Live<Arc<str>, ListenerMetrics>,
     no_route: Arc<RouteMetrics>,
+    auth: Arc<AuthMetrics>,
     refusals: Mutex<BTreeMap<&'static str, Counter>>,
     reloads_succeeded: Counter,
     reloads_failed: Counter,
@@ -78,6 +85,8 @@ pub struct Metrics {
     admin_calls: Counts<{ AdminCall::ALL.len() }>,
     access_log_dropped: Counter,
     panics: Counter,
+    redis: Arc<RedisMetrics>,
+    revocations: Arc<RevocationMetrics>,
     identity: Mutex<Identity>,
     process: ProcessCollector,
 }
@@ -115,6 +124,7 @@ impl Metrics {
             backends: Live::default(),
             listeners: Live::default(),
             no_route,
+            auth: Arc::default(),
             refusals: Mutex::default(),
             reloads_succeeded: plain_counter(),
             reloads_failed: plain_counter(),
@@ -123,6 +133,8 @@ impl Metrics {
             admin_calls: Counts::default(),
             access_log_dropped: plain_counter(),
             panics: plain_counter(),
+            redis: Arc::default(),
+            revocations: Arc::default(),
             identity: Mutex::default(),
             process: ProcessCollector::for_self(),
         }
@@ -152,6 +164,11 @@ impl Metrics {
     /// The handle of a listener.
     pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
         self.listeners.get(name.into(), ListenerMetrics::default)
+    }
+
+    /// The handle of authentication.
+    pub fn auth(&self) -> Arc<AuthMetrics> {
+        Arc::clone(&self.auth)
     }
 
     /// The counter of requests refused for this reason, to be taken when the process starts.
@@ -192,6 +209,16 @@ impl Metrics {
         &self.panics
     }
 
+    /// What is measured of the shared store.
+    pub fn redis(&self) -> &Arc<RedisMetrics> {
+        &self.redis
+    }
+
+    /// What is measured of revocations.
+    pub fn revocations(&self) -> &Arc<RevocationMetrics> {
+        &self.revocations
+    }
+
     /// States what the binary was built from.
     pub fn set_build(&self, build: Build) {
         lock(&self.identity).build = Some(build);
@@ -209,6 +236,9 @@ impl Metrics {
         upstream::collect(&self.namespace, &self.upstreams.held(), &mut families);
         backend::collect(&self.namespace, &self.backends.held(), &mut families);
         listener::collect(&self.namespace, &self.listeners.held(), &mut families);
+        self.redis.collect(&self.namespace, &mut families);
+        self.revocations.collect(&self.namespace, &mut families);
+        self.auth.collect(&self.namespace, &mut families);
         self.collect_process(&mut families);
         families.extend(self.process.collect());
         families.retain(|family| !family.get_metric().is_empty());

@@ -14,6 +14,7 @@ pub use params::Params;
 pub use router::{Found, Lookup, Router};
 
 use crate::config::model::{self, FixedResponse, Redirect, Rewrite, TimeoutOverrides};
+use crate::filter::auth::{Auth, Policy};
 use crate::filter::headers::HeaderFilter;
 use crate::filter::maintenance::Maintenance;
 use crate::metrics::{Metrics, RouteMetrics};
@@ -26,6 +27,8 @@ pub struct Route {
     pub name: Arc<str>,
     /// What is done with its requests.
     pub action: Action,
+    /// Who may call it; `None`: everyone.
+    pub auth: Option<Policy>,
     /// How the path is changed for the backend.
     pub rewrite: Option<Rewrite>,
     /// Changes to the request's header.
@@ -113,6 +116,7 @@ impl Route {
     pub fn compile(
         config: &model::Route,
         upstreams: &[Arc<Upstream>],
+        auth: &Auth,
         metrics: &Metrics,
         previous: Option<&Self>,
     ) -> Self {
@@ -126,6 +130,10 @@ impl Route {
                 model::Action::Redirect(redirect) => Action::Redirect(redirect.clone()),
                 model::Action::Respond(response) => Action::Respond(response.clone()),
             },
+            auth: config
+                .auth
+                .as_ref()
+                .map(|policy| Policy::compile(policy, auth)),
             rewrite: config.rewrite.clone(),
             request_headers: HeaderFilter::compile(&config.request_headers),
             response_headers: HeaderFilter::compile(&config.response_headers),

@@ -93,7 +93,7 @@ impl Site {
         let auth = Auth::load(files.client_auth.as_ref(), &common.provider);
         let fault = |key: String, path: &std::path::Path, what: String| Fault {
             key,
-            path: path.to_owned(),
+            path: Some(path.to_owned()),
             what,
         };
         let mut faults = Vec::new();
@@ -165,7 +165,7 @@ fn unusable(files: &CertificateFiles, key: &str, error: &rustls::Error) -> Fault
     };
     Fault {
         key: format!("{key}.{name}"),
-        path: path.clone(),
+        path: Some(path.clone()),
         what,
     }
 }

@@ -198,14 +198,18 @@ impl Terminator {
 fn tickets(written: &Tickets) -> Result<Option<TicketKeys>, Fault> {
     let fault = |path: &Path, what| Fault {
         key: "session_tickets.file".to_owned(),
-        path: path.to_owned(),
+        path: Some(path.to_owned()),
         what,
     };
     match written {
         Tickets::Off => Ok(None),
         Tickets::Random => TicketKeys::random(SystemTime::now())
             .map(Some)
-            .map_err(|what| fault(Path::new(""), what)),
+            .map_err(|what| Fault {
+                key: "session_tickets".to_owned(),
+                path: None,
+                what,
+            }),
         Tickets::File(path) => pem::read(path)
             .and_then(|text| TicketKeys::parse(&text))
             .map(Some)

@@ -15,8 +15,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("upgrade", &["notify"]),
     ("supervise", &["notify", "upgrade"]),
     ("drain", &["config", "lifecycle", "notify", "upgrade"]),
-    ("reply", &["lifecycle", "grpc"]),
+    ("reply", &["lifecycle", "grpc", "metrics"]),
     ("tls", &["config", "metrics"]),
+    ("store", &["config", "metrics"]),
     ("filter", &["config", "metrics", "reply", "tls"]),
     ("upstream", &["config", "metrics", "reply", "tls"]),
     (

@@ -15,8 +15,8 @@ use crate::config::model::{ClientCertificate, Der, UpstreamTls};
 use crate::config::problem::{Invalid, quote};
 use crate::config::tree::Path;
 
-/// Largest file of certificates or keys; the system's own bundle has a quarter of it.
-const MAX_PEM_BYTES: u64 = 1024 * 1024;
+/// Largest file of certificates, keys or users; the system's own bundle has a quarter of it.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
 const AUTHORITIES: &str = "a PEM file with the certificates of authorities";
 const CERTIFICATE: &str = "a PEM file with a certificate";
 const KEY: &str = "a PEM file with an unencrypted private key";
@@ -88,8 +88,8 @@ impl Checker<'_> {
         }
     }
 
-    fn bundle(&mut self, file: &str, at: &Path<'_>) -> Option<Arc<[Der]>> {
-        let read = self.read_pem(file, AUTHORITIES);
+    pub(super) fn bundle(&mut self, file: &str, at: &Path<'_>) -> Option<Arc<[Der]>> {
+        let read = self.read_bounded(file, AUTHORITIES);
         let text = self.accept(at, read)?;
         let bundle = certificates(&text, file, AUTHORITIES).and_then(|found| {
             let unfit = found.iter().position(|der| !is_authority(der));
@@ -112,7 +112,7 @@ impl Checker<'_> {
 
     /// What the system trusts, read once for all upstreams. A certificate that cannot be read is
     /// left out: it is not the configuration's.
-    fn system_authorities(&mut self, at: &Path<'_>) -> Option<Arc<[Der]>> {
+    pub(super) fn system_authorities(&mut self, at: &Path<'_>) -> Option<Arc<[Der]>> {
         let env = self.source.env;
         let found = self.system_authorities.get_or_insert_with(|| {
             let found = env
@@ -164,12 +164,12 @@ impl Checker<'_> {
         };
         let cert_at = at.key("client_cert");
         let chain = self
-            .read_pem(cert, CERTIFICATE)
+            .read_bounded(cert, CERTIFICATE)
             .and_then(|text| certificates(&text, cert, CERTIFICATE));
         let chain = self.accept(&cert_at, chain);
         let key_at = at.key("client_key");
         let der = self
-            .read_pem(key, KEY)
+            .read_bounded(key, KEY)
             .and_then(|text| private_key(&text, key));
         let der = self.accept(&key_at, der);
         let (chain, der) = (chain?, der?);
@@ -197,8 +197,8 @@ impl Checker<'_> {
         }
     }
 
-    /// The text of a file whose path begins at the folder of the configuration.
-    fn read_pem(&mut self, file: &str, expected: &str) -> Result<Vec<u8>, Invalid> {
+    /// What is in a file whose path begins at the folder of the configuration.
+    pub(super) fn read_bounded(&mut self, file: &str, expected: &str) -> Result<Vec<u8>, Invalid> {
         let path = self.source.base.join(file);
         let invalid = |what: String| Invalid::new(format!("{}: {what}", quote(file)), expected);
         let cannot = |error: std::io::Error| invalid(error.to_string());
@@ -207,10 +207,10 @@ impl Checker<'_> {
         let opened = opened.map_err(cannot)?;
         let mut bytes = Vec::new();
         // One byte more than is allowed tells a file that is too large from one that fits.
-        let mut bounded = opened.take(MAX_PEM_BYTES + 1);
+        let mut bounded = opened.take(MAX_FILE_BYTES + 1);
         bounded.read_to_end(&mut bytes).map_err(cannot)?;
-        if bytes.len() as u64 > MAX_PEM_BYTES {
-            return Err(invalid(format!("is larger than {MAX_PEM_BYTES} bytes")));
+        if bytes.len() as u64 > MAX_FILE_BYTES {
+            return Err(invalid(format!("is larger than {MAX_FILE_BYTES} bytes")));
         }
         Ok(bytes)
     }

@@ -58,7 +58,7 @@ impl Checker<'_> {
         })
     }
 
-    fn header_values(
+    pub(super) fn header_values(
         &mut self,
         written: &BTreeMap<String, String>,
         paths: Option<&[PathPattern]>,

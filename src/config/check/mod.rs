@@ -1,11 +1,13 @@
 //! `File` → `Config`: what single values mean together. Collects every problem with its key.
 
 mod action;
+mod auth;
 mod backend_tls;
 mod header;
 mod listener_tls;
 mod matching;
 mod process;
+mod redis;
 mod route;
 mod upstream;
 
@@ -85,6 +87,7 @@ impl Checker<'_> {
         let admin = self.admin(file, &listeners);
         let access_log = self.access_log(&file.access_log);
         let metrics = self.metrics(&file.metrics);
+        let redis = self.redis(file.redis.as_ref());
         let mut upstreams = self.upstreams(&file.upstreams);
         self.unnamed_upstreams(&file.routes, &mut upstreams);
         let indexes = upstreams
@@ -92,7 +95,9 @@ impl Checker<'_> {
             .enumerate()
             .map(|(index, name)| (name.clone(), index))
             .collect();
-        let routes = self.routes(&file.routes, &indexes);
+        let (auth, schemes) = self.auth(&file.auth);
+        let default = self.default_policy(&file.auth, &schemes);
+        let routes = self.routes(&file.routes, &indexes, &schemes, default.flatten().as_ref());
         let routes = self.told_apart(routes);
         self.warn_of_limits(&file.limits);
         Some(Config {
@@ -110,6 +115,8 @@ impl Checker<'_> {
             log: process::log(&file.log),
             access_log,
             metrics: metrics?,
+            redis: redis?,
+            auth: auth?,
             upstreams: upstreams.into_values().collect::<Option<_>>()?,
             routes: routes?,
             source_hash: fnv1a(self.source.text),

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::Checker;
 use super::action::Indexes;
+use super::auth::Schemes;
 use super::process::label;
 use crate::config::file;
-use crate::config::model::{HeaderRules, Route, TimeoutOverrides};
+use crate::config::model::{AuthPolicy, HeaderRules, Route, TimeoutOverrides};
 use crate::config::pattern::PathPattern;
 use crate::config::scalar::List;
 use crate::config::tree::Path;
@@ -18,6 +19,8 @@ impl Checker<'_> {
         &mut self,
         written: &List<file::Route>,
         indexes: &Indexes,
+        schemes: &Schemes,
+        default: Option<&AuthPolicy>,
     ) -> Vec<Option<Route>> {
         let root = Path::Root;
         let list = root.key("routes");
@@ -31,7 +34,13 @@ impl Checker<'_> {
                 Some(name) => name.clone(),
                 None => names.derive(route),
             };
-            routes[index] = self.route(route, name.into(), indexes, &list.item(index));
+            let item = list.item(index);
+            routes[index] = self.route(route, name.into(), indexes, schemes, &item);
+            if let Some(checked) = &mut routes[index]
+                && route.auth.is_none()
+            {
+                checked.auth = default.cloned();
+            }
         }
         routes
     }
@@ -60,11 +69,16 @@ impl Checker<'_> {
         written: &file::Route,
         name: Arc<str>,
         indexes: &Indexes,
+        schemes: &Schemes,
         at: &Path<'_>,
     ) -> Option<Route> {
         let matcher = self.matcher(&written.matcher, &at.key("match"));
         let paths = matcher.as_ref().map(|matcher| matcher.paths.as_slice());
         let action = self.action(written, paths, indexes, at);
+        let auth = match &written.auth {
+            Some(auth) => self.policy(auth, schemes, paths, &at.key("auth")),
+            None => Some(None),
+        };
         let headers = self.headers(&written.headers, paths, &at.key("headers"));
         let rewrite = written
             .rewrite
@@ -75,6 +89,7 @@ impl Checker<'_> {
             name,
             matcher: matcher?,
             action: action?,
+            auth: auth?,
             rewrite: match rewrite {
                 Some(rewrite) => Some(rewrite?),
                 None => None,

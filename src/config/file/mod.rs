@@ -3,7 +3,9 @@
 //! The doc comments of keys become the schema's descriptions and the reference for operators.
 //! Single values are typed here; what they mean together is the business of `check`.
 
+mod auth;
 mod listener_tls;
+mod redis;
 mod route;
 mod upstream;
 
@@ -16,7 +18,9 @@ use serde::{Deserialize, Serialize};
 
 use super::scalar::{Address, Duration, List, Network, Secret, Size};
 
+pub use auth::*;
 pub use listener_tls::*;
+pub use redis::*;
 pub use route::*;
 pub use upstream::*;
 
@@ -51,6 +55,13 @@ pub struct File {
     pub access_log: AccessLog,
     /// How metrics are named.
     pub metrics: Metrics,
+    /// Redis or Valkey, where instances share what one of them alone cannot know, such as which tokens
+    /// are revoked. When left out, all of that is each instance's own. It may be away: then each goes
+    /// on with what it knows.
+    pub redis: Option<Redis>,
+    /// Who may call: schemes by which clients prove who they are, and what routes ask for that say
+    /// nothing themselves.
+    pub auth: Auth,
     /// Named groups of backends. Names have letters, digits, `_`, `-` and `.`.
     pub upstreams: BTreeMap<String, Upstream>,
     /// What is done with which requests; at least one. Each route has exactly one of `upstream`,

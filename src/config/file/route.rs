@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::scalar::{Duration, Limit, List};
+use super::auth::RouteAuth;
 use super::upstream::one;
 
 /// One route. It has one of `upstream`, `redirect` and `respond`.
@@ -30,6 +31,14 @@ pub struct Route {
     pub redirect: Option<Redirect>,
     /// Answers with a fixed response.
     pub respond: Option<Respond>,
+    /// Who may call it: `none` for everyone, the name of a scheme, or a policy. When left out, what
+    /// `auth.default` says.
+    #[schemars(extend("examples" = [
+        "none",
+        "main",
+        { "any_of": ["main", "partners"], "scopes": ["users.read"] },
+    ]))]
+    pub auth: Option<RouteAuth>,
     /// How the path is changed for the backend, in one of three ways; the query stays. Only with
     /// `upstream`.
     pub rewrite: Option<Rewrite>,
@@ -263,6 +272,7 @@ impl Default for Route {
             upstream: None,
             redirect: None,
             respond: None,
+            auth: None,
             rewrite: None,
             headers: Headers::default(),
             max_body_size: Limit(Some(10 << 20)),

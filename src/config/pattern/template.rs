@@ -8,7 +8,7 @@ use crate::config::problem::{Invalid, quote, suggestion};
 
 const EXPECTED: &str = "a text with variables such as `{client_ip}`, and `{{` or `}}` for braces";
 
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 22] = [
     "client_ip",
     "request_id",
     "route",
@@ -23,6 +23,12 @@ const NAMES: [&str; 16] = [
     "client_cert_names",
     "client_cert_fingerprint",
     "client_cert_serial",
+    "auth.subject",
+    "auth.scheme",
+    "auth.issuer",
+    "auth.scopes",
+    "auth.roles",
+    "claim.NAME",
     "path.NAME",
     "header.NAME",
 ];
@@ -81,6 +87,11 @@ fn variable(name: &str) -> Result<Variable, String> {
         "client_cert_names" => Variable::ClientCertNames,
         "client_cert_fingerprint" => Variable::ClientCertFingerprint,
         "client_cert_serial" => Variable::ClientCertSerial,
+        "auth.subject" => Variable::AuthSubject,
+        "auth.scheme" => Variable::AuthScheme,
+        "auth.issuer" => Variable::AuthIssuer,
+        "auth.scopes" => Variable::AuthScopes,
+        "auth.roles" => Variable::AuthRoles,
         _ => return named(name).ok_or_else(|| unknown(name)),
     })
 }
@@ -88,6 +99,9 @@ fn variable(name: &str) -> Result<Variable, String> {
 fn named(name: &str) -> Option<Variable> {
     if let Some(parameter) = name.strip_prefix("path.") {
         return is_parameter_name(parameter).then(|| Variable::PathParam(parameter.to_owned()));
+    }
+    if let Some(claim) = name.strip_prefix("claim.") {
+        return (!claim.is_empty()).then(|| Variable::Claim(claim.to_owned()));
     }
     let header = name.strip_prefix("header.")?;
     HeaderName::from_bytes(header.as_bytes())

@@ -1,3 +1,140 @@
-//! Who calls, and whether they may.
+//! Who calls, and whether they may: schemes, what routes ask for, and what backends are told.
+//!
+//! A [`Policy`] is what one route asks for. [`Policy::authenticate`] finds out who calls, and waits only
+//! where somebody else has to be asked; [`Policy::authorise`] decides whether they may. Everything that
+//! cannot be judged is refused.
 
+mod ask;
+mod claim;
+mod client_cert;
+mod credential;
+mod identity;
+mod identity_headers;
 pub mod jwt;
+mod policy;
+pub mod revocation;
+mod scheme;
+mod shards;
+pub mod watch;
+
+use std::sync::Arc;
+
+use crate::config::Fault;
+use crate::config::model;
+use crate::metrics::{AuthMetrics, Metrics};
+
+/// What a remembered token may take, at most, on average.
+const BYTES_A_TOKEN: usize = 2 * 1024;
+
+pub use self::credential::Shown;
+pub use self::identity::Identity;
+pub use self::identity_headers::IdentityHeaders;
+pub use self::policy::{Grant, Policy};
+
+use self::jwt::{CacheLimits, TokenCache};
+use self::revocation::Revocations;
+use self::scheme::Scheme;
+
+/// Everything of one generation that authentication needs.
+pub struct Auth {
+    /// What it was made from, to be compared with what comes next.
+    config: model::Auth,
+    schemes: Vec<Arc<Scheme>>,
+    /// What backends are told of who calls.
+    pub identity_headers: IdentityHeaders,
+    /// The endpoint that tells a client what its token says.
+    pub validate: Option<Validate>,
+    /// Tokens that were found good.
+    tokens: Arc<TokenCache>,
+    /// Tokens that hold no longer all the same; one list for all generations.
+    revocations: Arc<Revocations>,
+    metrics: Arc<AuthMetrics>,
+}
+
+/// See [`Auth::validate`].
+pub struct Validate {
+    /// Its path.
+    pub path: Box<str>,
+    /// The tokens that it judges.
+    pub policy: Policy,
+}
+
+impl Auth {
+    /// Builds the schemes. Those that did not change are the same as before, with all that they have
+    /// learned. What is wrong with keys is told by the place they were written at.
+    pub fn compile(
+        config: &model::Auth,
+        metrics: &Metrics,
+        previous: Option<&Self>,
+    ) -> Result<Self, Vec<Fault>> {
+        let mut faults = Vec::new();
+        let mut schemes = Vec::new();
+        for scheme in &config.schemes {
+            let before = previous.and_then(|previous| previous.unchanged(scheme));
+            match before.map_or_else(|| Scheme::compile(scheme), Ok) {
+                Ok(scheme) => schemes.push(scheme),
+                Err(found) => faults.extend(found),
+            }
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let mut auth = Self {
+            config: config.clone(),
+            schemes,
+            identity_headers: IdentityHeaders::compile(&config.identity_headers),
+            validate: None,
+            tokens: match previous.filter(|one| one.config.cache_entries == config.cache_entries) {
+                Some(previous) => Arc::clone(&previous.tokens),
+                None => Arc::new(token_cache(config.cache_entries)?),
+            },
+            revocations: previous
+                .map_or_else(Arc::default, |previous| Arc::clone(&previous.revocations)),
+            metrics: metrics.auth(),
+        };
+        auth.validate = config.validate.as_ref().map(|validate| Validate {
+            path: validate.path.as_str().into(),
+            policy: Policy::of_tokens(&validate.schemes, &auth),
+        });
+        Ok(auth)
+    }
+
+    /// Which tokens hold no longer.
+    pub fn revocations(&self) -> &Arc<Revocations> {
+        &self.revocations
+    }
+
+    /// Whether this configuration would come to the same.
+    pub fn is_made_from(&self, config: &model::Auth) -> bool {
+        self.config == *config
+    }
+
+    /// The scheme of the generation before, when nothing of it is different.
+    fn unchanged(&self, scheme: &model::Scheme) -> Option<Arc<Scheme>> {
+        let mut before = self.config.schemes.iter().zip(&self.schemes);
+        let same = |old: &model::Scheme| old.name == scheme.name && old.kind == scheme.kind;
+        before
+            .find(|(old, _)| same(old) && old.forward == scheme.forward)
+            .map(|(_, scheme)| Arc::clone(scheme))
+    }
+}
+
+fn token_cache(entries: usize) -> Result<TokenCache, Vec<Fault>> {
+    let limits = CacheLimits {
+        entries,
+        bytes: entries.saturating_mul(BYTES_A_TOKEN),
+    };
+    TokenCache::new(limits).map_err(|_| {
+        vec![Fault {
+            key: "auth.cache".to_owned(),
+            path: None,
+            what: "the system gives no random bytes".to_owned(),
+        }]
+    })
+}
+
+/// What is wrong with the keys of a configuration that is sound otherwise.
+pub fn check(config: &model::Auth) -> Vec<Fault> {
+    let compiled = config.schemes.iter().map(Scheme::compile);
+    compiled.filter_map(Result::err).flatten().collect()
+}

@@ -25,7 +25,8 @@ impl ClaimPath {
     }
 }
 
-fn find<'c>(object: &'c Map<String, Value>, path: &str) -> Option<&'c Value> {
+/// What the claims have at a path that is written so; see [`ClaimPath::find`].
+pub fn find<'c>(object: &'c Map<String, Value>, path: &str) -> Option<&'c Value> {
     if let Some(value) = object.get(path) {
         return Some(value);
     }

@@ -1,0 +1,162 @@
+//! Asking a client for one kind of credential, and what comes of it.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::Auth;
+use super::client_cert::ClientCerts;
+use super::credential::{self, Shown};
+use super::identity::{Identity, Known};
+use super::jwt::{self, Provider, TokenError, Verified};
+use super::revocation::{Bearer, seconds};
+use super::scheme::{Kind, Scheme, Tokens};
+use crate::config::model::CredentialSource;
+use crate::metrics::{AuthError, AuthMethod};
+
+/// What is asked for at once.
+pub(super) enum Ask {
+    /// A token of one of several providers: its issuer chooses.
+    Token(AskToken),
+    /// A certificate, on behalf of this scheme.
+    Certificate(Arc<str>, Arc<ClientCerts>),
+}
+
+/// What a client is told. `None`: it showed nothing.
+pub(super) type Outcome = Option<Result<Identity, (AuthMethod, AuthError)>>;
+
+/// A token of one of several providers.
+#[derive(Default)]
+pub(super) struct AskToken {
+    providers: Vec<Arc<Provider>>,
+    /// For each provider what its scheme is called.
+    names: Vec<Arc<str>>,
+    sources: Vec<CredentialSource>,
+    max_bytes: usize,
+}
+
+/// What to ask for. Where any scheme is enough, one token is looked for on behalf of all providers.
+pub(super) fn compile(schemes: &[&Arc<Scheme>], all: bool) -> Vec<Ask> {
+    let mut asks: Vec<Ask> = Vec::new();
+    for scheme in schemes {
+        let name = Arc::clone(&scheme.name);
+        match &scheme.kind {
+            Kind::Tokens(tokens) => {
+                let earlier = asks.iter_mut().find_map(|ask| match ask {
+                    Ask::Token(token) if !all => Some(token),
+                    _ => None,
+                });
+                match earlier {
+                    Some(earlier) => earlier.add(name, tokens),
+                    None => {
+                        let mut token = AskToken::default();
+                        token.add(name, tokens);
+                        asks.push(Ask::Token(token));
+                    }
+                }
+            }
+            Kind::ClientCerts(certs) => asks.push(Ask::Certificate(name, Arc::clone(certs))),
+        }
+    }
+    asks
+}
+
+impl Ask {
+    /// The way of proving who one is.
+    pub fn method(&self) -> AuthMethod {
+        match self {
+            Self::Token(_) => AuthMethod::Jwt,
+            Self::Certificate(..) => AuthMethod::ClientCert,
+        }
+    }
+
+    /// What comes of what a client shows.
+    pub async fn ask(&self, auth: &Auth, shown: Shown<'_>, now: SystemTime) -> Outcome {
+        let outcome = match self {
+            Self::Token(token) => token.ask(auth, shown, now).await,
+            Self::Certificate(name, certs) => {
+                let known = certs.judge(shown.client_cert);
+                known.map(|known| known.map(|known| self.identity(name, known)))
+            }
+        };
+        let told = outcome.map_err(|error| (self.method(), error));
+        told.transpose()
+    }
+
+    fn identity(&self, scheme: &Arc<str>, known: Arc<Known>) -> Identity {
+        Identity::known(scheme, self.method(), known)
+    }
+}
+
+impl AskToken {
+    fn add(&mut self, name: Arc<str>, tokens: &Tokens) {
+        self.names.push(name);
+        self.providers.push(Arc::clone(&tokens.provider));
+        for source in &tokens.sources {
+            if !self.sources.contains(source) {
+                self.sources.push(source.clone());
+            }
+        }
+        self.max_bytes = self.max_bytes.max(tokens.max_bytes);
+    }
+
+    async fn ask(
+        &self,
+        auth: &Auth,
+        shown: Shown<'_>,
+        now: SystemTime,
+    ) -> Result<Option<Identity>, AuthError> {
+        let Some(token) = credential::find(shown.headers, &self.sources)? else {
+            return Ok(None);
+        };
+        if token.len() > self.max_bytes {
+            return Err(AuthError::TooLarge);
+        }
+        let verified = self.verify(auth, token, now)?;
+        let bearer = Bearer::of(&verified);
+        if auth.revocations.is_revoked(bearer, seconds(now)) {
+            return Err(AuthError::Revoked);
+        }
+        // There is a name for each provider.
+        let name = self.names.get(verified.provider);
+        let name = name.ok_or(AuthError::WrongIssuer)?;
+        Ok(Some(Identity::token(name, verified)))
+    }
+}
+
+impl AskToken {
+    /// What is known of the token already, or what its signature and claims say.
+    fn verify(
+        &self,
+        auth: &Auth,
+        token: &str,
+        now: SystemTime,
+    ) -> Result<Arc<Verified>, AuthError> {
+        let known = auth.tokens.get(token, &self.providers, now);
+        auth.metrics.looked_up(known.is_some());
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let verified = jwt::verify(token, &self.providers, now).map_err(|error| label(&error))?;
+        let verified = Arc::new(verified);
+        auth.tokens.insert(token, &self.providers, &verified);
+        Ok(verified)
+    }
+}
+
+/// What is wrong with a token, as bodies, logs and metrics name it.
+fn label(error: &TokenError) -> AuthError {
+    match error {
+        TokenError::TooLarge => AuthError::TooLarge,
+        TokenError::Malformed(_) => AuthError::Malformed,
+        TokenError::UnsupportedAlgorithm => AuthError::UnsupportedAlgorithm,
+        TokenError::BadSignature => AuthError::BadSignature,
+        TokenError::UnknownKey { .. } => AuthError::UnknownKey,
+        TokenError::ProviderUnavailable { .. } => AuthError::ProviderUnavailable,
+        TokenError::Expired => AuthError::Expired,
+        TokenError::NotYetValid => AuthError::NotYetValid,
+        TokenError::WrongIssuer => AuthError::WrongIssuer,
+        TokenError::WrongAudience => AuthError::WrongAudience,
+        TokenError::WrongType => AuthError::WrongType,
+        TokenError::MissingClaim(_) => AuthError::MissingClaim,
+    }
+}
