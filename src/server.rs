@@ -171,8 +171,8 @@ pub fn run(
         admin,
         build,
         listeners,
-        &reloader,
         Shared {
+            reloader: Arc::clone(&reloader),
             store,
             revoker: Arc::clone(&revoker),
         },
@@ -242,8 +242,9 @@ struct Inheritance {
     revocations: Estate,
 }
 
-/// What is shared with other instances.
+/// What operators can change, and what is shared with other instances.
 struct Shared {
+    reloader: Arc<Reloader>,
     store: Arc<Store>,
     revoker: Arc<Revoker>,
 }
@@ -447,7 +448,6 @@ fn build_server(
     admin: Option<TcpListener>,
     build: Build,
     listeners: Vec<Arc<ListenerState>>,
-    reloader: &Arc<Reloader>,
     shared: Shared,
     in_charge: ShutdownWatch,
     closing: ShutdownWatch,
@@ -461,13 +461,18 @@ fn build_server(
     let mut server = Server::new_with_opt_and_conf(None, conf);
     if let Some(socket) = admin {
         let (metrics, lifecycle) = (&gateway.metrics, &gateway.lifecycle);
-        let status = Status::new(build, gateway, listeners.clone(), Arc::clone(reloader));
+        let status = Status::new(
+            build,
+            gateway,
+            listeners.clone(),
+            Arc::clone(&shared.reloader),
+        );
         let status = Arc::new(status.with_shared(shared.store, Arc::clone(&shared.revoker)));
         let (metrics, lifecycle) = (Arc::clone(metrics), Arc::clone(lifecycle));
         let (live, counted) = (Arc::clone(&gateway.live), Arc::clone(&metrics));
         let control = Some(Control::new(
             live,
-            Arc::clone(reloader),
+            Arc::clone(&shared.reloader),
             shared.revoker,
             counted,
         ));
@@ -478,7 +483,7 @@ fn build_server(
     let certificates = Certificates::new(listeners);
     server.add_service(background_service("certificates", certificates));
     let (access_log, lifecycle) = (gateway.access_log.clone(), Arc::clone(&gateway.lifecycle));
-    let watch = Watch::new(Arc::clone(reloader), access_log, lifecycle);
+    let watch = Watch::new(shared.reloader, access_log, lifecycle);
     server.add_service(background_service("reload", watch));
     let probes = Probes::new(Arc::clone(&gateway.live));
     server.add_service(background_service("health checks", probes));

@@ -59,7 +59,7 @@ impl Default for RedisMetrics {
         Self {
             configured: AtomicBool::new(false),
             errors: Counts::default(),
-            durations: [const { () }; RedisCommand::ALL.len()].map(|()| Histogram::of_seconds()),
+            durations: std::array::from_fn(|_| Histogram::of_seconds()),
             connections: AtomicI64::new(0),
         }
     }
