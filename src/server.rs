@@ -19,12 +19,14 @@ use crate::admin::AdminService;
 use crate::admin::control::Control;
 use crate::admin::status::Status;
 use crate::background::certificates::Certificates;
+use crate::background::jwks::KeySets;
 use crate::background::probe::Probes;
 use crate::background::reload::{Opened, Reloader};
 use crate::background::watch::Watch;
 use crate::config::model::LogOutput;
 use crate::config::{Config, Fault, Loaded};
 use crate::drain::{Exit, Orders};
+use crate::filter::auth::jwks::Saved;
 use crate::filter::maintenance::Switches;
 use crate::gateway::Gateway;
 use crate::lifecycle::{Condition, Lifecycle};
@@ -118,6 +120,7 @@ pub fn run(
     let generation = inheritance.generation + 1;
     let snapshot = Snapshot::compile(config, generation, &metrics, Instant::now(), None)?;
     snapshot.import(&inheritance.maintenance);
+    snapshot.auth.import(inheritance.key_sets);
     metrics.set_build(build);
     metrics.set_config(snapshot.generation, snapshot.source_hash);
     metrics.reloads_succeeded().inc();
@@ -132,6 +135,9 @@ pub fn run(
         metrics,
     };
     gateway.lifecycle.met(Condition::Config);
+    if gateway.live.load().auth.remote_keys().next().is_none() {
+        gateway.lifecycle.met(Condition::KeySets);
+    }
     let control = control(config, &gateway, succession, &sockets, admin.as_ref())?;
     let (close, closing) = watch::channel(false);
     let (end, ending) = watch::channel(false);
@@ -201,6 +207,8 @@ struct Inheritance {
     generation: u64,
     /// What is switched at run time.
     maintenance: Switches,
+    /// Keys that were fetched: its successor need not wait for them.
+    key_sets: Vec<Saved>,
 }
 
 impl Inheritance {
@@ -208,6 +216,7 @@ impl Inheritance {
         Self {
             generation: snapshot.generation,
             maintenance: snapshot.export(),
+            key_sets: snapshot.auth.export(),
         }
     }
 
@@ -418,6 +427,8 @@ fn build_server(
     let (access_log, lifecycle) = (gateway.access_log.clone(), Arc::clone(&gateway.lifecycle));
     let watch = Watch::new(Arc::clone(reloader), access_log, lifecycle);
     server.add_service(background_service("reload", watch));
+    let key_sets = KeySets::new(Arc::clone(&gateway.live), Arc::clone(&gateway.lifecycle));
+    server.add_service(background_service("key sets", key_sets));
     let probes = Probes::new(Arc::clone(&gateway.live));
     server.add_service(background_service("health checks", probes));
     server

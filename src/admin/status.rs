@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime};
 
 use serde_json::{Value, json};
 
-use super::{StatusSource, control};
+use super::{StatusSource, control, providers};
 use crate::background::reload::{Reloader, Report};
 use crate::gateway::Gateway;
 use crate::listener::ListenerState;
@@ -63,6 +63,7 @@ impl StatusSource for Status {
             "in_flight": self.gateway.lifecycle.in_flight(),
             "config": of_config(&snapshot, &self.reloader.report()),
             "maintenance": control::maintenance(&snapshot),
+            "auth": { "providers": providers::of(&snapshot.auth) },
             "listeners": self.listeners.iter().map(|one| of_listener(one)).collect::<Vec<_>>(),
             "routes": routes,
             "upstreams": upstreams,

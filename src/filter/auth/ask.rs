@@ -1,13 +1,14 @@
 //! Asking a client for one kind of credential, and what comes of it.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use super::Auth;
 use super::client_cert::ClientCerts;
 use super::credential::{self, Shown};
 use super::identity::{Identity, Known};
-use super::jwt::{Provider, TokenError};
+use super::jwks::{RemoteKeys, Waiter};
+use super::jwt::{Provider, TokenError, Verified};
 use super::scheme::{Kind, Scheme, Tokens};
 use crate::config::model::CredentialSource;
 use crate::metrics::{AuthError, AuthMethod};
@@ -27,6 +28,8 @@ pub(super) type Outcome = Option<Result<Identity, (AuthMethod, AuthError)>>;
 #[derive(Default)]
 pub(super) struct AskToken {
     providers: Vec<Arc<Provider>>,
+    /// For each provider its keys, if they are fetched.
+    remote: Vec<Option<Arc<RemoteKeys>>>,
     /// For each provider what its scheme is called.
     names: Vec<Arc<str>>,
     sources: Vec<CredentialSource>,
@@ -90,6 +93,7 @@ impl AskToken {
     fn add(&mut self, name: Arc<str>, tokens: &Tokens) {
         self.names.push(name);
         self.providers.push(Arc::clone(&tokens.provider));
+        self.remote.push(tokens.remote.clone());
         for source in &tokens.sources {
             if !self.sources.contains(source) {
                 self.sources.push(source.clone());
@@ -110,12 +114,46 @@ impl AskToken {
         if token.len() > self.max_bytes {
             return Err(AuthError::TooLarge);
         }
-        let verified = auth.tokens.verify(token, &self.providers, now);
+        let verified = self.verify(auth, token, now).await;
         let verified = verified.map_err(|error| label(&error))?;
         // There is a name for each provider.
         let name = self.names.get(verified.provider);
         let name = name.ok_or(AuthError::WrongIssuer)?;
         Ok(Some(Identity::token(name, verified)))
+    }
+}
+
+impl AskToken {
+    /// A token whose key is not known is worth waiting for, if the key is being fetched.
+    async fn verify(
+        &self,
+        auth: &Auth,
+        token: &str,
+        now: SystemTime,
+    ) -> Result<Arc<Verified>, TokenError> {
+        let mut verified = auth.tokens.verify(token, &self.providers, now);
+        let waiter = verified.as_ref().err().and_then(|error| self.waiter(error));
+        let Some(mut waiter) = waiter else {
+            return verified;
+        };
+        while let Err(TokenError::UnknownKey { .. } | TokenError::ProviderUnavailable { .. }) =
+            &verified
+            && let Some(waited) = waiter.next().await
+        {
+            verified = auth.tokens.verify(token, &self.providers, now + waited);
+        }
+        verified
+    }
+
+    fn waiter(&self, error: &TokenError) -> Option<Waiter> {
+        let remote = |provider: &usize| self.remote.get(*provider)?.as_ref();
+        match error {
+            TokenError::UnknownKey { provider } => remote(provider)?.unknown_key(Instant::now()),
+            TokenError::ProviderUnavailable { provider } => {
+                remote(provider)?.without_keys(Instant::now())
+            }
+            _ => None,
+        }
     }
 }
 
