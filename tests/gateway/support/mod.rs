@@ -7,6 +7,7 @@ pub mod command;
 pub mod dead_port;
 pub mod gateway;
 pub mod h2;
+pub mod identity_provider;
 pub mod metrics;
 pub mod modern_origin;
 pub mod origin;
@@ -14,6 +15,7 @@ pub mod script;
 pub mod steps;
 pub mod succession;
 pub mod tls;
+pub mod tokens;
 pub mod wait;
 pub mod wire;
 
