@@ -6,11 +6,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::client::request;
 use crate::support::identity_provider::IdentityProvider;
-use crate::support::tokens::{SigningKey, key_set};
+use crate::support::tokens::{Signer, key_set};
 use crate::support::{Authority, DeadPort, Gate, Gateway, Response, Script, eventually};
 
 const FETCHES: &str = "gateway_jwks_fetches_total";
@@ -29,6 +29,11 @@ fn config_at(url: &str, settings: &str) -> String {
 
 fn start(provider: &IdentityProvider, settings: &str) -> Gateway {
     Gateway::start(&config(provider.address(), settings))
+}
+
+/// A token of this subject.
+fn token_of(signer: &Signer, subject: &str) -> String {
+    signer.token(json!({ "sub": subject }))
 }
 
 fn ask(gateway: &Gateway, token: &str) -> Response {
@@ -53,12 +58,12 @@ fn fetches(gateway: &Gateway, result: &str) -> f64 {
 
 #[test]
 fn keys_are_there_before_the_first_request() {
-    let key = SigningKey::new("a");
+    let key = Signer::es256("a");
     let provider = IdentityProvider::with(&[&key]);
     let gateway = start(&provider, "");
     assert_eq!(provider.fetches(), 1, "before it was ready");
     for _ in 0..5 {
-        assert_eq!(ask(&gateway, &key.token("ann")).status, 200);
+        assert_eq!(ask(&gateway, &token_of(&key, "ann")).status, 200);
     }
     assert_eq!(provider.fetches(), 1);
     assert_eq!(fetches(&gateway, "success"), 1.0);
@@ -82,11 +87,11 @@ fn keys_are_there_before_the_first_request() {
 
 #[test]
 fn a_request_that_comes_before_the_keys_waits_for_them() {
-    let key = SigningKey::new("a");
+    let key = Signer::es256("a");
     let provider = IdentityProvider::with(&[&key]);
     let first = start(&provider, "");
     let gate = Gate::new();
-    let body = key_set(&[&key]);
+    let body = key_set(&[&key]).to_string();
     let slow = IdentityProvider::with(&[]);
     slow.play(Script::new().wait(&gate).send(format!(
         "HTTP/1.1 200 OK\r\nContent-Type: application/jwk-set+json\r\nContent-Length: {}\r\n\r\n{body}",
@@ -95,7 +100,7 @@ fn a_request_that_comes_before_the_keys_waits_for_them() {
     first.rewrite(&config(slow.address(), "timeout: 20s"));
     first.signal("HUP");
     eventually("the new provider is asked", || slow.fetches() == 1);
-    let token = key.token("ann");
+    let token = token_of(&key, "ann");
     let address = first.addr();
     let waiting = std::thread::spawn(move || {
         let header = format!("Authorization: Bearer {token}");
@@ -113,10 +118,10 @@ fn a_request_that_comes_before_the_keys_waits_for_them() {
 #[test]
 fn without_a_provider_the_gateway_is_ready_in_time_and_answers_503() {
     let dead = DeadPort::refusing();
-    let key = SigningKey::new("a");
+    let key = Signer::es256("a");
     let gateway = Gateway::start(&config(dead.address(), "timeout: 300ms"));
     assert_refused(
-        &ask(&gateway, &key.token("ann")),
+        &ask(&gateway, &token_of(&key, "ann")),
         503,
         "provider_unavailable",
     );
@@ -128,7 +133,7 @@ fn without_a_provider_the_gateway_is_ready_in_time_and_answers_503() {
 
 #[test]
 fn keys_are_refreshed_as_the_response_says_and_304_is_a_success() {
-    let key = SigningKey::new("a");
+    let key = Signer::es256("a");
     let provider = IdentityProvider::with(&[&key]);
     provider.rotate_with(&[&key], "Cache-Control: max-age=1\r\n");
     let gateway = start(&provider, "min_refresh: 1s, max_stale: 1h");
@@ -142,14 +147,14 @@ fn keys_are_refreshed_as_the_response_says_and_304_is_a_success() {
             .iter()
             .all(|request| request.header("if-none-match").is_some())
     );
-    assert_eq!(ask(&gateway, &key.token("ann")).status, 200);
+    assert_eq!(ask(&gateway, &token_of(&key, "ann")).status, 200);
     // A key that leaves is no longer good.
-    let other = SigningKey::new("b");
+    let other = Signer::es256("b");
     provider.rotate_with(&[&other], "Cache-Control: no-store\r\n");
     eventually("the old key is gone", || {
-        ask(&gateway, &key.token("ann")).status == 401
+        ask(&gateway, &token_of(&key, "ann")).status == 401
     });
-    assert_eq!(ask(&gateway, &other.token("ann")).status, 200);
+    assert_eq!(ask(&gateway, &token_of(&other, "ann")).status, 200);
 }
 
 /// Each fault, and what the fetch is counted as.
@@ -223,14 +228,14 @@ const MOMENT: Duration = Duration::from_millis(50);
 
 #[test]
 fn tokens_known_before_go_on_through_every_fault() {
-    let key = SigningKey::new("a");
+    let key = Signer::es256("a");
     let mut provider = IdentityProvider::with(&[&key]);
     // Every fetch that follows is a repetition of a failed one, or follows a good one in a second.
     let gateway = start(
         &provider,
         "min_refresh: 1s, refresh: 1s, timeout: 500ms, max_stale: 1h, max_size: 64KiB",
     );
-    let token = key.token("ann");
+    let token = token_of(&key, "ann");
     let mut client = gateway.connect();
     let mut good = |what: &str| {
         let asked = Instant::now();
@@ -276,11 +281,11 @@ fn tokens_known_before_go_on_through_every_fault() {
 
 #[test]
 fn a_rotation_is_picked_up_without_a_failed_request() {
-    let old = SigningKey::new("old");
-    let new = SigningKey::new("new");
+    let old = Signer::es256("old");
+    let new = Signer::es256("new");
     let provider = IdentityProvider::with(&[&old]);
     let gateway = start(&provider, "refresh: 1h, max_refresh: 1h");
-    let body = key_set(&[&old, &new]);
+    let body = key_set(&[&old, &new]).to_string();
     let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         let work = |token: String| {
@@ -292,7 +297,7 @@ fn a_rotation_is_picked_up_without_a_failed_request() {
                 answered.fetch_add(1, Ordering::SeqCst);
             }
         };
-        let known = scope.spawn(move || work(old.token("ann")));
+        let known = scope.spawn(move || work(token_of(&old, "ann")));
         eventually("there is load", || answered.load(Ordering::SeqCst) > 100);
         // The fetch takes a while, so that many come meanwhile.
         provider.play(Script::new().delay(Duration::from_millis(300)).send(format!(
@@ -301,7 +306,7 @@ fn a_rotation_is_picked_up_without_a_failed_request() {
         )));
         let fresh: Vec<_> = (0..8)
             .map(|one| {
-                let token = new.token(&format!("user{one}"));
+                let token = token_of(&new, &format!("user{one}"));
                 scope.spawn(move || work(token))
             })
             .collect();
@@ -323,20 +328,20 @@ fn a_rotation_is_picked_up_without_a_failed_request() {
 
 #[test]
 fn a_flood_of_unknown_keys_causes_one_fetch_in_each_cooldown() {
-    let key = SigningKey::new("a");
+    let key = Signer::es256("a");
     let provider = IdentityProvider::with(&[&key]);
     let gateway = start(
         &provider,
         "refresh: 1h, max_refresh: 1h, unknown_key_cooldown: 1h",
     );
-    let attacker = SigningKey::new("none");
-    let token = key.token("ann");
+    let attacker = Signer::es256("none");
+    let token = token_of(&key, "ann");
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 let mut client = gateway.connect();
                 for number in 0..250 {
-                    let forged = forged(&attacker.token("eve"), number);
+                    let forged = forged(&token_of(&attacker, "eve"), number);
                     let head = format!(
                         "GET / HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {forged}\r\n\r\n"
                     );
@@ -362,7 +367,7 @@ fn a_flood_of_unknown_keys_causes_one_fetch_in_each_cooldown() {
     provider.play(Script::new().hold());
     let asked = Instant::now();
     for _ in 0..20 {
-        assert_eq!(ask(&gateway, &attacker.token("eve")).status, 401);
+        assert_eq!(ask(&gateway, &token_of(&attacker, "eve")).status, 401);
     }
     assert!(
         asked.elapsed() < Duration::from_secs(5),
@@ -382,10 +387,10 @@ fn forged(token: &str, number: usize) -> String {
 
 #[test]
 fn keys_that_are_too_old_are_no_longer_believed() {
-    let key = SigningKey::new("a");
+    let key = Signer::es256("a");
     let mut provider = IdentityProvider::with(&[&key]);
     let gateway = start(&provider, "min_refresh: 1s, max_stale: 2s, timeout: 500ms");
-    let token = key.token("ann");
+    let token = token_of(&key, "ann");
     assert_eq!(ask(&gateway, &token).status, 200);
     provider.stop();
     eventually("the keys are withdrawn", || {
@@ -406,7 +411,7 @@ fn only_file(folder: &Path) -> std::path::PathBuf {
 
 #[test]
 fn kept_keys_outlive_a_restart_without_the_provider() {
-    let key = SigningKey::new("a");
+    let key = Signer::es256("a");
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("keys");
     let settings = format!("cache_dir: '{}', timeout: 500ms", cache.display());
@@ -424,7 +429,7 @@ fn kept_keys_outlive_a_restart_without_the_provider() {
     let mode = std::fs::metadata(&file).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let gateway = start(&provider, &settings);
-    assert_eq!(ask(&gateway, &key.token("ann")).status, 200);
+    assert_eq!(ask(&gateway, &token_of(&key, "ann")).status, 200);
     let status = provider_status(&gateway);
     assert!(status["fetched_at"].is_string(), "{status}");
     drop(gateway);
@@ -432,7 +437,7 @@ fn kept_keys_outlive_a_restart_without_the_provider() {
     std::fs::write(&file, "{\"version\":1,").unwrap();
     let gateway = start(&provider, &settings);
     assert_refused(
-        &ask(&gateway, &key.token("ann")),
+        &ask(&gateway, &token_of(&key, "ann")),
         503,
         "provider_unavailable",
     );
@@ -447,7 +452,7 @@ fn kept_keys_outlive_a_restart_without_the_provider() {
 #[test]
 fn tls_is_verified_with_the_authorities_of_the_configuration() {
     let (known, stranger) = (Authority::new(), Authority::new());
-    let key = SigningKey::new("a");
+    let key = Signer::es256("a");
     let folder = tempfile::tempdir().unwrap();
     let ca = folder.path().join("ca.pem");
     std::fs::write(&ca, &known.pem).unwrap();
@@ -458,7 +463,7 @@ fn tls_is_verified_with_the_authorities_of_the_configuration() {
         (Gateway::start(&config_at(&url, &settings)), provider)
     };
     let (gateway, _provider) = start(&known.issue(&["localhost"]));
-    assert_eq!(ask(&gateway, &key.token("ann")).status, 200);
+    assert_eq!(ask(&gateway, &token_of(&key, "ann")).status, 200);
     for bad in [
         stranger.issue(&["localhost"]),
         known.issue(&["other.test"]),
@@ -466,7 +471,7 @@ fn tls_is_verified_with_the_authorities_of_the_configuration() {
     ] {
         let (gateway, _provider) = start(&bad);
         assert_refused(
-            &ask(&gateway, &key.token("ann")),
+            &ask(&gateway, &token_of(&key, "ann")),
             503,
             "provider_unavailable",
         );
@@ -476,10 +481,10 @@ fn tls_is_verified_with_the_authorities_of_the_configuration() {
 
 #[test]
 fn a_reload_keeps_the_keys_of_what_stays() {
-    let key = SigningKey::new("a");
+    let key = Signer::es256("a");
     let provider = IdentityProvider::with(&[&key]);
     let gateway = start(&provider, "");
-    let token = key.token("ann");
+    let token = token_of(&key, "ann");
     // Another route: the provider is the same.
     gateway.rewrite(&config(provider.address(), "").replace("hello", "again"));
     gateway.signal("HUP");
@@ -497,7 +502,7 @@ fn a_reload_keeps_the_keys_of_what_stays() {
 
 #[test]
 fn a_proxy_of_the_environment_is_not_used() {
-    let key = SigningKey::new("a");
+    let key = Signer::es256("a");
     let provider = IdentityProvider::with(&[&key]);
     let dead = DeadPort::refusing();
     let proxy = format!("http://{}", dead.address());
@@ -506,7 +511,7 @@ fn a_proxy_of_the_environment_is_not_used() {
             command.env(name, &proxy);
         }
     });
-    assert_eq!(ask(&gateway, &key.token("ann")).status, 200);
+    assert_eq!(ask(&gateway, &token_of(&key, "ann")).status, 200);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::client_cert::ClientCerts;
 use super::credential::{self, Shown};
 use super::identity::{Identity, Known};
 use super::jwks::{RemoteKeys, Waiter};
-use super::jwt::{Provider, TokenError, Verified};
+use super::jwt::{self, Provider, TokenError, Verified};
 use super::scheme::{Kind, Scheme, Tokens};
 use crate::config::model::CredentialSource;
 use crate::metrics::{AuthError, AuthMethod};
@@ -114,8 +114,7 @@ impl AskToken {
         if token.len() > self.max_bytes {
             return Err(AuthError::TooLarge);
         }
-        let verified = self.verify(auth, token, now).await;
-        let verified = verified.map_err(|error| label(&error))?;
+        let verified = self.verify(auth, token, now).await?;
         // There is a name for each provider.
         let name = self.names.get(verified.provider);
         let name = name.ok_or(AuthError::WrongIssuer)?;
@@ -124,23 +123,40 @@ impl AskToken {
 }
 
 impl AskToken {
-    /// A token whose key is not known is worth waiting for, if the key is being fetched.
+    /// What is known of the token already, or what its signature and claims say.
     async fn verify(
         &self,
         auth: &Auth,
         token: &str,
         now: SystemTime,
-    ) -> Result<Arc<Verified>, TokenError> {
-        let mut verified = auth.tokens.verify(token, &self.providers, now);
-        let waiter = verified.as_ref().err().and_then(|error| self.waiter(error));
-        let Some(mut waiter) = waiter else {
-            return verified;
-        };
+    ) -> Result<Arc<Verified>, AuthError> {
+        let known = auth.tokens.get(token, &self.providers, now);
+        auth.metrics.looked_up(known.is_some());
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let mut verified = jwt::verify(token, &self.providers, now);
+        if let Some(waiter) = verified.as_ref().err().and_then(|error| self.waiter(error)) {
+            verified = self.verify_later(token, now, waiter, verified).await;
+        }
+        let verified = Arc::new(verified.map_err(|error| label(&error))?);
+        auth.tokens.insert(token, &self.providers, &verified);
+        Ok(verified)
+    }
+
+    /// A token whose key is not known is worth waiting for, if the key is being fetched.
+    async fn verify_later(
+        &self,
+        token: &str,
+        now: SystemTime,
+        mut waiter: Waiter,
+        mut verified: Result<Verified, TokenError>,
+    ) -> Result<Verified, TokenError> {
         while let Err(TokenError::UnknownKey { .. } | TokenError::ProviderUnavailable { .. }) =
             &verified
             && let Some(waited) = waiter.next().await
         {
-            verified = auth.tokens.verify(token, &self.providers, now + waited);
+            verified = jwt::verify(token, &self.providers, now + waited);
         }
         verified
     }

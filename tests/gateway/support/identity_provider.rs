@@ -8,7 +8,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::origin::{Origin, Request};
 use super::script::Script;
-use super::tokens::{SigningKey, key_set};
+use super::tokens::{Signer, key_set};
 
 /// How it answers.
 #[derive(Clone)]
@@ -27,17 +27,23 @@ pub struct IdentityProvider {
 
 impl IdentityProvider {
     /// Publishes these keys.
-    pub fn with(keys: &[&SigningKey]) -> Self {
-        let answer = Arc::new(Mutex::new(Answer::Keys(key_set(keys), String::new())));
+    pub fn with(keys: &[&Signer]) -> Self {
+        let answer = Arc::new(Mutex::new(Answer::Keys(
+            key_set(keys).to_string(),
+            String::new(),
+        )));
         let own = Arc::clone(&answer);
         let origin = Origin::answering(move |request| script(&own.lock().unwrap(), request));
         Self { origin, answer }
     }
 
     /// Publishes these keys through TLS.
-    pub fn over_tls(keys: &[&SigningKey], tls: Arc<ServerConfig>) -> Self {
-        let answer = Arc::new(Mutex::new(Answer::Keys(key_set(keys), String::new())));
-        let body = key_set(keys);
+    pub fn over_tls(keys: &[&Signer], tls: Arc<ServerConfig>) -> Self {
+        let answer = Arc::new(Mutex::new(Answer::Keys(
+            key_set(keys).to_string(),
+            String::new(),
+        )));
+        let body = key_set(keys).to_string();
         let origin = Origin::conversation(move |stream| {
             let connection = ServerConnection::new(Arc::clone(&tls)).expect("TLS");
             let mut stream = StreamOwned::new(connection, stream);
@@ -63,13 +69,13 @@ impl IdentityProvider {
     }
 
     /// Publishes these keys from now on.
-    pub fn rotate(&self, keys: &[&SigningKey]) {
+    pub fn rotate(&self, keys: &[&Signer]) {
         self.rotate_with(keys, "");
     }
 
     /// The same, with further header lines, each with its line end.
-    pub fn rotate_with(&self, keys: &[&SigningKey], headers: &str) {
-        self.set(Answer::Keys(key_set(keys), headers.to_owned()));
+    pub fn rotate_with(&self, keys: &[&Signer], headers: &str) {
+        self.set(Answer::Keys(key_set(keys).to_string(), headers.to_owned()));
     }
 
     /// Does this from now on.
