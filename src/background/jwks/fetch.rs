@@ -181,10 +181,12 @@ impl Client {
             .header(header::ACCEPT, "application/jwk-set+json, application/json")
             .header(header::ACCEPT_ENCODING, "identity")
             .header(header::CONNECTION, "close");
-        if let Some(etag) = &known.etag {
+        // They may come from a file: what is no value of a field is left out.
+        let field = |text: &Option<String>| HeaderValue::from_str(text.as_deref()?).ok();
+        if let Some(etag) = field(&known.etag) {
             request = request.header(header::IF_NONE_MATCH, etag);
         }
-        if let Some(last_modified) = &known.last_modified {
+        if let Some(last_modified) = field(&known.last_modified) {
             request = request.header(header::IF_MODIFIED_SINCE, last_modified);
         }
         let request = request.body(String::new());

@@ -80,7 +80,9 @@ struct State {
     saved: Option<Saved>,
     last_error: Option<(SystemTime, Failure)>,
     complaint_due: Option<Instant>,
+    /// Failures that were not told, and whether one was since the last success.
     unsaid: u64,
+    told: bool,
 }
 
 impl RemoteKeys {
@@ -110,6 +112,7 @@ impl RemoteKeys {
                 last_error: None,
                 complaint_due: None,
                 unsaid: 0,
+                told: false,
             }),
             finished: watch::Sender::new(0),
             wanted: Notify::new(),
@@ -213,10 +216,10 @@ impl RemoteKeys {
             self.provider.publish(keys);
         }
         let mut state = self.lock();
-        if state.last_error.take().is_some() {
+        state.last_error = None;
+        if std::mem::take(&mut state.told) {
             log::info!("provider={} keys can be fetched again", self.name);
         }
-        (state.complaint_due, state.unsaid) = (None, 0);
         let chance = fastrand::f64();
         state
             .schedule
@@ -270,6 +273,7 @@ impl RemoteKeys {
             return;
         }
         state.complaint_due = Some(now + COMPLAINT_PAUSE);
+        state.told = true;
         let again = match std::mem::take(&mut state.unsaid) {
             0 => String::new(),
             more => format!(", {more} further times since it was last told"),
