@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::support::client::request;
 use crate::support::identity_provider::IdentityProvider;
 use crate::support::tokens::{Signer, key_set};
-use crate::support::{Authority, DeadPort, Gate, Gateway, Response, Script, eventually};
+use crate::support::{Authority, DeadPort, Gate, Gateway, Line, Response, Script, eventually};
 
 const FETCHES: &str = "gateway_jwks_fetches_total";
 
@@ -500,6 +500,17 @@ fn a_reload_keeps_the_keys_of_what_stays() {
     gateway.signal("HUP");
     eventually("the provider is asked again", || provider.fetches() == 2);
     assert_eq!(ask(&gateway, &token).text(), "hello");
+}
+
+#[test]
+fn a_successor_has_the_keys_of_its_predecessor() {
+    let key = Signer::es256("a");
+    let mut provider = IdentityProvider::with(&[&key]);
+    let mut line = Line::of(start(&provider, "timeout: 500ms"));
+    provider.stop();
+    line.upgrade();
+    assert!(line.first.wait_exit().success());
+    assert_eq!(ask(&line.first, &token_of(&key, "ann")).status, 200);
 }
 
 #[test]
