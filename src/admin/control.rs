@@ -19,14 +19,16 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::answer::{json, refuse};
-use crate::background::reload::{Outcome, Reloader, Trigger};
+use super::revocations::{self, Unfit};
+use crate::background::reload::{Outcome, Reloader, Switched, Trigger};
+use crate::background::revocations::{Revoker, Shared, Time};
 use crate::config::Secret;
 use crate::metrics::{AdminCall, Metrics};
 use crate::snapshot::{Live, Snapshot};
 use crate::telemetry;
 
-/// Far more than a call has to say.
-const MAX_BODY: usize = 4096;
+/// Far more than a call has to say; a token may be in it.
+const MAX_BODY: usize = 24 * 1024;
 
 /// For the body of a call.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,6 +38,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) enum Call {
     Reload,
     Maintenance,
+    Revocations,
 }
 
 impl Call {
@@ -44,6 +47,8 @@ impl Call {
         match path {
             "/reload" => Some(Self::Reload),
             "/maintenance" => Some(Self::Maintenance),
+            "/revocations" => Some(Self::Revocations),
+            _ if path.starts_with("/revocations/") => Some(Self::Revocations),
             _ => None,
         }
     }
@@ -52,6 +57,7 @@ impl Call {
         match self {
             Self::Reload => "POST",
             Self::Maintenance => "GET, HEAD, POST",
+            Self::Revocations => "GET, HEAD, POST, DELETE",
         }
     }
 }
@@ -61,6 +67,7 @@ impl fmt::Display for Call {
         f.write_str(match self {
             Self::Reload => "reload",
             Self::Maintenance => "maintenance",
+            Self::Revocations => "revocations",
         })
     }
 }
@@ -69,6 +76,7 @@ impl fmt::Display for Call {
 pub struct Control {
     live: Arc<Live>,
     reloader: Arc<Reloader>,
+    revoker: Arc<Revoker>,
     metrics: Arc<Metrics>,
 }
 
@@ -87,6 +95,10 @@ enum Refusal {
     BodyNotUnderstood,
     /// There is no route of the name in it.
     NoSuchRoute,
+    /// It does not say what to revoke, or to take back.
+    Revocation(Unfit),
+    /// Another process is in charge by now; here it would be lost.
+    HandedOver,
 }
 
 impl fmt::Display for Refusal {
@@ -98,6 +110,8 @@ impl fmt::Display for Refusal {
             Self::BodyIncomplete => "the body did not arrive in time, or is too large",
             Self::BodyNotUnderstood => "the body is not understood",
             Self::NoSuchRoute => "there is no such route",
+            Self::Revocation(_) => "it does not say what is revoked",
+            Self::HandedOver => "another process is in charge",
         })
     }
 }
@@ -112,10 +126,16 @@ struct SwitchMaintenance {
 
 impl Control {
     /// Over what runs.
-    pub fn new(live: Arc<Live>, reloader: Arc<Reloader>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        live: Arc<Live>,
+        reloader: Arc<Reloader>,
+        revoker: Arc<Revoker>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             live,
             reloader,
+            revoker,
             metrics,
         }
     }
@@ -127,16 +147,21 @@ impl Control {
         session: &mut ServerSession,
     ) -> Response<Vec<u8>> {
         let method = &session.req_header().method;
-        if matches!(*method, Method::GET | Method::HEAD) && call == Call::Maintenance {
-            return json(StatusCode::OK, &maintenance(&self.live.load()));
+        if matches!(*method, Method::GET | Method::HEAD)
+            && let Some(shown) = self.show(call, &session.req_header().uri)
+        {
+            return shown;
         }
         let peer = session
             .client_addr()
             .and_then(|addr| addr.as_inet().copied());
         let peer = Peer(peer);
+        let is_lifted = *method == Method::DELETE;
         let done = match self.admit(call, session).await {
             Err(refusal) => Err(refusal),
-            Ok(_) if call == Call::Reload => Ok(self.reload(&peer).await),
+            Ok(_) if call == Call::Reload => self.reload(&peer).await,
+            Ok(_) if is_lifted => self.lift(&peer, session).await,
+            Ok(body) if call == Call::Revocations => self.revoke(&peer, &body).await,
             Ok(body) => self.switch(&peer, &body).await,
         };
         match done {
@@ -150,6 +175,10 @@ impl Control {
                 if !matches!(refusal, Refusal::WrongMethod(_)) {
                     self.metrics.admin_call(AdminCall::Refused);
                 }
+                if refusal == Refusal::HandedOver {
+                    // The next connection leads to the process that is in charge.
+                    session.set_keepalive(None);
+                }
                 refuse_caller(refusal)
             }
         }
@@ -157,7 +186,15 @@ impl Control {
 
     /// The body of a call that may be carried out.
     async fn admit(&self, call: Call, session: &mut ServerSession) -> Result<Vec<u8>, Refusal> {
-        if session.req_header().method != Method::POST {
+        let method = &session.req_header().method;
+        let is_at_root = session.req_header().uri.path().rfind('/') == Some(0);
+        let is_known = match call {
+            // What is posted is named in the body, what is taken back in the path or query.
+            Call::Revocations if !is_at_root => *method == Method::DELETE,
+            Call::Revocations => matches!(*method, Method::POST | Method::DELETE),
+            Call::Reload | Call::Maintenance => *method == Method::POST,
+        };
+        if !is_known {
             return Err(Refusal::WrongMethod(call));
         }
         let token = self.live.load().admin_token.clone();
@@ -165,13 +202,13 @@ impl Control {
         read_body(session).await.ok_or(Refusal::BodyIncomplete)
     }
 
-    async fn reload(&self, peer: &Peer) -> (AdminCall, Response<Vec<u8>>) {
+    async fn reload(&self, peer: &Peer) -> Result<(AdminCall, Response<Vec<u8>>), Refusal> {
         log::info!("admin: {peer} asks for a reload");
         let reloader = Arc::clone(&self.reloader);
         let reload = tokio::task::spawn_blocking(move || reloader.reload(Trigger::Admin));
         match reload.await {
             Ok(outcome) => of_reload(outcome),
-            Err(_) => broke_off(),
+            Err(_) => Ok(broke_off()),
         }
     }
 
@@ -187,18 +224,109 @@ impl Control {
         let switch =
             tokio::task::spawn_blocking(move || reloader.switch_maintenance(on, route.as_deref()));
         match switch.await {
-            Ok(true) => {
+            Ok(Switched::Done) => {
                 let what = wanted.route.as_deref().unwrap_or("everything");
                 let state = if on { "on" } else { "off" };
                 log::warn!("admin: {peer} switches maintenance of {what:?} {state}");
                 let now = json(StatusCode::OK, &maintenance(&self.live.load()));
                 Ok((AdminCall::Done, now))
             }
-            Ok(false) => Err(Refusal::NoSuchRoute),
+            Ok(Switched::NoRoute) => Err(Refusal::NoSuchRoute),
+            Ok(Switched::HandedOver) => Err(Refusal::HandedOver),
             Err(_) => Ok(broke_off()),
         }
     }
 }
+
+/// Calls about revocations.
+impl Control {
+    /// What can be read without a token.
+    fn show(&self, call: Call, uri: &http::Uri) -> Option<Response<Vec<u8>>> {
+        let shown = match call {
+            Call::Reload => return None,
+            Call::Maintenance => maintenance(&self.live.load()),
+            Call::Revocations => {
+                let asked = revocations::named(uri.path(), uri.query());
+                if asked.is_none() && (uri.path() != "/revocations" || uri.query().is_some()) {
+                    return Some(refuse_caller(Refusal::Revocation(NOT_NAMED)));
+                }
+                revocations::show(&self.revoker, asked.as_ref(), Time::now())
+            }
+        };
+        Some(json(StatusCode::OK, &shown))
+    }
+
+    async fn revoke(
+        &self,
+        peer: &Peer,
+        body: &[u8],
+    ) -> Result<(AdminCall, Response<Vec<u8>>), Refusal> {
+        let revocation = revocations::understand(body, Time::now()).map_err(Refusal::Revocation)?;
+        let (target, terms) = (revocation.target.clone(), revocation.terms);
+        let revoked = self.revoker.revoke(revocation).await;
+        // Asked behind it: what was there before the hand-over began has gone with it.
+        if self.reloader.is_handed_over() {
+            return Err(Refusal::HandedOver);
+        }
+        let Ok(shared) = revoked else {
+            let message = "The list of revocations is full: wait until some of them have expired.";
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            return Ok((
+                AdminCall::Failed,
+                refuse(status, "revocations_full", message),
+            ));
+        };
+        log::warn!(
+            "admin: {peer} revokes {target:?}, redis: {}",
+            shared.as_str()
+        );
+        let mut answer = revocations::of_terms(&target, &terms);
+        answer["result"] = "revoked".into();
+        answer["redis"] = shared.as_str().into();
+        let status = match shared {
+            Shared::Pending => StatusCode::ACCEPTED,
+            Shared::Alone | Shared::Stored => StatusCode::OK,
+        };
+        Ok((AdminCall::Done, json(status, &answer)))
+    }
+
+    async fn lift(
+        &self,
+        peer: &Peer,
+        session: &ServerSession,
+    ) -> Result<(AdminCall, Response<Vec<u8>>), Refusal> {
+        let uri = &session.req_header().uri;
+        let target = revocations::named(uri.path(), uri.query());
+        let target = target.ok_or(Refusal::Revocation(NOT_NAMED))?;
+        if self.reloader.is_handed_over() {
+            return Err(Refusal::HandedOver);
+        }
+        match self.revoker.lift(target.clone(), Time::now()).await {
+            Ok((true, shared)) => {
+                log::warn!("admin: {peer} takes back that {target:?} is revoked");
+                let answer = json!({ "result": "taken_back", "redis": shared.as_str() });
+                Ok((AdminCall::Done, json(StatusCode::OK, &answer)))
+            }
+            Ok((false, _)) => {
+                let message = "It is not revoked.";
+                let response = refuse(StatusCode::NOT_FOUND, "not_revoked", message);
+                Ok((AdminCall::Failed, response))
+            }
+            Err(failure) => {
+                let message = "Redis cannot be reached, so it stays revoked. Try again later.";
+                log::warn!("admin: {peer} cannot take back {target:?}: redis: {failure}");
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                Ok((
+                    AdminCall::Failed,
+                    refuse(status, "redis_unavailable", message),
+                ))
+            }
+        }
+    }
+}
+
+const NOT_NAMED: Unfit =
+    Unfit("Expected /revocations/ with a jti, or /revocations with ?jti= or ?subject=.");
 
 /// What is down for maintenance, as `/maintenance` and `/status` show it.
 pub(super) fn maintenance(snapshot: &Snapshot) -> Value {
@@ -263,9 +391,16 @@ fn refuse_caller(refusal: Refusal) -> Response<Vec<u8>> {
             let message = "Expected {\"enabled\": true or false, \"route\": a name, or left out}.";
             refuse(StatusCode::BAD_REQUEST, "bad_request", message)
         }
+        Refusal::Revocation(Unfit(message)) => {
+            refuse(StatusCode::BAD_REQUEST, "bad_request", message)
+        }
         Refusal::NoSuchRoute => {
             let message = "There is no route of that name.";
             refuse(StatusCode::NOT_FOUND, "no_such_route", message)
+        }
+        Refusal::HandedOver => {
+            let message = "Another process is in charge; ask again on a new connection.";
+            refuse(StatusCode::SERVICE_UNAVAILABLE, "handed_over", message)
         }
     }
 }
@@ -282,14 +417,14 @@ fn wrong_method(call: Call) -> Response<Vec<u8>> {
     response
 }
 
-fn of_reload(outcome: Outcome) -> (AdminCall, Response<Vec<u8>>) {
+fn of_reload(outcome: Outcome) -> Result<(AdminCall, Response<Vec<u8>>), Refusal> {
     let done = |result, generation: u64, upgrade_needed: Vec<String>| {
         let body = json!({
             "result": result,
             "generation": generation,
             "upgrade_needed": upgrade_needed,
         });
-        (AdminCall::Done, json(StatusCode::OK, &body))
+        Ok((AdminCall::Done, json(StatusCode::OK, &body)))
     };
     match outcome {
         Outcome::Reloaded {
@@ -300,6 +435,7 @@ fn of_reload(outcome: Outcome) -> (AdminCall, Response<Vec<u8>>) {
             generation,
             upgrade_needed,
         } => done("unchanged", generation, upgrade_needed),
+        Outcome::HandedOver => Err(Refusal::HandedOver),
         Outcome::Invalid {
             generation,
             problems,
@@ -311,10 +447,8 @@ fn of_reload(outcome: Outcome) -> (AdminCall, Response<Vec<u8>>) {
                 "generation": generation,
                 "problems": problems,
             });
-            (
-                AdminCall::Failed,
-                json(StatusCode::UNPROCESSABLE_ENTITY, &body),
-            )
+            let response = json(StatusCode::UNPROCESSABLE_ENTITY, &body);
+            Ok((AdminCall::Failed, response))
         }
     }
 }

@@ -5,4 +5,5 @@ mod check;
 pub mod jwks;
 pub mod probe;
 pub mod reload;
+pub mod revocations;
 pub mod watch;

@@ -12,7 +12,7 @@ use crate::support::metrics::parse;
 use crate::support::tls::Authority;
 use crate::support::tokens::{SECRET, Signer};
 use crate::support::wait::until;
-use crate::support::{DeadPort, Gateway, Origin, Script};
+use crate::support::{DeadPort, Gateway, Origin, Redis, Script, eventually};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -198,6 +198,7 @@ fn busy_gateway(origin: &Origin) -> Gateway {
     let failing = "HTTP/1.1 200 OK\r\nGrpc-Status: 14\r\nContent-Length: 0\r\n\r\n";
     let calls = Origin::script(Script::new().read_body().send(failing));
     let provider = IdentityProvider::with(&[&Signer::es256("a")]);
+    let redis = Redis::start();
     let gateway = Gateway::start(&format!(
         "listeners:
   - {{ name: main, address: 127.0.0.1:0, h2c: true }}
@@ -218,11 +219,13 @@ routes:
 auth:
   jwt:
     - {{ secret: '{SECRET}' }}
-    - {{ name: remote, jwks: {{ url: 'http://{}/' }} }}",
+    - {{ name: remote, jwks: {{ url: 'http://{}/' }} }}
+redis: {{ url: '{}' }}",
         calls.address(),
         origin.address(),
         dead.address(),
-        provider.address()
+        provider.address(),
+        redis.url()
     ));
     let call = request("POST", "/call").header("content-type", "application/grpc");
     assert_eq!(H2::connect(gateway.addr()).send(call, "x").status, 200);
@@ -241,6 +244,9 @@ auth:
     let mine = client::request(gateway.addr(), "GET", "/mine", &[&field], b"");
     assert_eq!(mine.status, 200);
     assert_eq!(gateway.call("/reload", "", "").status, 403);
+    eventually("Redis has answered", || {
+        gateway.status()["revocations"]["in_sync"] == true
+    });
     gateway
 }
 

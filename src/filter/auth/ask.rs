@@ -9,6 +9,7 @@ use super::credential::{self, Shown};
 use super::identity::{Identity, Known};
 use super::jwks::{RemoteKeys, Waiter};
 use super::jwt::{self, Provider, TokenError, Verified};
+use super::revocation::{Bearer, seconds};
 use super::scheme::{Kind, Scheme, Tokens};
 use crate::config::model::CredentialSource;
 use crate::metrics::{AuthError, AuthMethod};
@@ -115,6 +116,10 @@ impl AskToken {
             return Err(AuthError::TooLarge);
         }
         let verified = self.verify(auth, token, now).await?;
+        let bearer = Bearer::of(&verified);
+        if auth.revocations.is_revoked(bearer, seconds(now)) {
+            return Err(AuthError::Revoked);
+        }
         // There is a name for each provider.
         let name = self.names.get(verified.provider);
         let name = name.ok_or(AuthError::WrongIssuer)?;

@@ -13,7 +13,10 @@ mod identity_headers;
 pub mod jwks;
 pub mod jwt;
 mod policy;
+pub mod revocation;
 mod scheme;
+mod shards;
+pub mod watch;
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -35,6 +38,7 @@ pub use self::policy::{Grant, Policy};
 
 use self::jwks::{RemoteKeys, Saved};
 use self::jwt::{CacheLimits, Provider, TokenCache};
+use self::revocation::Revocations;
 use self::scheme::{Kind, Scheme};
 
 /// Everything of one generation that authentication needs.
@@ -48,6 +52,8 @@ pub struct Auth {
     pub validate: Option<Validate>,
     /// Tokens that were found good.
     tokens: Arc<TokenCache>,
+    /// Tokens that hold no longer all the same; one list for all generations.
+    revocations: Arc<Revocations>,
     metrics: Arc<AuthMetrics>,
 }
 
@@ -90,6 +96,8 @@ impl Auth {
                 Some(previous) => Arc::clone(&previous.tokens),
                 None => Arc::new(token_cache(config.cache_entries)?),
             },
+            revocations: previous
+                .map_or_else(Arc::default, |previous| Arc::clone(&previous.revocations)),
             metrics: metrics.auth(),
         };
         auth.validate = config.validate.as_ref().map(|validate| Validate {
@@ -97,6 +105,11 @@ impl Auth {
             policy: Policy::of_tokens(&validate.schemes, &auth),
         });
         Ok(auth)
+    }
+
+    /// Which tokens hold no longer.
+    pub fn revocations(&self) -> &Arc<Revocations> {
+        &self.revocations
     }
 
     /// Whether this configuration would come to the same.
