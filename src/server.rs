@@ -19,6 +19,7 @@ use crate::admin::AdminService;
 use crate::admin::control::Control;
 use crate::admin::status::Status;
 use crate::background::certificates::Certificates;
+use crate::background::jwks::KeySets;
 use crate::background::probe::Probes;
 use crate::background::reload::{Opened, Reloader};
 use crate::background::revocations::{Revoker, Time};
@@ -26,6 +27,7 @@ use crate::background::watch::Watch;
 use crate::config::model::LogOutput;
 use crate::config::{Config, Fault, Loaded};
 use crate::drain::{Exit, Orders};
+use crate::filter::auth::jwks::Saved;
 use crate::filter::auth::revocation::Estate;
 use crate::filter::maintenance::Switches;
 use crate::gateway::Gateway;
@@ -124,6 +126,7 @@ pub fn run(
     let generation = inheritance.generation + 1;
     let snapshot = Snapshot::compile(config, generation, &metrics, Instant::now(), None)?;
     snapshot.import(&inheritance.maintenance);
+    snapshot.auth.import(inheritance.key_sets);
     let revocations = Arc::clone(snapshot.auth.revocations());
     inheritance
         .revocations
@@ -145,6 +148,9 @@ pub fn run(
         metrics,
     };
     gateway.lifecycle.met(Condition::Config);
+    if gateway.live.load().auth.remote_keys().next().is_none() {
+        gateway.lifecycle.met(Condition::KeySets);
+    }
     let (close, closing) = watch::channel(false);
     let (end, ending) = watch::channel(false);
     let listeners: Vec<_> = sockets
@@ -238,6 +244,8 @@ struct Inheritance {
     generation: u64,
     /// What is switched at run time.
     maintenance: Switches,
+    /// Keys that were fetched: its successor need not wait for them.
+    key_sets: Vec<Saved>,
     /// Which tokens hold no longer.
     revocations: Estate,
 }
@@ -255,6 +263,7 @@ impl Inheritance {
         Self {
             generation: snapshot.generation,
             maintenance: snapshot.export(),
+            key_sets: snapshot.auth.export(),
             revocations: Estate::of(revoker.list(), now, revoker.is_in_sync()),
         }
     }
@@ -485,6 +494,8 @@ fn build_server(
     let (access_log, lifecycle) = (gateway.access_log.clone(), Arc::clone(&gateway.lifecycle));
     let watch = Watch::new(shared.reloader, access_log, lifecycle);
     server.add_service(background_service("reload", watch));
+    let key_sets = KeySets::new(Arc::clone(&gateway.live), Arc::clone(&gateway.lifecycle));
+    server.add_service(background_service("key sets", key_sets));
     let probes = Probes::new(Arc::clone(&gateway.live));
     server.add_service(background_service("health checks", probes));
     server

@@ -128,6 +128,7 @@ mod tests {
         assert!(body.contains("\"not_ready\":[\"config\",\"listeners\"]"));
         app.lifecycle.met(Condition::Config);
         app.lifecycle.met(Condition::Listeners);
+        app.lifecycle.met(Condition::KeySets);
         assert_eq!(get(&app, "/ready").0, 200);
         app.lifecycle.begin_drain();
         assert!(get(&app, "/_health/ready").1.contains("draining"));

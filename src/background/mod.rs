@@ -2,6 +2,7 @@
 
 pub mod certificates;
 mod check;
+pub mod jwks;
 pub mod probe;
 pub mod reload;
 pub mod revocations;

@@ -31,6 +31,7 @@ mod health;
 mod http2;
 mod http2_floods;
 mod http2_limits;
+mod jwks;
 mod maintenance;
 mod memory;
 mod metrics;

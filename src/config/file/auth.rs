@@ -243,18 +243,21 @@ pub struct Jwks {
     pub insecure: bool,
     /// A PEM file with the authorities for that URL. When left out, those of the system.
     pub ca: Option<String>,
-    /// How often keys are fetched, unless the response says otherwise.
+    /// How long after a fetch the next one is due, unless the response says otherwise (`Cache-Control`,
+    /// `Expires`).
     #[schemars(extend("x-min" = "1s", "x-max" = "30d"))]
     pub refresh: Duration,
-    /// The shortest time between two fetches, whatever the response says.
+    /// The shortest time until the next one is due, whatever the response says. After a failure, and for
+    /// a token with an unknown key, keys are fetched sooner.
     #[schemars(extend("x-min" = "1s", "x-max" = "1d"))]
     pub min_refresh: Duration,
-    /// The longest time between two fetches, whatever the response says.
+    /// The longest time until the next one is due, whatever the response says; half of `max_stale` if
+    /// that is shorter.
     #[schemars(extend("x-min" = "1s", "x-max" = "30d"))]
     pub max_refresh: Duration,
     /// How long keys are used after they could last be fetched; then tokens cannot be judged, and are
     /// answered with 503.
-    #[schemars(extend("x-min" = "1m", "x-max" = "365d"))]
+    #[schemars(extend("x-min" = "2s", "x-max" = "365d"))]
     pub max_stale: Duration,
     /// The shortest time between two fetches that tokens with an unknown key ask for.
     #[schemars(extend("x-min" = "1s", "x-max" = "1h"))]
@@ -263,7 +266,7 @@ pub struct Jwks {
     #[schemars(extend("x-min" = "100ms", "x-max" = "60s"))]
     pub timeout: Duration,
     /// The largest key set.
-    #[schemars(extend("x-min" = "1KiB", "x-max" = "16MiB"))]
+    #[schemars(extend("x-min" = "1KiB", "x-max" = "1MiB"))]
     pub max_size: Size,
     /// The folder in which keys are kept for the next start. A relative path begins at the
     /// configuration's folder. When left out, they are not.

@@ -1,12 +1,13 @@
 //! Asking a client for one kind of credential, and what comes of it.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use super::Auth;
 use super::client_cert::ClientCerts;
 use super::credential::{self, Shown};
 use super::identity::{Identity, Known};
+use super::jwks::{RemoteKeys, Waiter};
 use super::jwt::{self, Provider, TokenError, Verified};
 use super::revocation::{Bearer, seconds};
 use super::scheme::{Kind, Scheme, Tokens};
@@ -28,6 +29,8 @@ pub(super) type Outcome = Option<Result<Identity, (AuthMethod, AuthError)>>;
 #[derive(Default)]
 pub(super) struct AskToken {
     providers: Vec<Arc<Provider>>,
+    /// For each provider its keys, if they are fetched.
+    remote: Vec<Option<Arc<RemoteKeys>>>,
     /// For each provider what its scheme is called.
     names: Vec<Arc<str>>,
     sources: Vec<CredentialSource>,
@@ -91,6 +94,7 @@ impl AskToken {
     fn add(&mut self, name: Arc<str>, tokens: &Tokens) {
         self.names.push(name);
         self.providers.push(Arc::clone(&tokens.provider));
+        self.remote.push(tokens.remote.clone());
         for source in &tokens.sources {
             if !self.sources.contains(source) {
                 self.sources.push(source.clone());
@@ -111,7 +115,7 @@ impl AskToken {
         if token.len() > self.max_bytes {
             return Err(AuthError::TooLarge);
         }
-        let verified = self.verify(auth, token, now)?;
+        let verified = self.verify(auth, token, now).await?;
         let bearer = Bearer::of(&verified);
         if auth.revocations.is_revoked(bearer, seconds(now)) {
             return Err(AuthError::Revoked);
@@ -125,7 +129,7 @@ impl AskToken {
 
 impl AskToken {
     /// What is known of the token already, or what its signature and claims say.
-    fn verify(
+    async fn verify(
         &self,
         auth: &Auth,
         token: &str,
@@ -136,10 +140,41 @@ impl AskToken {
         if let Some(known) = known {
             return Ok(known);
         }
-        let verified = jwt::verify(token, &self.providers, now).map_err(|error| label(&error))?;
-        let verified = Arc::new(verified);
+        let mut verified = jwt::verify(token, &self.providers, now);
+        if let Some(waiter) = verified.as_ref().err().and_then(|error| self.waiter(error)) {
+            verified = self.verify_later(token, now, waiter, verified).await;
+        }
+        let verified = Arc::new(verified.map_err(|error| label(&error))?);
         auth.tokens.insert(token, &self.providers, &verified);
         Ok(verified)
+    }
+
+    /// A token whose key is not known is worth waiting for, if the key is being fetched.
+    async fn verify_later(
+        &self,
+        token: &str,
+        now: SystemTime,
+        mut waiter: Waiter,
+        mut verified: Result<Verified, TokenError>,
+    ) -> Result<Verified, TokenError> {
+        while let Err(TokenError::UnknownKey { .. } | TokenError::ProviderUnavailable { .. }) =
+            &verified
+            && let Some(waited) = waiter.next().await
+        {
+            verified = jwt::verify(token, &self.providers, now + waited);
+        }
+        verified
+    }
+
+    fn waiter(&self, error: &TokenError) -> Option<Waiter> {
+        let remote = |provider: &usize| self.remote.get(*provider)?.as_ref();
+        match error {
+            TokenError::UnknownKey { provider } => remote(provider)?.unknown_key(Instant::now()),
+            TokenError::ProviderUnavailable { provider } => {
+                remote(provider)?.without_keys(Instant::now())
+            }
+            _ => None,
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod client_cert;
 mod credential;
 mod identity;
 mod identity_headers;
+pub mod jwks;
 pub mod jwt;
 mod policy;
 pub mod revocation;
@@ -18,6 +19,7 @@ mod shards;
 pub mod watch;
 
 use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use crate::config::Fault;
 use crate::config::model;
@@ -26,14 +28,18 @@ use crate::metrics::{AuthMetrics, Metrics};
 /// What a remembered token may take, at most, on average.
 const BYTES_A_TOKEN: usize = 2 * 1024;
 
+/// Keys that a successor is given, in bytes. What is beyond it has to fetch its own.
+const MAX_EXPORT_BYTES: usize = 1024 * 1024;
+
 pub use self::credential::Shown;
 pub use self::identity::Identity;
 pub use self::identity_headers::IdentityHeaders;
 pub use self::policy::{Grant, Policy};
 
-use self::jwt::{CacheLimits, TokenCache};
+use self::jwks::{RemoteKeys, Saved};
+use self::jwt::{CacheLimits, Provider, TokenCache};
 use self::revocation::Revocations;
-use self::scheme::Scheme;
+use self::scheme::{Kind, Scheme};
 
 /// Everything of one generation that authentication needs.
 pub struct Auth {
@@ -70,8 +76,10 @@ impl Auth {
         let mut faults = Vec::new();
         let mut schemes = Vec::new();
         for scheme in &config.schemes {
-            let before = previous.and_then(|previous| previous.unchanged(scheme));
-            match before.map_or_else(|| Scheme::compile(scheme), Ok) {
+            let unchanged = previous.and_then(|previous| previous.unchanged(scheme));
+            let before = previous.and_then(|previous| previous.named(&scheme.name));
+            let compile = || Scheme::compile(scheme, before, Some(metrics));
+            match unchanged.map_or_else(compile, Ok) {
                 Ok(scheme) => schemes.push(scheme),
                 Err(found) => faults.extend(found),
             }
@@ -109,6 +117,50 @@ impl Auth {
         self.config == *config
     }
 
+    /// The keys that are fetched.
+    pub fn remote_keys(&self) -> impl Iterator<Item = &Arc<RemoteKeys>> {
+        self.schemes.iter().filter_map(|scheme| scheme.remote())
+    }
+
+    /// The providers of tokens, each with its keys if they are fetched.
+    pub fn providers(&self) -> impl Iterator<Item = (&Arc<Provider>, Option<&Arc<RemoteKeys>>)> {
+        self.schemes.iter().filter_map(|scheme| match &scheme.kind {
+            Kind::Tokens(tokens) => Some((&tokens.provider, tokens.remote.as_ref())),
+            Kind::ClientCerts(_) => None,
+        })
+    }
+
+    /// Fetched keys, for the successor of this process.
+    pub fn export(&self) -> Vec<Saved> {
+        let mut room = MAX_EXPORT_BYTES;
+        let fits = |saved: &Saved| {
+            let left = room.checked_sub(saved.keys.len());
+            room = left.unwrap_or(room);
+            left.is_some()
+        };
+        let saved = self.remote_keys().filter_map(|keys| keys.saved());
+        saved.filter(fits).collect()
+    }
+
+    /// Takes over the keys that the process before had fetched. What is of no use is fetched anew.
+    pub fn import(&self, saved: Vec<Saved>) {
+        for saved in saved {
+            let found = self
+                .remote_keys()
+                .find(|keys| *keys.name == *saved.provider);
+            let Some(keys) = found else { continue };
+            if let Err(error) = keys.restore(saved, Instant::now(), SystemTime::now()) {
+                let name = &keys.name;
+                log::warn!("provider={name} the keys of the process before are not used: {error}");
+            }
+        }
+    }
+
+    fn named(&self, name: &str) -> Option<&Scheme> {
+        let scheme = self.schemes.iter().find(|scheme| *scheme.name == *name);
+        scheme.map(|scheme| &**scheme)
+    }
+
     /// The scheme of the generation before, when nothing of it is different.
     fn unchanged(&self, scheme: &model::Scheme) -> Option<Arc<Scheme>> {
         let mut before = self.config.schemes.iter().zip(&self.schemes);
@@ -135,6 +187,7 @@ fn token_cache(entries: usize) -> Result<TokenCache, Vec<Fault>> {
 
 /// What is wrong with the keys of a configuration that is sound otherwise.
 pub fn check(config: &model::Auth) -> Vec<Fault> {
-    let compiled = config.schemes.iter().map(Scheme::compile);
+    let compile = |scheme| Scheme::compile(scheme, None, None);
+    let compiled = config.schemes.iter().map(compile);
     compiled.filter_map(Result::err).flatten().collect()
 }

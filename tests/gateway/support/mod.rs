@@ -7,6 +7,7 @@ pub mod command;
 pub mod dead_port;
 pub mod gateway;
 pub mod h2;
+pub mod identity_provider;
 pub mod metrics;
 pub mod modern_origin;
 pub mod origin;
