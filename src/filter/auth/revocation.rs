@@ -240,6 +240,8 @@ impl Revocations {
         }
         let count = news.len();
         self.insert(&mut counts, news);
+        // There may be a cut-off and nothing else.
+        self.weigh(&counts);
         count
     }
 
