@@ -157,6 +157,7 @@ fn route(number: usize, hosts: Vec<HostPattern>, path: PathPattern) -> Route {
             content_type: HeaderValue::from_static("text/plain"),
             body: Bytes::new(),
         }),
+        auth: None,
         rewrite: None,
         request_headers: HeaderRules::default(),
         response_headers: HeaderRules::default(),

@@ -25,7 +25,7 @@ pub struct Signer {
 }
 
 enum Key {
-    Secret(hmac::Key),
+    Secret(Box<hmac::Key>),
     Ecdsa(EcdsaKeyPair),
     Rsa(RsaKeyPair, bool),
     Ed25519(Ed25519KeyPair),
@@ -37,7 +37,10 @@ impl Signer {
         Self {
             algorithm: "HS256",
             key_id: None,
-            key: Key::Secret(hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes())),
+            key: Key::Secret(Box::new(hmac::Key::new(
+                hmac::HMAC_SHA256,
+                secret.as_bytes(),
+            ))),
         }
     }
 
