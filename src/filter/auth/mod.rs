@@ -4,7 +4,9 @@
 //! where somebody else has to be asked; [`Policy::authorise`] decides whether they may. Everything that
 //! cannot be judged is refused.
 
+mod api_key;
 mod ask;
+mod basic;
 mod claim;
 mod client_cert;
 mod credential;
@@ -28,6 +30,7 @@ pub use self::identity::Identity;
 pub use self::identity_headers::IdentityHeaders;
 pub use self::policy::{Grant, Policy};
 
+use self::basic::Passwords;
 use self::jwt::{CacheLimits, TokenCache};
 use self::scheme::Scheme;
 
@@ -42,6 +45,8 @@ pub struct Auth {
     pub validate: Option<Validate>,
     /// Tokens that were found good.
     tokens: Arc<TokenCache>,
+    /// Checks passwords.
+    passwords: Arc<Passwords>,
     metrics: Arc<AuthMetrics>,
 }
 
@@ -73,14 +78,19 @@ impl Auth {
         if !faults.is_empty() {
             return Err(faults);
         }
+        let before = previous.filter(|one| one.config.cache_entries == config.cache_entries);
         let mut auth = Self {
             config: config.clone(),
             schemes,
             identity_headers: IdentityHeaders::compile(&config.identity_headers),
             validate: None,
-            tokens: match previous.filter(|one| one.config.cache_entries == config.cache_entries) {
+            tokens: match before {
                 Some(previous) => Arc::clone(&previous.tokens),
                 None => Arc::new(token_cache(config.cache_entries)),
+            },
+            passwords: match before {
+                Some(previous) => Arc::clone(&previous.passwords),
+                None => Arc::new(Passwords::new(config.cache_entries, metrics.auth())),
             },
             metrics: metrics.auth(),
         };

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::api_key::ApiKeys;
+use super::basic::Basic;
 use super::client_cert::ClientCerts;
 use super::jwt::{
     Algorithm, AlgorithmSet, ClaimPath, Key, KeySet, Provider, ProviderSettings, TokenTypes,
@@ -24,6 +26,10 @@ pub struct Scheme {
 pub enum Kind {
     /// Tokens of a provider.
     Tokens(Arc<Tokens>),
+    /// API keys.
+    ApiKeys(Arc<ApiKeys>),
+    /// Names and passwords.
+    Basic(Arc<Basic>),
     /// Certificates.
     ClientCerts(Arc<ClientCerts>),
 }
@@ -46,13 +52,8 @@ impl Scheme {
             SchemeKind::ClientCert(certs) => {
                 Kind::ClientCerts(Arc::new(ClientCerts::new(certs.clone())))
             }
-            SchemeKind::ApiKeys(_) | SchemeKind::Basic(_) => {
-                return Err(vec![Fault {
-                    key: config.key.clone(),
-                    path: None,
-                    what: "is not supported yet".to_owned(),
-                }]);
-            }
+            SchemeKind::ApiKeys(keys) => Kind::ApiKeys(Arc::new(ApiKeys::new(keys))),
+            SchemeKind::Basic(users) => Kind::Basic(Arc::new(Basic::new(users))),
         };
         Ok(Arc::new(Self {
             name: Arc::clone(&config.name),
@@ -65,6 +66,8 @@ impl Scheme {
     pub fn sources(&self) -> &[CredentialSource] {
         match &self.kind {
             Kind::Tokens(tokens) => &tokens.sources,
+            Kind::ApiKeys(keys) => &keys.sources,
+            Kind::Basic(basic) => &basic.sources,
             Kind::ClientCerts(_) => &[],
         }
     }
