@@ -184,8 +184,9 @@ mod tests {
     }
 
     fn run<T>(future: impl Future<Output = T>) -> T {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time();
-        runtime.build().unwrap().block_on(future)
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_time().build().unwrap();
+        runtime.block_on(future)
     }
 
     async fn until(condition: impl Fn() -> bool) {
