@@ -8,7 +8,7 @@ AUDIT ?= advisories bans licenses sources
 BENCH_ARGS ?=
 CARGO_FUZZ_VERSION := 0.13.2
 # What `make fuzz` runs, and how long each of them.
-FUZZ_TARGETS ?= head framing normalize proxy_protocol config
+FUZZ_TARGETS ?= head framing normalize proxy_protocol config jwt
 FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help

@@ -6,7 +6,7 @@ set -euo pipefail
 # Debian keeps daemons where an ordinary user does not look.
 PATH="$PATH:/usr/sbin:/sbin"
 
-# The programs of one step, each as COMMAND:DEBIAN-PACKAGE.
+# The programs of one step, each as COMMAND:DEBIAN-PACKAGE; modules of Python as python3.MODULE.
 programs_of() {
   case "$1" in
     build) echo cmake:cmake cc:gcc c++:g++ pkg-config:pkg-config curl:curl ;;
@@ -15,6 +15,7 @@ programs_of() {
     bench)
       echo wrk:wrk h2load:nghttp2-client openssl:openssl nginx:nginx-light haproxy:haproxy
       echo python3:python3 taskset:util-linux setpriv:util-linux
+      echo python3.cryptography:python3-cryptography
       ;;
     *)
       echo "install-deps: unknown step '$1', expected build, check, load or bench" >&2
@@ -23,11 +24,18 @@ programs_of() {
   esac
 }
 
+is_installed() {
+  case "$1" in
+    python3.*) python3 -c "import ${1#python3.}" 2>/dev/null ;;
+    *) command -v "$1" >/dev/null ;;
+  esac
+}
+
 packages=()
 for step in "$@"; do
   programs="$(programs_of "$step")"
   for program in $programs; do
-    command -v "${program%%:*}" >/dev/null || packages+=("${program##*:}")
+    is_installed "${program%%:*}" || packages+=("${program##*:}")
   done
 done
 if [ "${#packages[@]}" -eq 0 ]; then

@@ -1,11 +1,15 @@
-//! `gateway demo`: an ordinary configuration over a small backend that runs in the same process.
+//! `gateway demo`: an ordinary configuration over a small backend that runs in the same process, and a
+//! token that it accepts.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
+use aws_lc_rs::hmac;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::header;
 use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream, ServerApp};
@@ -18,8 +22,11 @@ use serde_json::json;
 use crate::config::{self, Env, Loaded, Problems};
 use crate::server::Bound;
 
-/// The demo's configuration; `LISTEN`, `ADMIN` and `BACKEND` stand for addresses.
+/// The demo's configuration; `LISTEN`, `ADMIN` and `BACKEND` stand for addresses, `SECRET` for the key
+/// of tokens.
 const CONFIGURATION: &str = include_str!("demo.yaml");
+/// How long the demo's token is good.
+const TOKEN_LIFE: Duration = Duration::from_secs(7 * 86_400);
 /// The longest delay that `/delay` grants.
 const MAX_DELAY_MS: u64 = 10_000;
 /// Events of `/stream` and the time between them.
@@ -37,27 +44,62 @@ pub struct Addresses {
     admin: SocketAddr,
 }
 
-/// The demo's configuration over this backend.
+/// The demo's configuration over this backend, with this key of tokens.
 pub fn configuration(
     addresses: &Addresses,
     backend: SocketAddr,
+    issuer: &Issuer,
     env: &dyn Env,
 ) -> Result<Loaded, Problems> {
     let text = CONFIGURATION
         .replace("LISTEN", &addresses.listen.to_string())
         .replace("ADMIN", &addresses.admin.to_string())
-        .replace("BACKEND", &backend.to_string());
+        .replace("BACKEND", &backend.to_string())
+        .replace("SECRET", &issuer.secret);
     config::parse(&text, "demo", Path::new("."), env)
 }
 
-/// Prints requests worth trying, each with its answer.
-pub fn announce(bound: &Bound) {
-    if let Some(address) = bound.listeners.first() {
-        println!("{}", requests(*address, bound.admin));
+/// Whoever issues the demo's tokens: a secret of this process alone.
+pub struct Issuer {
+    secret: String,
+}
+
+impl Issuer {
+    /// With a fresh secret. Fails when the system gives no random bytes.
+    pub fn new() -> Result<Self, &'static str> {
+        let mut bytes = [0; 32];
+        aws_lc_rs::rand::fill(&mut bytes).map_err(|_| "the system gives no random bytes")?;
+        let secret = URL_SAFE_NO_PAD.encode(bytes);
+        Ok(Self { secret })
+    }
+
+    /// A token for `alice`, who may read.
+    fn token(&self, now: SystemTime) -> String {
+        let end = (now + TOKEN_LIFE).duration_since(UNIX_EPOCH);
+        let claims = json!({
+            "iss": "demo",
+            "sub": "alice",
+            "scope": "read",
+            "exp": end.unwrap_or_default().as_secs(),
+        });
+        let encode = |part: &serde_json::Value| URL_SAFE_NO_PAD.encode(part.to_string());
+        let header = json!({ "alg": "HS256", "typ": "JWT" });
+        let signed = format!("{}.{}", encode(&header), encode(&claims));
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.secret.as_bytes());
+        let signature = hmac::sign(&key, signed.as_bytes());
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 }
 
-fn requests(at: SocketAddr, admin: Option<SocketAddr>) -> String {
+/// Prints requests worth trying, each with its answer.
+pub fn announce(bound: &Bound, issuer: &Issuer) {
+    if let Some(address) = bound.listeners.first() {
+        let token = issuer.token(SystemTime::now());
+        println!("{}", requests(*address, bound.admin, &token));
+    }
+}
+
+fn requests(at: SocketAddr, admin: Option<SocketAddr>, token: &str) -> String {
     let mut text = format!(
         r#"
 The gateway listens on http://{at}. Try, in another terminal:
@@ -76,6 +118,10 @@ The gateway listens on http://{at}. Try, in another terminal:
     301 http://{at}/hello
   curl -s -o /dev/null -w '%{{http_code}}\n' -X DELETE http://{at}/hello
     405
+  curl -s -o /dev/null -w '%{{http_code}}\n' http://{at}/private/notes
+    401
+  curl -s -H 'Authorization: Bearer {token}' http://{at}/private/notes
+    {{"method":"GET","target":"/echo/notes","client":"127.0.0.1","user":"alice","body":""}}
 "#
     );
     if let Some(admin) = admin {
@@ -179,13 +225,19 @@ async fn echo(session: &mut ServerSession) -> pingora_core::Result<()> {
         body.extend(piece.iter().take(SHOWN - body.len().min(SHOWN)));
     }
     let request = session.req_header();
-    let client = request.headers.get("x-forwarded-for");
-    let text = json!({
+    let field = |name| {
+        let value = request.headers.get(name);
+        value.map(|value| String::from_utf8_lossy(value.as_bytes()))
+    };
+    let mut text = json!({
         "method": request.method.as_str(),
         "target": String::from_utf8_lossy(request.raw_path()),
-        "client": client.map(|client| String::from_utf8_lossy(client.as_bytes())),
-        "body": String::from_utf8_lossy(&body),
+        "client": field("x-forwarded-for"),
     });
+    if let Some(user) = field("x-user") {
+        text["user"] = user.into();
+    }
+    text["body"] = String::from_utf8_lossy(&body).into();
     respond(session, 200, text.to_string()).await
 }
 

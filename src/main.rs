@@ -275,9 +275,11 @@ fn compare(old: &Path, new: &Path) -> Result<(), String> {
 
 fn run_demo(addresses: &demo::Addresses) -> Result<(), String> {
     let backend = demo::start_backend().map_err(|error| format!("demo: backend: {error}"))?;
-    let loaded = demo::configuration(addresses, backend, &ProcessEnv)
+    let issuer = demo::Issuer::new().map_err(|error| format!("demo: {error}"))?;
+    let loaded = demo::configuration(addresses, backend, &issuer, &ProcessEnv)
         .map_err(|problems: Problems| problems.to_string())?;
-    start(loaded, &mut Succession::default(), Some(&demo::announce))
+    let announce = |bound: &server::Bound| demo::announce(bound, &issuer);
+    start(loaded, &mut Succession::default(), Some(&announce))
 }
 
 /// Starts logging and runs the gateway until it is told to stop.

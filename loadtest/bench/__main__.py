@@ -15,6 +15,7 @@ import load
 import machine
 import peers
 import report
+import tokens
 from process import Process, wait_until
 from scenarios import SCENARIOS
 
@@ -31,6 +32,8 @@ class Settings:
     threads: int
     connections: int
     idle: int
+    # Where the files of this run are.
+    folder: Path = Path()
 
     @classmethod
     def from_environment(cls):
@@ -134,6 +137,9 @@ def run(given, settings, compared, folder):
     load_core, proxy_core = machine.cores()
     ports = peers.Ports(free_ports(peers.Ports.COUNT))
     peers.certificate(folder)
+    chosen = given.scenario or tokens.ALGORITHMS
+    tokens.write(folder, {name.partition("_")[0] for name in chosen})
+    settings = replace(settings, folder=folder)
     results = {}
     backend = peers.backend_command(folder, ports.backend)
     with Process("backend", backend, load_core, folder / "backend.out") as running:
@@ -141,9 +147,10 @@ def run(given, settings, compared, folder):
         for scenario in SCENARIOS:
             if given.scenario and scenario.name not in given.scenario:
                 continue
-            results[scenario] = {peer.name: [] for peer in compared}
+            able = [peer for peer in compared if not scenario.peers or peer.name in scenario.peers]
+            results[scenario] = {peer.name: [] for peer in able}
             for turn in range(min(settings.rounds, scenario.rounds)):
-                for peer in rotated(compared, turn):
+                for peer in rotated(able, turn):
                     command = peer.command(folder, ports)
                     output = folder / f"{peer.name}.out"
                     with Process(peer.name, command, proxy_core, output) as proxy:
@@ -157,7 +164,7 @@ def run(given, settings, compared, folder):
 
 def rotated(items, by):
     """The items in the order of this turn."""
-    at = by % len(items)
+    at = by % max(len(items), 1)
     return [*items[at:], *items[:at]]
 
 

@@ -11,9 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+import tokens
 from process import pinned
 
 REPORT = Path(__file__).with_name("report.lua")
+TOKENS = Path(__file__).with_name("tokens.lua")
 HANDSHAKES = Path(__file__).with_name("handshakes.py")
 # The name in the certificate of `peers.certificate`.
 SERVER_NAME = "bench.test"
@@ -45,6 +47,15 @@ def wrk_close(port, core, settings):
 def wrk_tls(port, core, settings):
     """The same over TLS connections that stay open."""
     return wrk(port, core, settings, scheme="https")
+
+
+def wrk_tokens(algorithm, count, port, core, settings):
+    """Requests that need a token of this algorithm, each with the next of so many."""
+    path, file = f"/{algorithm}", tokens.path(settings.folder, algorithm, count)
+    command = ["wrk", "-t", str(settings.threads), "-c", str(settings.connections)]
+    command += ["-d", f"{settings.seconds}s", "-s", str(TOKENS)]
+    command += [f"http://127.0.0.1:{port}{path}", "--", str(file)]
+    return last_json(run(["env", f"REPORT={REPORT}", *command], core, settings))
 
 
 def handshakes(port, core, settings):

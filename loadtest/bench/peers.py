@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import machine
+import tokens
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # What each proxy is told to accept. HAProxy asks for two open files for each and would not start
@@ -91,6 +92,14 @@ defaults
     timeout http-keep-alive {idle}s
     http-reuse always
 frontend bench
+    http-request set-var(txn.token) http_auth_bearer if {{ path /hs256 /rs256 /es256 }}
+    http-request set-var(txn.end) var(txn.token),jwt_payload_query('$.exp','int') if {{ path /hs256 /rs256 /es256 }}
+    http-request set-var(txn.now) date() if {{ path /hs256 /rs256 /es256 }}
+    http-request deny deny_status 401 if {{ path /hs256 /rs256 /es256 }} !{{ var(txn.token),jwt_payload_query('$.iss') -m str {issuer} }}
+    http-request deny deny_status 401 if {{ path /hs256 /rs256 /es256 }} {{ var(txn.now),sub(txn.end) -m int gt 0 }}
+    http-request deny deny_status 401 if {{ path /hs256 }} !{{ var(txn.token),jwt_verify("HS256","{secret}") -m int 1 }}
+    http-request deny deny_status 401 if {{ path /rs256 }} !{{ var(txn.token),jwt_verify("RS256","{folder}/rs256.pem") -m int 1 }}
+    http-request deny deny_status 401 if {{ path /es256 }} !{{ var(txn.token),jwt_verify("ES256","{folder}/es256.pem") -m int 1 }}
     bind 127.0.0.1:{port} backlog 4096
     bind 127.0.0.1:{tls} backlog 4096 ssl crt {folder}/bench.pem alpn h2,http/1.1
     default_backend bench
@@ -108,7 +117,17 @@ listeners:
 admin: {{address: "127.0.0.1:{admin}"}}
 limits: {{keepalive_timeout: {idle}s, max_connections_per_client: {connections}}}
 access_log: {{output: "{folder}/{name}.access"}}
-routes: [{{name: bench, upstream: "http://127.0.0.1:{backend}"}}]
+auth:
+  cache: {{entries: {remembered}}}
+  jwt:
+    - {{name: hs256, issuer: {issuer}, secret: "{secret}"}}
+    - {{name: rs256, issuer: {issuer}, public_key: "file:{folder}/rs256.pem"}}
+    - {{name: es256, issuer: {issuer}, public_key: "file:{folder}/es256.pem"}}
+routes:
+  - {{name: bench, upstream: "http://127.0.0.1:{backend}"}}
+  - {{name: hs256, match: {{path: /hs256}}, auth: hs256, upstream: "http://127.0.0.1:{backend}"}}
+  - {{name: rs256, match: {{path: /rs256}}, auth: rs256, upstream: "http://127.0.0.1:{backend}"}}
+  - {{name: es256, match: {{path: /es256}}, auth: es256, upstream: "http://127.0.0.1:{backend}"}}
 """
 
 
@@ -159,6 +178,9 @@ class Peer:
             "backend": ports.backend,
             "connections": CONNECTIONS,
             "idle": IDLE_SECONDS,
+            "issuer": tokens.ISSUER,
+            "secret": tokens.SECRET,
+            "remembered": tokens.REMEMBERED,
         }
         file.write_text(self.template(values), encoding="utf-8")
         return [self.program, *(argument.format(file=file) for argument in self.arguments)]
@@ -265,7 +287,7 @@ def envoy_configuration(values):
         "filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix="bench",
         access_log=[access_log],
-        http_filters=[router],
+        http_filters=[envoy_tokens(values), router],
         route_config={"virtual_hosts": [{"name": "bench", "domains": ["*"], "routes": routes}]},
     )
     listeners = [
@@ -279,6 +301,26 @@ def envoy_configuration(values):
         "load_assignment": {"cluster_name": "bench", "endpoints": [{"lb_endpoints": [endpoint]}]},
     }
     return json.dumps({"static_resources": {"listeners": listeners, "clusters": [cluster]}})
+
+
+def envoy_tokens(values):
+    """The filter that checks tokens, with its cache on."""
+    keys = Path(values["folder"], "bench.jwks").read_text(encoding="utf-8")
+    provider = {
+        "issuer": values["issuer"],
+        "local_jwks": {"inline_string": keys},
+        "jwt_cache_config": {"jwt_cache_size": values["remembered"]},
+    }
+    rules = [
+        {"match": {"path": f"/{algorithm}"}, "requires": {"provider_name": "bench"}}
+        for algorithm in tokens.ALGORITHMS
+    ]
+    return envoy_type(
+        "envoy.filters.http.jwt_authn",
+        "filters.http.jwt_authn.v3.JwtAuthentication",
+        providers={"bench": provider},
+        rules=rules,
+    )
 
 
 def envoy_listener(name, port, chain):

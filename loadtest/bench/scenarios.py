@@ -2,10 +2,12 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Callable
 
 import load
 import machine
+import tokens
 
 WARM_UP_SECONDS = 1
 # Between the last request and reading memory, so that what a proxy frees late is freed.
@@ -33,6 +35,8 @@ class Scenario:
     # Called with (process, its ports, core of the load, settings); returns figures by column key.
     measure: Callable
     columns: tuple
+    # The proxies that can do it; all of them when empty.
+    peers: tuple = ()
     # Rounds at most: a figure that does not vary needs no repetition.
     rounds: int = 1000
 
@@ -110,6 +114,26 @@ IDLE = (
     Column("failed", "closed early", "{:.0f}"),
 )
 
+
+def authenticated(algorithm, fresh):
+    """Requests with a token of this algorithm: those of a population, or each one new."""
+    count = tokens.FRESH if fresh else tokens.POPULATION
+    about = (
+        f"{count:,} tokens in turn, more than a cache holds: each signature is checked."
+        if fresh
+        else f"{count:,} clients that use their token again and again."
+    )
+    return Scenario(
+        f"{algorithm}_fresh" if fresh else algorithm,
+        f"Requests with {algorithm.upper()} tokens" + (", each one new" if fresh else ""),
+        f"As `proxy`, with a JWT checked for signature, issuer and time. {about}",
+        traffic(partial(load.wrk_tokens, algorithm, count)),
+        TRAFFIC,
+        # nginx has no such check in its free edition.
+        peers=("gateway", "haproxy", "envoy"),
+    )
+
+
 SCENARIOS = (
     Scenario(
         "proxy",
@@ -163,4 +187,5 @@ SCENARIOS = (
         IDLE,
         rounds=1,
     ),
+    *(authenticated(one, fresh) for one in tokens.ALGORITHMS for fresh in (False, True)),
 )

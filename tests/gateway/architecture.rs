@@ -15,7 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("upgrade", &["notify"]),
     ("supervise", &["notify", "upgrade"]),
     ("drain", &["config", "lifecycle", "notify", "upgrade"]),
-    ("reply", &["lifecycle", "grpc"]),
+    ("reply", &["lifecycle", "grpc", "metrics"]),
     ("tls", &["config", "metrics"]),
     ("filter", &["config", "metrics", "reply", "tls"]),
     ("upstream", &["config", "metrics", "reply", "tls"]),

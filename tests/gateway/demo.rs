@@ -16,6 +16,7 @@ struct Suggestion {
     method: Option<String>,
     url: String,
     data: Option<String>,
+    header: Option<String>,
     /// What curl is to print of the response; nothing means its body.
     format: Option<String>,
     /// The lines that the demo promises.
@@ -35,6 +36,7 @@ impl Suggestion {
                 "-w" => suggestion.format = Some(value()),
                 "-X" => suggestion.method = Some(value()),
                 "-d" => suggestion.data = Some(value()),
+                "-H" => suggestion.header = Some(value()),
                 flag if flag.starts_with('-') => panic!("{flag} in {line}"),
                 _ => suggestion.url = word,
             }
@@ -50,7 +52,12 @@ impl Suggestion {
         let usual = if self.data.is_some() { "POST" } else { "GET" };
         let method = self.method.as_deref().unwrap_or(usual);
         let host = format!("Host: {}", gateway.addr());
-        request(gateway.addr(), method, path, &[&host], data.as_bytes())
+        let fields: Vec<&str> = [Some(&host), self.header.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .collect();
+        request(gateway.addr(), method, path, &fields, data.as_bytes())
     }
 
     /// What curl would print.
@@ -93,10 +100,10 @@ fn suggestions(output: &[String]) -> Vec<Suggestion> {
 }
 
 #[test]
-fn six_requests_are_answered_as_printed() {
+fn eight_requests_are_answered_as_printed() {
     let gateway = start();
     eventually("the requests are printed", || {
-        suggestions(&gateway.output_lines()).len() == 6
+        suggestions(&gateway.output_lines()).len() == 8
     });
     for suggestion in suggestions(&gateway.output_lines()) {
         let response = suggestion.send(&gateway);

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::support::client::get;
+use crate::support::client::{self, get};
 use crate::support::command::{binary, finish};
 use crate::support::h2::{H2, request};
 use crate::support::metrics::parse;
 use crate::support::tls::Authority;
+use crate::support::tokens::{SECRET, Signer};
 use crate::support::wait::until;
 use crate::support::{DeadPort, Gateway, Origin, Script};
 
@@ -94,6 +95,8 @@ fn write_tls_files(folder: &Path) {
         folder.join("clients.pem"),
     )
     .unwrap();
+    let key = folder.parent().unwrap().join("jwt-public-key.pem");
+    fs::write(key, Signer::es256("a").public_pem()).unwrap();
     fs::write(folder.join("ticket.keys"), "0123456789abcdef".repeat(4)).unwrap();
 }
 
@@ -208,7 +211,9 @@ upstreams:
 routes:
   - {{ name: calls, match: {{ path: /call }}, upstream: calls }}
   - {{ name: good, match: {{ path: /good }}, upstream: good }}
-  - {{ name: dead, match: {{ path: /dead }}, upstream: dead }}",
+  - {{ name: mine, match: {{ path: /mine }}, auth: jwt, upstream: good }}
+  - {{ name: dead, match: {{ path: /dead }}, upstream: dead }}
+auth: {{ jwt: {{ secret: '{SECRET}' }} }}",
         calls.address(),
         origin.address(),
         dead.address()
@@ -224,6 +229,11 @@ routes:
     let mut client = setup.connect(secure, "a.test").unwrap();
     assert_eq!(client.get("a.test", "/good?tls").status, 200);
     // Refused, and counted.
+    assert_eq!(get(gateway.addr(), "/mine").status, 401);
+    let token = Signer::hs256(SECRET).token(serde_json::json!({}));
+    let field = format!("Authorization: Bearer {token}");
+    let mine = client::request(gateway.addr(), "GET", "/mine", &[&field], b"");
+    assert_eq!(mine.status, 200);
     assert_eq!(gateway.call("/reload", "", "").status, 403);
     gateway
 }

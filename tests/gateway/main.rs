@@ -14,6 +14,7 @@ mod support;
 mod access_log;
 mod actions;
 mod architecture;
+mod auth;
 mod client_limit;
 mod config_cli;
 mod control;

@@ -9,7 +9,7 @@ use super::basic::{self, Basic};
 use super::client_cert::ClientCerts;
 use super::credential::{self, Shown};
 use super::identity::{Identity, Known};
-use super::jwt::{Provider, TokenError};
+use super::jwt::{self, Provider, TokenError, Verified};
 use super::scheme::{Kind, Scheme, Tokens};
 use crate::config::model::CredentialSource;
 use crate::metrics::{AuthError, AuthMethod};
@@ -162,12 +162,31 @@ impl AskToken {
         if token.len() > self.max_bytes {
             return Err(AuthError::TooLarge);
         }
-        let verified = auth.tokens.verify(token, &self.providers, now);
-        let verified = verified.map_err(|error| label(&error))?;
+        let verified = self.verify(auth, token, now)?;
         // There is a name for each provider.
         let name = self.names.get(verified.provider);
         let name = name.ok_or(AuthError::WrongIssuer)?;
         Ok(Some(Identity::token(name, verified)))
+    }
+}
+
+impl AskToken {
+    /// What is known of the token already, or what its signature and claims say.
+    fn verify(
+        &self,
+        auth: &Auth,
+        token: &str,
+        now: SystemTime,
+    ) -> Result<Arc<Verified>, AuthError> {
+        let known = auth.tokens.get(token, &self.providers, now);
+        auth.metrics.looked_up(known.is_some());
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let verified = jwt::verify(token, &self.providers, now).map_err(|error| label(&error))?;
+        let verified = Arc::new(verified);
+        auth.tokens.insert(token, &self.providers, &verified);
+        Ok(verified)
     }
 }
 

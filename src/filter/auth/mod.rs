@@ -23,7 +23,7 @@ use crate::config::model;
 use crate::metrics::{AuthMetrics, Metrics};
 
 /// What a remembered token may take, at most, on average.
-const BYTES_A_TOKEN: usize = 4 * 1024;
+const BYTES_A_TOKEN: usize = 2 * 1024;
 
 pub use self::credential::Shown;
 pub use self::identity::Identity;
@@ -86,7 +86,7 @@ impl Auth {
             validate: None,
             tokens: match before {
                 Some(previous) => Arc::clone(&previous.tokens),
-                None => Arc::new(token_cache(config.cache_entries)),
+                None => Arc::new(token_cache(config.cache_entries)?),
             },
             passwords: match before {
                 Some(previous) => Arc::clone(&previous.passwords),
@@ -116,10 +116,17 @@ impl Auth {
     }
 }
 
-fn token_cache(entries: usize) -> TokenCache {
-    TokenCache::new(CacheLimits {
+fn token_cache(entries: usize) -> Result<TokenCache, Vec<Fault>> {
+    let limits = CacheLimits {
         entries,
         bytes: entries.saturating_mul(BYTES_A_TOKEN),
+    };
+    TokenCache::new(limits).map_err(|_| {
+        vec![Fault {
+            key: "auth.cache".to_owned(),
+            path: None,
+            what: "the system gives no random bytes".to_owned(),
+        }]
     })
 }
 

@@ -14,6 +14,7 @@ pub mod script;
 pub mod steps;
 pub mod succession;
 pub mod tls;
+pub mod tokens;
 pub mod wait;
 pub mod wire;
 

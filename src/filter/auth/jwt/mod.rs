@@ -48,3 +48,6 @@ pub use key::{Key, KeyError};
 pub use key_set::{KeySet, KeySetError, Skipped};
 pub use provider::{Provider, ProviderSettings};
 pub use verify::{MAX_TOKEN_BYTES, Verified, verify};
+
+#[cfg(test)]
+mod tests;
