@@ -150,13 +150,19 @@ impl<'a> Kind<'a> {
     }
 }
 
-/// Whether a value of this schema is a secret, or has one in it.
+/// Whether a value of this schema is a secret, or has one directly in it or in a list of its own, so
+/// that a single value in its place may be meant for one.
 pub(super) fn holds_secret(schema: &Value) -> bool {
+    let is_near = |schema: &Value| matches!(Kind::of(schema), Kind::Scalar | Kind::List(_));
     alternatives(schema)
         .iter()
         .any(|schema| match Kind::of(schema) {
-            Kind::Keys(keys) => keys.values().any(holds_secret),
-            Kind::Map(inner) | Kind::List(inner) => holds_secret(inner),
+            Kind::Keys(keys) => keys.values().any(|key| {
+                let mut near = alternatives(key).iter().filter(|one| is_near(one));
+                near.any(holds_secret)
+            }),
+            Kind::List(inner) => holds_secret(inner),
+            Kind::Map(_) => false,
             Kind::Scalar => schema["format"] == "secret",
         })
 }

@@ -67,7 +67,9 @@ fn assert_refused(answer: &Response, error_type: &str) {
 /// Nothing that the process said has one of these in it.
 #[track_caller]
 fn assert_never_told(gateway: &Gateway, secrets: &[&str]) {
-    let told = [gateway.log_lines(), gateway.output_lines()].concat().join("\n");
+    let told = [gateway.log_lines(), gateway.output_lines()]
+        .concat()
+        .join("\n");
     let told = format!("{told}\n{}\n{}", gateway.metrics(), gateway.status());
     for secret in secrets {
         assert!(!told.contains(secret), "{secret} in\n{told}");
@@ -189,7 +191,9 @@ fn a_changed_file_brings_new_keys_and_takes_old_ones_away() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.yaml");
     let store = |keys: &[&str]| {
-        let entries = keys.iter().map(|key| format!("- {{ name: k, hash: '{}' }}\n", hash(key)));
+        let entries = keys
+            .iter()
+            .map(|key| format!("- {{ name: k, hash: '{}' }}\n", hash(key)));
         let fresh = folder.path().join("fresh");
         std::fs::write(&fresh, format!("# keys\n{}", entries.collect::<String>())).unwrap();
         std::fs::rename(fresh, &path).unwrap();
@@ -200,10 +204,14 @@ fn a_changed_file_brings_new_keys_and_takes_old_ones_away() {
     assert_eq!(with_key(&gateway, "/", "gw_next").status, 401);
     // Both for the time of the rotation.
     store(&[FILED, "gw_next"]);
-    eventually("the new key is known", || with_key(&gateway, "/", "gw_next").status == 200);
+    eventually("the new key is known", || {
+        with_key(&gateway, "/", "gw_next").status == 200
+    });
     assert_eq!(with_key(&gateway, "/", FILED).status, 200);
     store(&["gw_next"]);
-    eventually("the old key is gone", || with_key(&gateway, "/", FILED).status == 401);
+    eventually("the old key is gone", || {
+        with_key(&gateway, "/", FILED).status == 401
+    });
     // A file that cannot be used changes nothing.
     std::fs::write(&path, "- { name: k, hash: gw_oops }\n").unwrap();
     let told = |line: &String| line.contains("keys.yaml:1: [0].hash: is no hash of a key");
@@ -226,12 +234,19 @@ fn run(arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
     drop(child.stdin.take().unwrap().write_all(input.as_bytes()));
     let output = child.wait_with_output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
 }
 
 #[test]
 fn keygen_makes_a_key_and_the_entry_that_accepts_it() {
-    let (code, printed, _) = run(&["keygen", "--name", "partner: one", "--prefix", "acme_"], "");
+    let (code, printed, _) = run(
+        &["keygen", "--name", "partner: one", "--prefix", "acme_"],
+        "",
+    );
     assert_eq!(code, Some(0));
     let (_, rest) = printed.split_once("key: ").unwrap();
     let key = rest.lines().next().unwrap();
@@ -260,7 +275,10 @@ fn keygen_prints_the_hash_of_a_key_and_never_the_key() {
     for bad in ["", "\n", "gw_ secret", "gw_sécret"] {
         let (code, printed, told) = run(&["keygen", "--hash"], bad);
         assert_eq!((code, &*printed), (Some(1), ""), "{bad:?}");
-        assert!(told.starts_with("keygen: ") && !told.contains("cret"), "{told}");
+        assert!(
+            told.starts_with("keygen: ") && !told.contains("cret"),
+            "{told}"
+        );
     }
     let (code, _, _) = run(&["keygen", "--prefix", "a b"], "");
     assert_eq!(code, Some(1));

@@ -61,7 +61,10 @@ fn assert_refused(answer: &Response, error_type: &str) {
     answer.assert_refusal(401, "unauthorized");
     assert_eq!(answer.json()["error_type"], error_type);
     let challenge = answer.header("www-authenticate");
-    assert_eq!(challenge, Some("Basic realm=\"gateway\", charset=\"UTF-8\""));
+    assert_eq!(
+        challenge,
+        Some("Basic realm=\"gateway\", charset=\"UTF-8\"")
+    );
 }
 
 #[test]
@@ -89,8 +92,13 @@ fn bcrypt_and_argon2_let_in_whoever_knows_the_password() {
         assert_eq!(login(&gateway, "alice", PASSWORD).status, 200);
         assert_refused(&login(&gateway, "alice", "wrong"), "wrong_password");
         let hits = [("result", "hit")];
-        assert_eq!(gateway.metric("gateway_auth_cache_requests_total", &hits), 1.0);
-        let told = [gateway.log_lines(), gateway.output_lines()].concat().join("\n");
+        assert_eq!(
+            gateway.metric("gateway_auth_cache_requests_total", &hits),
+            1.0
+        );
+        let told = [gateway.log_lines(), gateway.output_lines()]
+            .concat()
+            .join("\n");
         for secret in [PASSWORD, &hash, &field("alice", PASSWORD)[21..]] {
             assert!(!told.contains(secret), "{secret} in\n{told}");
         }
@@ -121,7 +129,10 @@ fn what_is_no_name_and_password_is_refused() {
     assert_refused(&twice, "ambiguous");
     assert_eq!(origin.requests(), 0);
     let lower = good.replace("Basic", "bAsIc");
-    assert_eq!(request(gateway.addr(), "GET", "/", &[&lower], b"").status, 200);
+    assert_eq!(
+        request(gateway.addr(), "GET", "/", &[&lower], b"").status,
+        200
+    );
 }
 
 #[test]
@@ -135,7 +146,11 @@ fn a_changed_password_forgets_the_old_one_at_once() {
         std::fs::rename(fresh, &path).unwrap();
     };
     let hash = |password: &str| bcrypt_hash(password, 4).replacen("$2b$", "$2y$", 1);
-    store(&format!("# operators\nalice:{}\nbob:{}\n", hash("old"), hash("bob's")));
+    store(&format!(
+        "# operators\nalice:{}\nbob:{}\n",
+        hash("old"),
+        hash("bob's")
+    ));
     let basic = format!("    file: '{}'\n    forward: true", path.display());
     let gateway = Gateway::start(&config(&origin, &basic));
     assert_eq!(login(&gateway, "alice", "old").status, 200);
@@ -144,7 +159,9 @@ fn a_changed_password_forgets_the_old_one_at_once() {
     let sent = format!("authorization: {}", seen.header("authorization").unwrap());
     assert!(sent.eq_ignore_ascii_case(&field("bob", "bob's")));
     store(&format!("alice:{}\n", hash("new")));
-    eventually("the new password is good", || login(&gateway, "alice", "new").status == 200);
+    eventually("the new password is good", || {
+        login(&gateway, "alice", "new").status == 200
+    });
     assert_refused(&login(&gateway, "alice", "old"), "wrong_password");
     assert_refused(&login(&gateway, "bob", "bob's"), "wrong_password");
 }

@@ -158,7 +158,7 @@ fn a_file_that_is_no_list_of_keys_is_refused() {
             "keys.yaml:1: is a single value, expected a list",
         ),
         ("keys: []", "keys.yaml:1: is a mapping, expected a list"),
-        ("- [", "keys.yaml:1: the YAML cannot be read"),
+        ("- [", "keys.yaml:2: the YAML cannot be read"),
     ] {
         let problems = refused(auth, &[("keys.yaml", text)]);
         assert!(problems[0].starts_with(expected), "{problems:?}");
@@ -225,8 +225,8 @@ fn what_is_wrong_with_users_is_told_by_line_and_without_the_hash() {
         &auth,
         &[("users", &file)],
         &[
-            "g.yaml:5: auth.basic.users[0].name: `a:b` has a colon",
-            "g.yaml:6: auth.basic.users[1].hash: is of no kind that is known, expected bcrypt",
+            "g.yaml:6: auth.basic.users[0].name: `a:b` has a colon",
+            "g.yaml:7: auth.basic.users[1].hash: is of no kind that is known, expected bcrypt",
             "users:1: `c` is the name of another user (auth.basic.users[2]) too",
             "users:2: `d`: the hash is MD5, expected bcrypt (`$2b$…`), as `htpasswd -B`",
             "users:3: has no colon, expected `name:hash`",

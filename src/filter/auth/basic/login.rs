@@ -71,6 +71,25 @@ mod tests {
         assert_eq!(parse("dGVzdDoxMjPCow=="), pair("test", "123£"));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn what_is_read_is_what_was_written(bytes in proptest::collection::vec(0u8.., 0..64)) {
+            if let Ok(login) = Login::parse(&STANDARD.encode(&bytes)) {
+                let text = format!("{}:{}", login.name(), login.password());
+                assert_eq!(text.as_bytes(), bytes);
+                assert!(!login.name().is_empty() && !login.name().contains(':'));
+            }
+        }
+
+        #[test]
+        fn any_text_is_read_in_one_way_or_refused(text in ".*") {
+            if let Ok(login) = Login::parse(&text) {
+                let again = format!("{}:{}", login.name(), login.password());
+                assert_eq!(STANDARD.encode(again), text);
+            }
+        }
+    }
+
     #[test]
     fn the_first_colon_ends_the_name() {
         assert_eq!(of("a:b:c"), pair("a", "b:c"));
