@@ -4,8 +4,8 @@ use std::process::Command;
 
 fn main() {
     println!("cargo:rerun-if-env-changed=GATEWAY_COMMIT");
-    println!("cargo:rerun-if-changed=.git/HEAD");
-    println!("cargo:rerun-if-changed=.git/refs/heads");
+    println!("cargo:rerun-if-changed=build.rs");
+    watch_commit();
     let commit = std::env::var("GATEWAY_COMMIT").ok();
     let commit = commit.or_else(|| first_line("git", &["rev-parse", "--short=12", "HEAD"]));
     let compiler = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
@@ -19,6 +19,19 @@ fn main() {
         "cargo:rustc-env=GATEWAY_RUSTC={}",
         rustc.unwrap_or_else(unknown)
     );
+}
+
+/// Runs this again when another commit is checked out or made; the log has a line for each.
+///
+/// Git says where it keeps that, which in a worktree is elsewhere. A path that is not there would make
+/// every build one from the start.
+fn watch_commit() {
+    for name in ["HEAD", "logs/HEAD"] {
+        let path = first_line("git", &["rev-parse", "--git-path", name]);
+        if let Some(path) = path.filter(|path| std::path::Path::new(path).exists()) {
+            println!("cargo:rerun-if-changed={path}");
+        }
+    }
 }
 
 /// The first line a command prints, if it succeeds.

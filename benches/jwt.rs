@@ -31,11 +31,14 @@ const NOW: u64 = 1_750_000_000;
 /// Something to measure: called with the number of the call.
 type Work<'w> = Box<dyn FnMut(usize) + 'w>;
 
+/// Checks a signature of a message.
+type Bare = Box<dyn Fn(&[u8], &[u8]) -> bool>;
+
 struct Case {
     name: &'static str,
     tokens: Vec<String>,
     provider: Arc<Provider>,
-    bare: Box<dyn Fn(&[u8], &[u8]) -> bool>,
+    bare: Bare,
 }
 
 fn main() {

@@ -47,6 +47,8 @@ pub struct Exit {
     control: Option<Control>,
     /// Until it was told that this process serves.
     predecessor: Mutex<Option<Predecessor>>,
+    /// Told when this process is in charge, with what its predecessor left.
+    in_charge: Box<dyn Fn(serde_json::Value) + Send + Sync>,
 }
 
 impl Exit {
@@ -57,6 +59,7 @@ impl Exit {
         orders: Orders,
         control: Option<Control>,
         predecessor: Option<Predecessor>,
+        in_charge: Box<dyn Fn(serde_json::Value) + Send + Sync>,
     ) -> Self {
         Self {
             lifecycle,
@@ -64,6 +67,7 @@ impl Exit {
             orders,
             control,
             predecessor: Mutex::new(predecessor),
+            in_charge,
         }
     }
 
@@ -86,19 +90,23 @@ impl Exit {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         match predecessor.map(Predecessor::ready) {
-            None => notify::ready(),
+            None => {
+                (self.in_charge)(serde_json::Value::Null);
+                notify::ready();
+            }
             Some(told) => {
-                let is_ours = match told {
+                let left = match told {
                     // Without a word the other process has ended.
-                    Ok(told) => told.await.unwrap_or(true),
+                    Ok(told) => told.await.unwrap_or(Some(serde_json::Value::Null)),
                     Err(error) => {
                         log::error!("upgrade: the running gateway cannot be told: {error}");
-                        false
+                        None
                     }
                 };
-                if !is_ours {
+                let Some(left) = left else {
                     return Cause::GivenUp;
-                }
+                };
+                (self.in_charge)(left);
                 log::info!("upgrade: this process is in charge");
                 notify::in_charge();
             }
@@ -151,7 +159,8 @@ impl Exit {
 
     async fn finish(&self, cause: Cause) {
         let shutdown = (self.shutdown)();
-        if cause == Cause::Signal {
+        let succeeds = self.control.as_ref().is_some_and(Control::succeed);
+        if cause == Cause::Signal && !succeeds {
             let delay = shutdown.delay.as_secs_f32();
             log::info!("draining: readiness fails, listeners close after {delay}s");
             notify::stopping();
@@ -164,6 +173,9 @@ impl Exit {
             self.release();
         }
         self.orders.close.send_replace(true);
+        if let Some(control) = &self.control {
+            control.leave();
+        }
         if timeout(shutdown.drain_timeout, self.lifecycle.idle())
             .await
             .is_err()

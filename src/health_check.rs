@@ -2,20 +2,37 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::Duration;
 
-use edge_gateway::config::Config;
+use edge_gateway::config::{self, Config, ProcessEnv};
+use edge_gateway::upgrade::alive;
+use edge_gateway::upgrade::place::Place;
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long the gateway may take to answer through its socket. Containers wait three seconds in all.
+const ALIVE_TIMEOUT: Duration = Duration::from_millis(800);
+
+/// Asks the gateway that runs this file: through the socket of upgrades, whatever has become of the
+/// file since, or else over HTTP.
+pub fn ask(path: &Path) -> Result<(), String> {
+    let socket = config::upgrade_socket(path, &ProcessEnv);
+    let place = Place::new(socket.as_deref(), path);
+    if alive::ask(&place, ALIVE_TIMEOUT).is_ok() {
+        return Ok(());
+    }
+    let loaded = config::load(path, &ProcessEnv).map_err(|problems| problems.to_string())?;
+    ask_over_http(&loaded.config)
+}
+
 /// Asks `/health` of the gateway that runs this configuration.
-pub fn ask(config: &Config) -> Result<(), String> {
+fn ask_over_http(config: &Config) -> Result<(), String> {
     // A port chosen by the system is not in the file.
     let is_known = |address: &SocketAddr| address.port() != 0;
-    let answering = config
-        .listeners
-        .iter()
-        .filter(|listener| listener.health && listener.tls.is_none());
+    let answering = config.listeners.iter().filter(|listener| {
+        listener.health && listener.tls.is_none() && listener.proxy_protocol.is_empty()
+    });
     let address = answering
         .map(|listener| listener.address)
         .chain(config.admin.as_ref().map(|admin| admin.address))

@@ -99,7 +99,13 @@ enum Command {
     /// Read a password from standard input, and print its bcrypt hash.
     HashPassword(keygen::HashPassword),
     /// Ask the running gateway to replace itself, and wait until its successor serves.
-    Upgrade(ConfigArguments),
+    Upgrade {
+        #[command(flatten)]
+        config: ConfigArguments,
+        /// The socket of the running gateway, if it is not the one that the configuration names.
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
+    },
     /// Run a gateway and its successors below this process, for containers.
     Supervise {
         /// The gateway's arguments.
@@ -144,7 +150,7 @@ fn run() -> Result<ExitCode, String> {
         Some(Command::Diff { old, new }) => compare(old, new),
         Some(Command::Keygen(keygen)) => keygen.run().and_then(|text| print(&text)),
         Some(Command::HashPassword(hasher)) => hasher.run().and_then(|text| print(&text)),
-        Some(Command::Upgrade(config)) => ask_for_successor(config),
+        Some(Command::Upgrade { config, socket }) => ask_for_successor(config, socket.as_deref()),
         None => run_gateway(&arguments),
     };
     done.map(|()| ExitCode::SUCCESS)
@@ -166,6 +172,9 @@ fn run_gateway(arguments: &Arguments) -> Result<(), String> {
         return print(&config::reference());
     }
     let path = arguments.config.path();
+    if arguments.health_check {
+        return health_check::ask(&path);
+    }
     let mut succession = Succession::default();
     if arguments.upgrade {
         succession.predecessor = Predecessor::that_started_us()
@@ -185,9 +194,6 @@ fn serve_file(
     succession: &mut Succession,
 ) -> Result<(), String> {
     let mut loaded = config::load(path, &ProcessEnv).map_err(|problems| problems.to_string())?;
-    if arguments.health_check {
-        return health_check::ask(&loaded.config);
-    }
     check_files(&mut loaded).map_err(|problems| problems.to_string())?;
     if arguments.validate_config {
         return report(path, &loaded);
@@ -206,11 +212,14 @@ fn no_predecessor(error: &std::io::Error) -> String {
 }
 
 /// Asks the gateway that runs this configuration for its successor, if the configuration is good.
-fn ask_for_successor(config: &ConfigArguments) -> Result<(), String> {
+fn ask_for_successor(config: &ConfigArguments, socket: Option<&Path>) -> Result<(), String> {
     let path = config.path();
     let loaded = config::load(&path, &ProcessEnv).map_err(|problems| problems.to_string())?;
     let server = &loaded.config.server;
-    let place = Place::new(server.upgrade_socket.as_deref(), &path);
+    let place = match socket {
+        Some(socket) => Place::only(socket),
+        None => Place::new(server.upgrade_socket.as_deref(), &path),
+    };
     upgrade::command::run(&place, server.upgrade_timeout, |text| {
         // Whoever started it may not want to know.
         let _ = print(&format!("upgrade: {text}\n"));

@@ -132,7 +132,6 @@ pub fn run(
         metrics,
     };
     gateway.lifecycle.met(Condition::Config);
-    let control = control(config, &gateway, succession, &sockets, admin.as_ref())?;
     let (close, closing) = watch::channel(false);
     let (end, ending) = watch::channel(false);
     let listeners: Vec<_> = sockets
@@ -143,12 +142,22 @@ pub fn run(
     let metrics = Arc::clone(&gateway.metrics);
     let opened = opened(config, &sockets);
     let reloader = Arc::new(Reloader::new(&loaded, opened, Arc::clone(&live), metrics));
+    let control = control(
+        config,
+        &gateway,
+        &reloader,
+        succession,
+        &sockets,
+        admin.as_ref(),
+    )?;
+    let (take_charge, in_charge) = watch::channel(false);
     let server = build_server(
         &gateway,
         admin,
         build,
         listeners,
         &reloader,
+        in_charge,
         closing.clone(),
     );
     start_workers(config, &gateway, sockets, &closing, &ending)?;
@@ -166,6 +175,13 @@ pub fn run(
                 Orders { close, end },
                 control,
                 succession.predecessor.take(),
+                Box::new(move |left| {
+                    // Null, or what another version leaves: what came with the sockets stays.
+                    if let Ok(left) = Inheritance::deserialize(left) {
+                        reloader.take_over(&left.maintenance);
+                    }
+                    take_charge.send_replace(true);
+                }),
             ),
         }),
     });
@@ -301,6 +317,7 @@ fn bind(
 fn control(
     config: &Config,
     gateway: &Gateway,
+    reloader: &Arc<Reloader>,
     succession: &mut Succession,
     sockets: &[Socket],
     admin: Option<&TcpListener>,
@@ -331,13 +348,16 @@ fn control(
         .chain(admin)
         .collect::<Result<_, _>>()
         .map_err(StartError::Upgrade)?;
-    let live = Arc::clone(&gateway.live);
+    let (live, lifecycle) = (Arc::clone(&gateway.live), Arc::clone(&gateway.lifecycle));
+    let reloader = Arc::clone(reloader);
     Ok(Some(succession::Control::new(succession::Settings {
         socket,
         offers,
         program: Program::current().map_err(StartError::Upgrade)?,
         timeout: config.server.upgrade_timeout,
-        state: Box::new(move || Inheritance::of(&live.load()).write()),
+        state: Arc::new(move || Inheritance::of(&live.load()).write()),
+        last_state: Arc::new(move || Inheritance::of(&reloader.hand_over()).write()),
+        life: Box::new(move || lifecycle.state().as_str()),
     })))
 }
 
@@ -387,13 +407,15 @@ fn start_workers(
 
 /// The Pingora server with what runs beside the workers.
 ///
-/// The admin listener is left to a successor when `closing` turns true because there is one.
+/// The admin listener answers once the process is in charge, and is left to a successor when
+/// `closing` turns true because there is one.
 fn build_server(
     gateway: &Gateway,
     admin: Option<TcpListener>,
     build: Build,
     listeners: Vec<Arc<ListenerState>>,
     reloader: &Arc<Reloader>,
+    in_charge: ShutdownWatch,
     closing: ShutdownWatch,
 ) -> Server {
     let conf = ServerConf {
@@ -411,6 +433,7 @@ fn build_server(
         let (live, counted) = (Arc::clone(&gateway.live), Arc::clone(&metrics));
         let control = Some(Control::new(live, Arc::clone(reloader), counted));
         let service = AdminService::new(socket, metrics, lifecycle, status, control);
+        let service = service.once_in_charge(in_charge);
         server.add_service(service.left_to_successor(closing));
     }
     let certificates = Certificates::new(listeners);

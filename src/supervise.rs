@@ -4,17 +4,26 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, kill_process, pidfd_open, wait,
+};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{self, SignalKind};
+use tokio::sync::mpsc;
 
 use crate::notify;
 
 /// The longest message that is understood.
 const MAX_MESSAGE: usize = 4096;
+
+/// What it returns when nobody knows how the last gateway ended.
+const UNKNOWN: u8 = 1;
 
 /// Starts this program with these arguments and stays until it and its successors have ended. The
 /// answer is the exit code.
@@ -29,36 +38,43 @@ pub fn run(arguments: &[OsString]) -> io::Result<u8> {
 }
 
 struct Supervisor {
-    /// The gateway in charge.
+    /// The gateway in charge, or the last one that was.
     main: Pid,
-    /// What the last process that ended returned.
-    code: u8,
-    messages: tokio::net::UnixDatagram,
+    /// It, and those before it that still drain. Whatever else is below this process is not waited
+    /// for.
+    gateways: Vec<Pid>,
+    /// What the one in charge returned.
+    code: Option<u8>,
+    messages: Mailbox,
     child: unix::Signal,
     passed: Vec<(unix::Signal, Signal)>,
+    /// Gateways that have ended, children or not.
+    ends: (mpsc::UnboundedSender<Pid>, mpsc::UnboundedReceiver<Pid>),
 }
 
 impl Supervisor {
     fn start(arguments: &[OsString]) -> io::Result<Self> {
         // Successors outlive the gateway that has started them, and then are ours.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-        let name = format!("gateway-{}-{:016x}", std::process::id(), fastrand::u64(..));
-        let messages = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
-        messages.set_nonblocking(true)?;
+        let messages = Mailbox::open()?;
         let child = unix::signal(SignalKind::child())?;
         let passed = passed_signals()?;
         let started = Command::new(program()?)
             .args(arguments)
-            .env(notify::SOCKET, format!("@{name}"))
+            .env(notify::SOCKET, &messages.path)
             .spawn()?;
         let pid = i32::try_from(started.id()).ok().and_then(Pid::from_raw);
-        Ok(Self {
+        let mut supervisor = Self {
             main: pid.ok_or(io::ErrorKind::InvalidData)?,
-            code: 0,
-            messages: tokio::net::UnixDatagram::from_std(messages)?,
+            gateways: Vec::new(),
+            code: None,
+            messages,
             child,
             passed,
-        })
+            ends: mpsc::unbounded_channel(),
+        };
+        supervisor.put_in_charge(supervisor.main);
+        Ok(supervisor)
     }
 
     async fn watch(mut self) -> io::Result<u8> {
@@ -67,16 +83,18 @@ impl Supervisor {
             tokio::select! {
                 // A successor is announced before the gateway that it follows ends.
                 biased;
-                received = self.messages.recv(&mut buffer) => {
+                received = self.messages.socket.recv(&mut buffer) => {
                     let text = String::from_utf8_lossy(&buffer[..received?]).into_owned();
                     self.hear(&text);
                 }
                 signal = asked(&mut self.passed) => self.pass_on(signal),
-                _ = self.child.recv() => {
-                    if self.reap()? {
-                        return Ok(self.code);
-                    }
-                }
+                _ = self.child.recv() => self.reap()?,
+                Some(pid) = self.ends.1.recv() => self.ended(pid),
+            }
+            if self.gateways.is_empty() {
+                // It may have been noticed before it could be reaped.
+                self.reap()?;
+                return Ok(self.code.unwrap_or(UNKNOWN));
             }
         }
     }
@@ -88,26 +106,132 @@ impl Supervisor {
             .find_map(|line| line.strip_prefix("MAINPID="))
             .and_then(|pid| pid.parse().ok())
             .and_then(Pid::from_raw);
-        if let Some(pid) = named.filter(|pid| is_ours(*pid)) {
-            self.main = pid;
+        if let Some(pid) = named.filter(|pid| *pid != self.main && is_below(*pid)) {
+            self.put_in_charge(pid);
         }
+    }
+
+    /// Waits for this process from now on, too. It may be a child of the one before it, so that
+    /// its end is no signal for this process.
+    #[allow(
+        deprecated,
+        reason = "what follows it is unsafe; the descriptor is owned here, which is what it asks for"
+    )]
+    fn put_in_charge(&mut self, pid: Pid) {
+        self.main = pid;
+        self.code = None;
+        if self.gateways.contains(&pid) {
+            return;
+        }
+        self.gateways.push(pid);
+        // Where the kernel has no such descriptors, its end is noticed when it is reaped.
+        let end = pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(io::Error::from);
+        let Ok(end) = end.and_then(|end| AsyncFd::with_interest(end, Interest::READABLE)) else {
+            return;
+        };
+        let tell = self.ends.0.clone();
+        tokio::spawn(async move {
+            if end.readable().await.is_ok() {
+                // Nobody listens when this process is ending, too.
+                let _ = tell.send(pid);
+            }
+        });
     }
 
     fn pass_on(&self, signal: Signal) {
-        // It may have ended just now; then that is noticed next.
-        let _ = kill_process(self.main, signal);
+        let is_there = self.gateways.contains(&self.main);
+        let in_charge = |pid: &&Pid| !is_there || **pid == self.main;
+        for pid in self.gateways.iter().filter(in_charge) {
+            // It may have ended just now; then that is noticed next.
+            let _ = kill_process(*pid, signal);
+        }
     }
 
-    /// Takes note of every process that has ended. True when none is left.
-    fn reap(&mut self) -> io::Result<bool> {
+    /// Takes note of every child that has ended.
+    fn reap(&mut self) -> io::Result<()> {
         loop {
             match wait(WaitOptions::NOHANG) {
-                Ok(Some((_, status))) => self.code = exit_code(status),
-                Ok(None) => return Ok(false),
-                Err(rustix::io::Errno::CHILD) => return Ok(true),
+                Ok(Some((pid, status))) => {
+                    if pid == self.main {
+                        self.code = Some(exit_code(status));
+                    }
+                    self.ended(pid);
+                }
+                Ok(None) | Err(rustix::io::Errno::CHILD) => return Ok(()),
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Takes note of the end of a gateway. Behind the one in charge there is no other: those that
+    /// drain are told that it is over.
+    fn ended(&mut self, pid: Pid) {
+        let Some(index) = self.gateways.iter().position(|known| *known == pid) else {
+            return;
+        };
+        self.gateways.swap_remove(index);
+        if pid == self.main {
+            self.pass_on(Signal::TERM);
+        }
+    }
+}
+
+/// The socket through which gateways say who is in charge, where only this user reaches it.
+struct Mailbox {
+    path: PathBuf,
+    socket: tokio::net::UnixDatagram,
+}
+
+impl Mailbox {
+    /// In the first folder that will do. A container whose root file system is read-only has the
+    /// last of them.
+    fn open() -> io::Result<Self> {
+        let folders = [
+            "/run/gateway".into(),
+            std::env::temp_dir(),
+            "/dev/shm".into(),
+        ];
+        let mut last = io::Error::from(io::ErrorKind::NotFound);
+        for folder in folders {
+            match Self::open_in(&folder) {
+                Ok(mailbox) => return Ok(mailbox),
+                Err(error) => last = error,
+            }
+        }
+        let what = format!("no folder to make a private one in: {last}");
+        Err(io::Error::new(last.kind(), what))
+    }
+
+    fn open_in(folder: &Path) -> io::Result<Self> {
+        let id = std::process::id();
+        let own = folder.join(format!("supervise-{id}-{:016x}", fastrand::u64(..)));
+        std::fs::DirBuilder::new().mode(0o700).create(&own)?;
+        let path = own.join("notify");
+        let socket = UnixDatagram::bind(&path).and_then(|socket| {
+            socket.set_nonblocking(true)?;
+            tokio::net::UnixDatagram::from_std(socket)
+        });
+        match socket {
+            Ok(socket) => Ok(Self { path, socket }),
+            Err(error) => {
+                remove(&path);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        remove(&self.path);
+    }
+}
+
+/// Removes the socket and its folder. What cannot be removed harms nobody.
+fn remove(path: &Path) {
+    let _ = std::fs::remove_file(path);
+    if let Some(folder) = path.parent() {
+        let _ = std::fs::remove_dir(folder);
     }
 }
 
@@ -141,17 +265,17 @@ async fn asked(passed: &mut [(unix::Signal, Signal)]) -> Signal {
     .await
 }
 
-/// Whether a process descends from this one.
-fn is_ours(pid: Pid) -> bool {
+/// Whether a process descends from this one, and is another.
+fn is_below(pid: Pid) -> bool {
     let own = rustix::process::getpid();
     let mut at = pid;
-    while at != own {
-        match parent(at) {
-            Some(above) => at = above,
-            None => return false,
+    while let Some(above) = parent(at) {
+        if above == own {
+            return pid != own;
         }
+        at = above;
     }
-    true
+    false
 }
 
 fn parent(pid: Pid) -> Option<Pid> {
@@ -177,15 +301,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_below_is_ours() {
+    fn only_what_is_below_is_believed() {
         let own = rustix::process::getpid();
-        assert!(is_ours(own));
+        assert!(!is_below(own), "it would pass signals on to itself");
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let pid = Pid::from_raw(child.id() as i32).unwrap();
-        assert!(is_ours(pid));
+        assert!(is_below(pid));
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(!is_ours(pid), "it has ended");
-        assert!(!is_ours(rustix::process::getppid().unwrap()));
+        assert!(!is_below(pid), "it has ended");
+        assert!(!is_below(rustix::process::getppid().unwrap()));
     }
 }

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::answer::{json, refuse};
-use crate::background::reload::{Outcome, Reloader, Trigger};
+use crate::background::reload::{Outcome, Reloader, Switched, Trigger};
 use crate::config::Secret;
 use crate::metrics::{AdminCall, Metrics};
 use crate::snapshot::{Live, Snapshot};
@@ -87,6 +87,8 @@ enum Refusal {
     BodyNotUnderstood,
     /// There is no route of the name in it.
     NoSuchRoute,
+    /// Another process is in charge by now; here it would be lost.
+    HandedOver,
 }
 
 impl fmt::Display for Refusal {
@@ -98,6 +100,7 @@ impl fmt::Display for Refusal {
             Self::BodyIncomplete => "the body did not arrive in time, or is too large",
             Self::BodyNotUnderstood => "the body is not understood",
             Self::NoSuchRoute => "there is no such route",
+            Self::HandedOver => "another process is in charge",
         })
     }
 }
@@ -136,7 +139,7 @@ impl Control {
         let peer = Peer(peer);
         let done = match self.admit(call, session).await {
             Err(refusal) => Err(refusal),
-            Ok(_) if call == Call::Reload => Ok(self.reload(&peer).await),
+            Ok(_) if call == Call::Reload => self.reload(&peer).await,
             Ok(body) => self.switch(&peer, &body).await,
         };
         match done {
@@ -149,6 +152,10 @@ impl Control {
                 log::warn!(target: telemetry::ADMIN, "{call} refused to {peer}: {refusal}");
                 if !matches!(refusal, Refusal::WrongMethod(_)) {
                     self.metrics.admin_call(AdminCall::Refused);
+                }
+                if refusal == Refusal::HandedOver {
+                    // The next connection leads to the process that is in charge.
+                    session.set_keepalive(None);
                 }
                 refuse_caller(refusal)
             }
@@ -165,13 +172,13 @@ impl Control {
         read_body(session).await.ok_or(Refusal::BodyIncomplete)
     }
 
-    async fn reload(&self, peer: &Peer) -> (AdminCall, Response<Vec<u8>>) {
+    async fn reload(&self, peer: &Peer) -> Result<(AdminCall, Response<Vec<u8>>), Refusal> {
         log::info!("admin: {peer} asks for a reload");
         let reloader = Arc::clone(&self.reloader);
         let reload = tokio::task::spawn_blocking(move || reloader.reload(Trigger::Admin));
         match reload.await {
             Ok(outcome) => of_reload(outcome),
-            Err(_) => broke_off(),
+            Err(_) => Ok(broke_off()),
         }
     }
 
@@ -187,14 +194,15 @@ impl Control {
         let switch =
             tokio::task::spawn_blocking(move || reloader.switch_maintenance(on, route.as_deref()));
         match switch.await {
-            Ok(true) => {
+            Ok(Switched::Done) => {
                 let what = wanted.route.as_deref().unwrap_or("everything");
                 let state = if on { "on" } else { "off" };
                 log::warn!("admin: {peer} switches maintenance of {what:?} {state}");
                 let now = json(StatusCode::OK, &maintenance(&self.live.load()));
                 Ok((AdminCall::Done, now))
             }
-            Ok(false) => Err(Refusal::NoSuchRoute),
+            Ok(Switched::NoRoute) => Err(Refusal::NoSuchRoute),
+            Ok(Switched::HandedOver) => Err(Refusal::HandedOver),
             Err(_) => Ok(broke_off()),
         }
     }
@@ -267,6 +275,10 @@ fn refuse_caller(refusal: Refusal) -> Response<Vec<u8>> {
             let message = "There is no route of that name.";
             refuse(StatusCode::NOT_FOUND, "no_such_route", message)
         }
+        Refusal::HandedOver => {
+            let message = "Another process is in charge; ask again on a new connection.";
+            refuse(StatusCode::SERVICE_UNAVAILABLE, "handed_over", message)
+        }
     }
 }
 
@@ -282,14 +294,14 @@ fn wrong_method(call: Call) -> Response<Vec<u8>> {
     response
 }
 
-fn of_reload(outcome: Outcome) -> (AdminCall, Response<Vec<u8>>) {
+fn of_reload(outcome: Outcome) -> Result<(AdminCall, Response<Vec<u8>>), Refusal> {
     let done = |result, generation: u64, upgrade_needed: Vec<String>| {
         let body = json!({
             "result": result,
             "generation": generation,
             "upgrade_needed": upgrade_needed,
         });
-        (AdminCall::Done, json(StatusCode::OK, &body))
+        Ok((AdminCall::Done, json(StatusCode::OK, &body)))
     };
     match outcome {
         Outcome::Reloaded {
@@ -300,6 +312,7 @@ fn of_reload(outcome: Outcome) -> (AdminCall, Response<Vec<u8>>) {
             generation,
             upgrade_needed,
         } => done("unchanged", generation, upgrade_needed),
+        Outcome::HandedOver => Err(Refusal::HandedOver),
         Outcome::Invalid {
             generation,
             problems,
@@ -311,10 +324,8 @@ fn of_reload(outcome: Outcome) -> (AdminCall, Response<Vec<u8>>) {
                 "generation": generation,
                 "problems": problems,
             });
-            (
-                AdminCall::Failed,
-                json(StatusCode::UNPROCESSABLE_ENTITY, &body),
-            )
+            let response = json(StatusCode::UNPROCESSABLE_ENTITY, &body);
+            Ok((AdminCall::Failed, response))
         }
     }
 }

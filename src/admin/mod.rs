@@ -55,6 +55,7 @@ pub struct AdminService {
     listener: Option<StdListener>,
     app: Arc<AdminApp>,
     closing: Option<ShutdownWatch>,
+    in_charge: Option<ShutdownWatch>,
 }
 
 /// What the answers are made from.
@@ -85,7 +86,15 @@ impl AdminService {
                 control,
             }),
             closing: None,
+            in_charge: None,
         }
+    }
+
+    /// Accepts once `in_charge` is true: until then another process answers at the same address,
+    /// and what is changed here would be lost.
+    pub fn once_in_charge(mut self, in_charge: ShutdownWatch) -> Self {
+        self.in_charge = Some(in_charge);
+        self
     }
 
     /// Accepts no more once `closing` is true, if a successor has taken over. Without one it goes
@@ -107,13 +116,23 @@ impl Service for AdminService {
         let Some(listener) = self.listener.take() else {
             return;
         };
+        if let Some(mut in_charge) = self.in_charge.take() {
+            let mut ending = shutdown.clone();
+            tokio::select! {
+                // An error means that the process ends.
+                _ = in_charge.wait_for(|in_charge| *in_charge) => {}
+                _ = ending.wait_for(|ending| *ending) => return,
+            }
+        }
         let ready = listener.set_nonblocking(true);
         match ready.and_then(|()| TcpListener::from_std(listener)) {
             Ok(listener) => {
                 let succeeded = succeeded(self.closing.take(), &self.app.lifecycle);
                 tokio::select! {
-                    () = accept(listener, &self.app, &shutdown) => {}
+                    // Whoever connects after the hand-over meets the successor.
+                    biased;
                     () = succeeded => {}
+                    () = accept(listener, &self.app, &shutdown) => {}
                 }
             }
             Err(error) => log::error!("admin: cannot listen: {error}"),
@@ -183,7 +202,9 @@ impl HttpServerApp for AdminApp {
             return None;
         }
         session.set_write_timeout(Some(WRITE_TIMEOUT));
-        let idle = (!*shutdown.borrow()).then_some(HEADER_TIMEOUT.as_secs());
+        // After a hand-over, the next connection leads to the process that is in charge.
+        let ends = *shutdown.borrow() || self.lifecycle.has_successor();
+        let idle = (!ends).then_some(HEADER_TIMEOUT.as_secs());
         session.set_keepalive(idle);
         self.answer(&mut session).await.ok()?;
         let settings = HttpPersistentSettings::for_session(&session);

@@ -12,6 +12,7 @@ use crate::config::diff::Diff;
 use crate::config::model::Config;
 use crate::config::{self, Branch, Env, Loaded, ProcessEnv, Source, Stamp};
 use crate::filter::auth;
+use crate::filter::maintenance::Switches;
 use crate::listener::{ListenerState, Settings};
 use crate::metrics::Metrics;
 use crate::snapshot::{Live, Snapshot};
@@ -63,6 +64,8 @@ pub enum Outcome {
         /// What is wrong, one line each.
         problems: Vec<String>,
     },
+    /// Another process is in charge, so nothing was loaded.
+    HandedOver,
 }
 
 /// A listener that is open, and the address that the configuration has for it.
@@ -127,6 +130,19 @@ struct State {
     /// Generations that requests in flight still hold. The last holder frees them, and that should
     /// not be a request.
     retired: Vec<Arc<Snapshot>>,
+    /// Another process is in charge, and knows what is switched.
+    handed_over: bool,
+}
+
+/// What came of a switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switched {
+    /// It is done.
+    Done,
+    /// There is no such route.
+    NoRoute,
+    /// Another process is in charge; here it would be lost.
+    HandedOver,
 }
 
 impl Reloader {
@@ -153,6 +169,7 @@ impl Reloader {
                 level: loaded.config.log.level,
                 written: loaded.written.hash(),
                 retired: Vec::new(),
+                handed_over: false,
             }),
             report: Mutex::new(Report {
                 loaded: SystemTime::now(),
@@ -170,6 +187,9 @@ impl Reloader {
     /// Reads the configuration and puts it into force. Takes its time: not for an async task.
     pub fn reload(&self, trigger: Trigger) -> Outcome {
         let _alone = lock(&self.reading);
+        if lock(&self.state).handed_over {
+            return handed_over(trigger);
+        }
         let Some(path) = &self.path else {
             let problem = "the configuration is built in, there is no file to load".to_owned();
             return self.refuse(trigger, vec![problem]);
@@ -190,20 +210,38 @@ impl Reloader {
         outcome
     }
 
-    /// Switches maintenance for everything or for one route. `false`: there is no such route.
-    pub fn switch_maintenance(&self, on: bool, route: Option<&str>) -> bool {
-        // No other generation must come between the switch and its count.
+    /// Changes nothing any more from here on; the answer is what is in force for good. A reload that
+    /// is under way comes to nothing.
+    pub fn hand_over(&self) -> Arc<Snapshot> {
+        lock(&self.state).handed_over = true;
+        self.live.load()
+    }
+
+    /// Takes over what another process had switched.
+    pub fn take_over(&self, switches: &Switches) {
         let _alone = lock(&self.state);
+        let snapshot = self.live.load();
+        snapshot.import(switches);
+        count_maintenance(&self.metrics, &snapshot);
+    }
+
+    /// Switches maintenance for everything or for one route.
+    pub fn switch_maintenance(&self, on: bool, route: Option<&str>) -> Switched {
+        // No other generation must come between the switch and its count.
+        let state = lock(&self.state);
+        if state.handed_over {
+            return Switched::HandedOver;
+        }
         let snapshot = self.live.load();
         match route {
             None => snapshot.maintenance.set(on),
             Some(name) => match snapshot.route(name) {
                 Some(route) => route.maintenance.set(on),
-                None => return false,
+                None => return Switched::NoRoute,
             },
         }
         count_maintenance(&self.metrics, &snapshot);
-        true
+        Switched::Done
     }
 
     /// Looks whether a file is another by now, and has been so for two looks in a row. Frees what
@@ -259,7 +297,8 @@ impl Reloader {
             };
         }
         match self.adopt(&loaded.config, written, settings) {
-            Ok(generation) => {
+            Ok(None) => handed_over(trigger),
+            Ok(Some(generation)) => {
                 self.succeeded(Some(SystemTime::now()), &upgrade_needed);
                 log::info!("reload by {}: generation {generation}", trigger.as_str());
                 Outcome::Reloaded {
@@ -271,9 +310,13 @@ impl Reloader {
         }
     }
 
-    /// Puts another generation into force. Whoever switches maintenance waits for this alone.
-    fn adopt(&self, config: &Config, written: u64, settings: Ready) -> Result<u64, String> {
+    /// Puts another generation into force, unless another process is in charge by now. Whoever
+    /// switches maintenance waits for this alone.
+    fn adopt(&self, config: &Config, written: u64, settings: Ready) -> Result<Option<u64>, String> {
         let mut state = lock(&self.state);
+        if state.handed_over {
+            return Ok(None);
+        }
         let current = self.live.load();
         let generation = current.generation + 1;
         let now = Instant::now();
@@ -291,7 +334,7 @@ impl Reloader {
         state.written = written;
         self.metrics.set_config(generation, config.source_hash);
         count_maintenance(&self.metrics, &self.live.load());
-        Ok(generation)
+        Ok(Some(generation))
     }
 
     /// What the listeners that are open and still configured are to be.
@@ -352,6 +395,12 @@ impl Reloader {
             problems,
         }
     }
+}
+
+fn handed_over(trigger: Trigger) -> Outcome {
+    let trigger = trigger.as_str();
+    log::info!("reload by {trigger}: another process is in charge, nothing is loaded");
+    Outcome::HandedOver
 }
 
 /// Whether the same text led to the same backends: a host name may have another address by now.
@@ -489,21 +538,47 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_switch_does_not_wait_for_a_name_server() {
+    /// A configuration whose name server waits, and what tells that it is asked and lets it go.
+    fn kept_waiting() -> (
+        Setup,
+        std::sync::mpsc::Receiver<()>,
+        std::sync::mpsc::Sender<()>,
+    ) {
         let mut setup = setup(ONE);
         let (asked, is_asked) = std::sync::mpsc::sync_channel(1);
         let (let_go, answer) = std::sync::mpsc::channel();
         let answer = Mutex::new(answer);
         setup.reloader.env = Box::new(Slow { asked, answer });
         setup.write("routes: [{ name: one, upstream: 'http://slow.test:80' }]\n");
+        (setup, is_asked, let_go)
+    }
+
+    #[test]
+    fn a_reload_under_way_at_the_hand_over_comes_to_nothing() {
+        let (setup, is_asked, let_go) = kept_waiting();
+        std::thread::scope(|scope| {
+            let reload = scope.spawn(|| setup.reloader.reload(Trigger::Admin));
+            is_asked.recv().unwrap();
+            let generation = setup.reloader.hand_over().generation;
+            let_go.send(()).unwrap();
+            assert_eq!(reload.join().unwrap(), Outcome::HandedOver);
+            assert_eq!(setup.live.load().generation, generation);
+        });
+        assert_eq!(setup.metrics.reloads_failed().get(), 0);
+        assert!(setup.reloader.report().failure.is_none());
+    }
+
+    #[test]
+    fn a_switch_does_not_wait_for_a_name_server() {
+        let (setup, is_asked, let_go) = kept_waiting();
         let (switched, is_switched) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
             let reload = scope.spawn(|| setup.reloader.reload(Trigger::Admin));
             is_asked.recv().unwrap();
             let reloader = &setup.reloader;
             scope.spawn(move || {
-                let done = reloader.switch_maintenance(true, None) && !reloader.look();
+                let done = reloader.switch_maintenance(true, None) == Switched::Done;
+                let done = done && !reloader.look();
                 switched.send(done)
             });
             let done = is_switched.recv_timeout(std::time::Duration::from_secs(20));
@@ -608,15 +683,21 @@ mod tests {
     #[test]
     fn a_switch_outlives_reloads_and_can_be_handed_on() {
         let setup = setup(ONE);
-        assert!(setup.reloader.switch_maintenance(true, Some("one")));
-        assert!(!setup.reloader.switch_maintenance(true, Some("none")));
+        let switch = |route| setup.reloader.switch_maintenance(true, Some(route));
+        assert_eq!(switch("one"), Switched::Done);
+        assert_eq!(switch("none"), Switched::NoRoute);
         setup.write(&format!("{ONE}# again\n"));
         setup.reloader.reload(Trigger::Signal);
         let snapshot = setup.live.load();
         assert!(snapshot.route("one").unwrap().maintenance.is_on());
-        let switches = snapshot.export();
+        drop(snapshot);
+        let switches = setup.reloader.hand_over().export();
+        assert_eq!(switch("one"), Switched::HandedOver);
+        let reload = setup.reloader.reload(Trigger::Admin);
+        assert!(matches!(reload, Outcome::HandedOver));
         let heir = self::setup(ONE);
-        heir.live.load().import(&switches);
+        heir.reloader.take_over(&switches);
         assert_eq!(heir.live.load().export(), switches);
+        assert!(heir.live.load().route("one").unwrap().maintenance.is_on());
     }
 }

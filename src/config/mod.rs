@@ -19,6 +19,7 @@ mod reference;
 mod scalar;
 mod schema;
 mod shape;
+mod socket;
 mod source;
 mod tree;
 mod units;
@@ -34,6 +35,7 @@ pub use model::{Config, Secret};
 pub use problem::{Invalid, Origin, Problem, Problems};
 pub use reference::reference;
 pub use schema::schema;
+pub use socket::upgrade_socket;
 pub use source::{Origins, Source, Stamp};
 pub use written::{Branch, Written};
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::place::Bound;
+use super::place::{Bound, Place};
 use super::program::Program;
 use super::wire::{Link, MAX_DESCRIPTORS, Message};
 use super::{Kind, Named, Offer};
@@ -23,8 +23,16 @@ const FIRST_WORD: Duration = Duration::from_secs(5);
 /// Between two looks at a child or a flag.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What is worth keeping beside the sockets, asked for when they are handed over.
-pub type State = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
+/// How long whoever asked for an upgrade waits until this process accepts nothing any more.
+const LEAVING: Duration = Duration::from_secs(1);
+/// Between two looks at whether it does.
+const LEAVING_LOOK: Duration = Duration::from_millis(2);
+
+/// What is worth keeping beside the sockets.
+pub type State = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+
+/// Where in its life the process is, as its status names it.
+pub type Life = Box<dyn Fn() -> &'static str + Send + Sync>;
 
 /// What can be handed over, and how.
 pub struct Settings {
@@ -38,6 +46,10 @@ pub struct Settings {
     pub timeout: Duration,
     /// What they are told beside.
     pub state: State,
+    /// What the one that takes over is told at last. From this call on it must not change.
+    pub last_state: State,
+    /// Where in its life the process is.
+    pub life: Life,
 }
 
 /// The running gateway's side of upgrades.
@@ -45,6 +57,7 @@ pub struct Control(Arc<Inner>);
 
 struct Inner {
     settings: Mutex<Option<Settings>>,
+    last_state: State,
     timeout: Duration,
     phase: Mutex<Phase>,
     /// A successor was asked for by SIGQUIT, and need not wait for it any more.
@@ -54,6 +67,8 @@ struct Inner {
     conversations: AtomicUsize,
     /// It has begun to answer, so that the socket's path is its own.
     in_charge: AtomicBool,
+    /// It accepts nothing any more.
+    has_left: AtomicBool,
 }
 
 /// Why nobody is answered any more.
@@ -71,6 +86,12 @@ enum Phase {
     Alone,
     /// There is one that does not serve yet. Whoever started it is told how that ends.
     Starting(Option<mpsc::Sender<Result<i32, String>>>),
+    /// There is one that serves beside this one, and waits for SIGQUIT or for its end.
+    Beside {
+        /// It has taken the socket that successors ask through.
+        keeps_control: bool,
+        peer: i32,
+    },
     /// There is one that does, or the process ends.
     Over,
 }
@@ -80,12 +101,14 @@ impl Control {
     pub fn new(settings: Settings) -> Self {
         Self(Arc::new(Inner {
             timeout: settings.timeout,
+            last_state: Arc::clone(&settings.last_state),
             settings: Mutex::new(Some(settings)),
             phase: Mutex::new(Phase::Alone),
             asked: AtomicBool::new(false),
             over: watch::Sender::new(None),
             conversations: AtomicUsize::new(0),
             in_charge: AtomicBool::new(false),
+            has_left: AtomicBool::new(false),
         }))
     }
 
@@ -97,6 +120,7 @@ impl Control {
     /// Answers until a successor is in charge; then it returns. Never when it cannot answer.
     pub async fn serve(&self) {
         self.0.in_charge.store(true, SeqCst);
+        self.0.restore_path();
         let listener = lock(&self.0.settings)
             .as_ref()
             .and_then(|settings| settings.socket.listener.try_clone().ok());
@@ -158,6 +182,25 @@ impl Control {
         self.0.asked.store(false, SeqCst);
     }
 
+    /// Lets a successor that serves beside this process take over because this process ends. Says
+    /// whether there is one in charge now.
+    pub fn succeed(&self) -> bool {
+        let mut phase = lock(&self.0.phase);
+        if let Phase::Beside {
+            keeps_control,
+            peer,
+        } = *phase
+        {
+            self.0.pass_on(&mut phase, keeps_control, peer);
+        }
+        matches!(*self.0.over.borrow(), Some(Over::Succeeded { .. }))
+    }
+
+    /// Tells that this process accepts nothing any more.
+    pub fn leave(&self) {
+        self.0.has_left.store(true, SeqCst);
+    }
+
     /// Waits until everybody who was being answered has been.
     pub async fn settled(&self) {
         while self.0.conversations.load(SeqCst) > 0 {
@@ -196,14 +239,39 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Inner {
+    /// The one before has removed the path if it was told to end before it knew of this process.
+    fn restore_path(&self) {
+        let mut settings = lock(&self.settings);
+        let Some(settings) = settings.as_mut() else {
+            return;
+        };
+        if settings.socket.path.exists() {
+            return;
+        }
+        match Place::only(&settings.socket.path).bind() {
+            Ok(bound) => settings.socket = bound,
+            Err(error) => log::error!("upgrade: {error}: nobody will find this process"),
+        }
+    }
+
     fn talk(&self, link: &mut Link) -> io::Result<()> {
         let peer = link.peer()?;
         match link.receive(FIRST_WORD)? {
             Some((Message::Upgrade, _)) => self.upgrade(link),
             Some((Message::Take { spawned }, _)) => self.hand_over(link, spawned, peer),
+            Some((Message::Alive, _)) => self.tell_life(link),
             // Somebody looked whether a gateway is there.
             _ => Ok(()),
         }
+    }
+
+    fn tell_life(&self, link: &mut Link) -> io::Result<()> {
+        let settings = lock(&self.settings);
+        // Without them the process ends.
+        let state = settings.as_ref().map_or("draining", |s| (s.life)());
+        let state = state.to_owned();
+        drop(settings);
+        link.send(&Message::Life { state })
     }
 
     /// Begins an upgrade, unless there is one already. The answer is what to say then.
@@ -214,7 +282,7 @@ impl Inner {
                 *phase = Phase::Starting(report);
                 Ok(())
             }
-            Phase::Starting(_) => Err(Message::Refused {
+            Phase::Starting(_) | Phase::Beside { .. } => Err(Message::Refused {
                 reason: "an upgrade is under way".to_owned(),
             }),
             Phase::Over => Err(Message::Again),
@@ -224,7 +292,7 @@ impl Inner {
     /// Gives an upgrade up. False when it has come to its end meanwhile.
     fn give_up(&self) -> bool {
         let mut phase = lock(&self.phase);
-        let starting = matches!(*phase, Phase::Starting(_));
+        let starting = matches!(*phase, Phase::Starting(_) | Phase::Beside { .. });
         if starting {
             *phase = Phase::Alone;
         }
@@ -330,10 +398,21 @@ impl Inner {
             let _ = link.send(&Message::Refused { reason });
         }
         if let Some(report) = report {
+            if outcome.is_ok() {
+                self.wait_until_left();
+            }
             // Whoever asked may have given it up.
             let _ = report.send(outcome.map(|()| peer));
         }
         Ok(())
+    }
+
+    /// Whoever is told of the upgrade must not meet this process any more.
+    fn wait_until_left(&self) {
+        let deadline = Instant::now() + LEAVING;
+        while !self.has_left.load(SeqCst) && Instant::now() < deadline {
+            std::thread::sleep(LEAVING_LOOK);
+        }
     }
 
     fn send_sockets(&self, link: &mut Link) -> Result<(), String> {
@@ -385,6 +464,13 @@ impl Inner {
         peer: i32,
     ) -> Result<(), String> {
         if !at_once {
+            let mut phase = lock(&self.phase);
+            if matches!(*phase, Phase::Starting(_)) {
+                *phase = Phase::Beside {
+                    keeps_control,
+                    peer,
+                };
+            }
             log::info!("upgrade: process {peer} serves beside this one, which ends at SIGQUIT");
         }
         while !at_once && !self.asked.load(SeqCst) {
@@ -399,19 +485,25 @@ impl Inner {
         {
             let mut phase = lock(&self.phase);
             match *phase {
-                Phase::Starting(_) => *phase = Phase::Over,
-                Phase::Over if !at_once => {}
-                _ => return Err("it took too long".to_owned()),
+                Phase::Alone => return Err("it took too long".to_owned()),
+                Phase::Over if at_once => return Err("it took too long".to_owned()),
+                _ => self.pass_on(&mut phase, keeps_control, peer),
             }
-            // Before this process can begin to end, so that the manager knows whom to look at.
-            notify::main_process(peer);
-            self.over
-                .send_replace(Some(Over::Succeeded { keeps_control }));
         }
+        let state = (self.last_state)();
         log::info!("upgrade: process {peer} is in charge");
         // When it cannot be told, it sees the end of this process.
-        let _ = link.send(&Message::Go);
+        let _ = link.send(&Message::Go { state });
         Ok(())
+    }
+
+    /// Records that the successor is in charge.
+    fn pass_on(&self, phase: &mut Phase, keeps_control: bool, peer: i32) {
+        *phase = Phase::Over;
+        // Before this process can begin to end, so that the manager knows whom to look at.
+        notify::main_process(peer);
+        self.over
+            .send_replace(Some(Over::Succeeded { keeps_control }));
     }
 }
 

@@ -2,8 +2,10 @@
 //! only then does this process drain.
 //!
 //! Both sides speak [`wire`] over a Unix socket. [`control`] is the side of the running gateway,
-//! [`predecessor`] that of its successor, [`command`] is `gateway upgrade`.
+//! [`predecessor`] that of its successor, [`command`] is `gateway upgrade`, and [`alive`] only asks how
+//! it is.
 
+pub mod alive;
 pub mod command;
 pub mod control;
 pub mod place;

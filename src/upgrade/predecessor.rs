@@ -123,9 +123,10 @@ impl Predecessor {
         let _ = self.link.send(&Message::Failed { reason });
     }
 
-    /// Says that this process serves. The answer comes when the other one leaves: true, or false
-    /// when it has given this one up and goes on itself.
-    pub fn ready(mut self) -> io::Result<oneshot::Receiver<bool>> {
+    /// Says that this process serves. The answer comes when the other one leaves: what it leaves
+    /// (nothing, when it left without a word), or `None` when it has given this one up and goes on
+    /// itself.
+    pub fn ready(mut self) -> io::Result<oneshot::Receiver<Option<Value>>> {
         // What was not taken is closed here, so that the addresses are free when the other leaves.
         self.sockets.clear();
         let (tell, told) = oneshot::channel();
@@ -133,26 +134,27 @@ impl Predecessor {
             .name("predecessor".to_owned())
             .spawn(move || {
                 let keeps_control = self.keeps_control;
-                let is_ours = match self.link.send(&Message::Ready { keeps_control }) {
+                let left = match self.link.send(&Message::Ready { keeps_control }) {
                     Ok(()) => self.wait(),
-                    Err(_) => true,
+                    Err(_) => Some(Value::Null),
                 };
                 // Nobody waits for it when this process is ending, too.
-                let _ = tell.send(is_ours);
+                let _ = tell.send(left);
             })?;
         Ok(told)
     }
 
-    fn wait(&mut self) -> bool {
+    fn wait(&mut self) -> Option<Value> {
         loop {
             match self.link.receive(LISTEN) {
                 Ok(Some((Message::Refused { reason }, _))) => {
                     log::error!("the running gateway goes on by itself: {reason}");
-                    return false;
+                    return None;
                 }
+                Ok(Some((Message::Go { state }, _))) => return Some(state),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // Go, or it ended without a word: either way this process is the only one.
-                _ => return true,
+                // It ended without a word, so this process is the only one.
+                _ => return Some(Value::Null),
             }
         }
     }

@@ -55,7 +55,11 @@ pub enum Message {
         reason: String,
     },
     /// To the successor: I drain, all is yours.
-    Go,
+    Go {
+        /// What is worth keeping beside the sockets, as it is now and stays.
+        #[serde(default)]
+        state: serde_json::Value,
+    },
     /// What happens, for whoever asked for an upgrade.
     Progress {
         /// A sentence.
@@ -73,6 +77,13 @@ pub enum Message {
     },
     /// It has handed over just now: ask its successor, through the same socket.
     Again,
+    /// To the running gateway: are you alive?
+    Alive,
+    /// From the running gateway: yes.
+    Life {
+        /// Where in its life it is, as its status names it.
+        state: String,
+    },
 }
 
 /// One end of a conversation.
@@ -213,13 +224,13 @@ mod tests {
         let (mut one, mut other) = pair();
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         let many = vec![socket.as_fd(); MAX_DESCRIPTORS];
-        one.send_with(&Message::Go, &many).unwrap();
+        one.send_with(&Message::Again, &many).unwrap();
         assert_eq!(
             other.receive(SOON).unwrap().unwrap().1.len(),
             MAX_DESCRIPTORS
         );
         let too_many = vec![socket.as_fd(); MAX_DESCRIPTORS + 1];
-        assert!(one.send_with(&Message::Go, &too_many).is_err());
+        assert!(one.send_with(&Message::Again, &too_many).is_err());
     }
 
     #[test]
@@ -238,6 +249,13 @@ mod tests {
         let (_one, mut other) = pair();
         let silence = other.receive(Duration::from_millis(1)).unwrap_err();
         assert_eq!(silence.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_go_without_state_is_understood() {
+        let read: Message = serde_json::from_str("{\"type\":\"go\"}").unwrap();
+        let state = serde_json::Value::Null;
+        assert_eq!(read, Message::Go { state });
     }
 
     #[test]

@@ -325,6 +325,40 @@ fn the_health_check_asks_the_running_gateway() {
     assert_eq!(health_check(&file).code, Some(1));
 }
 
+#[test]
+fn the_health_check_does_not_depend_on_the_file_on_disk() {
+    let mut gateway = Gateway::start(GOOD);
+    let file = gateway.directory().join("gateway.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    for changed in [
+        text.clone(),
+        format!("{text}\nnonsense: ["),
+        format!("{text}\nnonsense: 1\n"),
+        text.replace("127.0.0.1:0", &free_address().to_string()),
+    ] {
+        std::fs::write(&file, &changed).unwrap();
+        let run = health_check(&file);
+        assert_eq!(run.code, Some(0), "{changed}\n{}", run.output());
+    }
+    gateway.stop();
+    assert_eq!(health_check(&file).code, Some(1));
+}
+
+#[test]
+fn without_a_socket_the_health_check_asks_who_understands_it() {
+    let (proxied, plain) = (free_address(), free_address());
+    let listeners = format!(
+        "listeners:\n- {{ address: '{proxied}', proxy_protocol: {{ trusted: [127.0.0.0/8] }} }}\n\
+         - {{ name: b, address: '{plain}' }}\n"
+    );
+    let gateway = Gateway::start(&format!("{listeners}{GOOD}"));
+    let other = config_directory(&format!("{listeners}{GOOD}"));
+    assert!(!other.path().join("upgrade.sock").exists());
+    let run = health_check(&other.path().join("gateway.yaml"));
+    assert_eq!(run.code, Some(0), "{}", run.output());
+    drop(gateway);
+}
+
 fn health_check(file: &Path) -> Finished {
     finish(binary().arg("--health-check").arg("-c").arg(file))
 }

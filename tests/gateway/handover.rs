@@ -308,3 +308,207 @@ fn sigterm_in_the_middle_of_a_drain_is_not_yet_the_end() {
     assert_eq!(client.read_response().text(), "late");
     assert_eq!(line.first.wait_exit().code(), Some(0));
 }
+
+/// A gateway with a configuration in this folder, whose default socket is there, too.
+fn in_folder(folder: &std::path::Path, file: &str, further: &[&str]) -> std::process::Command {
+    let mut command = binary();
+    command.env("RUNTIME_DIRECTORY", folder.join("run"));
+    command
+        .current_dir(folder)
+        .args(further)
+        .arg("-c")
+        .arg(file);
+    command
+}
+
+/// As Kubernetes mounts a ConfigMap, and as releases are often laid out.
+#[test]
+fn the_gateway_is_found_when_the_links_to_its_file_lead_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    std::fs::create_dir(root.join("run")).unwrap();
+    for version in ["..1", "..2"] {
+        let text = format!(
+            "server: {{ threads: 1 }}\nlisteners: [{{ address: 127.0.0.1:0 }}]\nadmin: {{ address: 127.0.0.1:0 }}\n{HELLO}"
+        );
+        std::fs::create_dir(root.join(version)).unwrap();
+        std::fs::write(root.join(version).join("gateway.yaml"), text).unwrap();
+    }
+    std::os::unix::fs::symlink("..1", root.join("..data")).unwrap();
+    std::os::unix::fs::symlink("..data/gateway.yaml", root.join("gateway.yaml")).unwrap();
+    let gateway = Gateway::launch(in_folder(root, "gateway.yaml", &[]), None);
+    let mut line = Line::of(gateway);
+    std::os::unix::fs::symlink("..2", root.join("..new")).unwrap();
+    std::fs::rename(root.join("..new"), root.join("..data")).unwrap();
+    std::fs::remove_dir_all(root.join("..1")).unwrap();
+    let run = finish(&mut in_folder(root, "gateway.yaml", &["upgrade"]));
+    assert_eq!(run.code, Some(0), "{}", run.output());
+    line.adopt_from(&run);
+    assert_eq!(line.first.wait_exit().code(), Some(0));
+    assert_eq!(get(line.first.addr(), "/").text(), "hello");
+}
+
+#[test]
+fn a_path_that_was_configured_since_is_no_obstacle() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    std::fs::create_dir(root.join("run")).unwrap();
+    let write = |server: &str| {
+        let text = format!(
+            "server: {{ threads: 1{server} }}\nlisteners: [{{ address: 127.0.0.1:0 }}]\nadmin: {{ address: 127.0.0.1:0 }}\n{HELLO}"
+        );
+        std::fs::write(root.join("gateway.yaml"), text).unwrap();
+    };
+    write("");
+    let gateway = Gateway::launch(in_folder(root, "gateway.yaml", &[]), None);
+    let mut line = Line::of(gateway);
+    // Relative, beside a bare name of the file.
+    write(", upgrade_socket: one.sock");
+    let run = finish(&mut in_folder(root, "gateway.yaml", &["upgrade"]));
+    assert_eq!(run.code, Some(0), "{}", run.output());
+    let second = line.adopt_from(&run);
+    assert_eq!(line.first.wait_exit().code(), Some(0));
+    write(", upgrade_socket: two.sock");
+    let run = finish(&mut in_folder(root, "gateway.yaml", &["upgrade"]));
+    assert_eq!(run.code, Some(1));
+    assert!(run.stderr.contains("two.sock: "), "{}", run.stderr);
+    assert!(run.stderr.contains("run/"), "{}", run.stderr);
+    let with_path = ["upgrade", "--socket", "one.sock"];
+    let run = finish(&mut in_folder(root, "gateway.yaml", &with_path));
+    assert_eq!(run.code, Some(0), "{}", run.output());
+    line.adopt_from(&run);
+    wait_end(second);
+    assert!(root.join("two.sock").exists() && !root.join("one.sock").exists());
+    assert_eq!(get(line.first.addr(), "/").text(), "hello");
+}
+
+const SWITCHED: &str = "admin: { address: 127.0.0.1:0, token: key }
+upstreams: { u: { backends: ['127.0.0.1:1'] } }
+routes: [{ name: a, upstream: u }]";
+
+/// A successor that was started by hand and serves beside the first.
+fn beside(line: &Line) -> Gateway {
+    let file = line.first.directory().join("gateway.yaml");
+    let mut command = binary();
+    command.arg("-u").arg("-c").arg(file);
+    let successor = Gateway::launch(command, None);
+    eventually("the old process knows", || line.logged("ends at SIGQUIT"));
+    successor
+}
+
+#[test]
+fn a_switch_while_the_successor_waits_is_not_lost() {
+    let mut line = Line::of(Gateway::start(SWITCHED));
+    let mut kept = Client::connect(line.first.admin());
+    assert_eq!(kept.get("/health").status, 200);
+    // Keeps the old process for a while.
+    let mut stays = line.connect();
+    assert_eq!(stays.get("/ready").status, 200);
+    let _successor = beside(&line);
+    // The old process is in charge of the admin listener alone.
+    for _ in 0..20 {
+        let on = line
+            .first
+            .call("/maintenance", "key", "{\"enabled\": true}");
+        assert_eq!(on.status, 200, "{}", on.text());
+        assert_eq!(on.json()["enabled"], true);
+        assert_eq!(
+            get(line.first.admin(), "/maintenance").json()["enabled"],
+            true
+        );
+    }
+    assert_eq!(kept.get("/health").status, 200);
+    line.first.signal("QUIT");
+    eventually("it drains", || {
+        line.logged("is in charge") && line.logged("draining: another process")
+    });
+    let token = "Authorization: Bearer key";
+    let refused = kept.exchange(format_request(
+        "POST",
+        "/maintenance",
+        &[token],
+        b"{\"enabled\": false}",
+    ));
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert_eq!(refused.json()["error"], "handed_over");
+    assert_eq!(refused.header("connection"), Some("close"));
+    assert_eq!(
+        get(line.first.admin(), "/maintenance").json()["enabled"],
+        true
+    );
+    let answer = get(line.first.addr(), "/");
+    answer.assert_refusal(503, "maintenance");
+    let body = "{\"enabled\": false}";
+    // Until it has closed the admin listener, the old process may answer, and refuses.
+    eventually("the other one answers", || {
+        line.first.call("/maintenance", "key", body).status == 200
+    });
+    drop(stays);
+    assert_eq!(line.first.wait_exit().code(), Some(0));
+    assert_eq!(
+        get(line.first.admin(), "/maintenance").json()["enabled"],
+        false
+    );
+}
+
+#[test]
+fn after_an_upgrade_only_the_successor_takes_calls() {
+    let mut line = Line::of(Gateway::start(SWITCHED));
+    for on in [true, false, true] {
+        let body = format!("{{\"enabled\": {on}}}");
+        line.upgrade();
+        let answer = line.first.call("/maintenance", "key", &body);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        line.upgrade();
+        let now = get(line.first.admin(), "/maintenance").json();
+        assert_eq!(now["enabled"], on);
+    }
+}
+
+#[test]
+fn sigterm_with_a_successor_beside_leaves_everything_to_it() {
+    let mut line = Line::of(Gateway::start(SWITCHED));
+    let on = line
+        .first
+        .call("/maintenance", "key", "{\"enabled\": true}");
+    assert_eq!(on.status, 200);
+    // Keeps the old process for a while.
+    let mut stays = line.connect();
+    assert_eq!(stays.get("/ready").status, 200);
+    let successor = beside(&line);
+    line.first.signal("TERM");
+    eventually("it drains", || line.logged("draining: another process"));
+    assert!(line.first.directory().join("upgrade.sock").exists());
+    eventually("the other one is in charge", || {
+        let lines = successor.log_lines();
+        lines.iter().any(|line| line.contains("is in charge"))
+    });
+    let call = || {
+        let body = "{\"enabled\": true}";
+        line.first.call("/maintenance", "key", body).status
+    };
+    eventually("the other one answers", || call() == 200);
+    for _ in 0..20 {
+        assert_eq!(call(), 200);
+    }
+    drop(stays);
+    assert_eq!(line.first.wait_exit().code(), Some(0));
+    line.upgrade();
+    let now = get(line.first.admin(), "/maintenance").json();
+    assert_eq!(now["enabled"], true);
+}
+
+#[test]
+fn a_socket_that_is_gone_is_bound_anew_by_whoever_takes_charge() {
+    let mut line = Line::of(Gateway::start(SWITCHED));
+    let successor = beside(&line);
+    // As the old process does when it is told to end before the other one serves.
+    let path = line.first.directory().join("upgrade.sock");
+    std::fs::remove_file(&path).unwrap();
+    line.first.signal("QUIT");
+    assert_eq!(line.first.wait_exit().code(), Some(0));
+    eventually("it is there again", || path.exists());
+    line.upgrade();
+    wait_end(successor.pid());
+    assert!(path.exists());
+}

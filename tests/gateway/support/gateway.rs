@@ -336,12 +336,27 @@ fn complete(yaml: &str) -> String {
     let missing = COMMON
         .iter()
         .filter(|(key, _)| !yaml.lines().any(|line| line.starts_with(key)))
-        .map(|(_, text)| *text);
+        .map(|(_, text)| *text)
+        .collect::<Vec<_>>();
+    let yaml = match yaml.contains("upgrade_socket") {
+        true => yaml.to_owned(),
+        // A gateway that is killed leaves its socket, which is to go with the folder.
+        false => with_socket(yaml),
+    };
     // After the test's own text, so that the lines of its problems stay where they are.
-    std::iter::once(yaml)
+    std::iter::once(&*yaml)
         .chain(std::iter::once("\n"))
         .chain(missing)
         .collect()
+}
+
+fn with_socket(yaml: &str) -> String {
+    let lines = yaml.split_inclusive('\n').map(|line| {
+        let rest = line.strip_prefix("server: { ");
+        rest.map(|rest| format!("server: {{ upgrade_socket: upgrade.sock, {rest}"))
+            .unwrap_or_else(|| line.to_owned())
+    });
+    lines.collect()
 }
 
 /// Reads lines in the background until the pipe closes.

@@ -33,6 +33,12 @@ impl Line {
     pub fn upgrade(&mut self) -> u32 {
         let run = self.try_upgrade();
         assert_eq!(run.code, Some(0), "{}", run.output());
+        self.adopt_from(&run)
+    }
+
+    /// The successor that `gateway upgrade` tells of.
+    #[track_caller]
+    pub fn adopt_from(&mut self, run: &Finished) -> u32 {
         let pid = run
             .stdout
             .lines()

@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
+use super::claims::media_type;
 use super::{Algorithm, MAX_TOKEN_BYTES, TokenError, json};
 
 /// Header parameters that bring a key along or say where one is. Believing them would let whoever
@@ -81,13 +82,11 @@ fn check(header: &Map<String, Value>) -> Result<Algorithm, TokenError> {
         return Err(TokenError::Malformed("the header asks for an extension"));
     }
     match header.get("cty") {
-        None => {}
-        Some(Value::String(content)) => {
-            // RFC 7519 section 5.2: a token inside of a token.
-            if super::claims::media_type(content).eq_ignore_ascii_case("JWT") {
-                return Err(TokenError::WrongType);
-            }
+        // RFC 7519 section 5.2: a token inside of a token.
+        Some(Value::String(content)) if media_type(content).eq_ignore_ascii_case("JWT") => {
+            return Err(TokenError::WrongType);
         }
+        Some(Value::String(_)) | None => {}
         Some(_) => return Err(TokenError::Malformed("`cty` is not a string")),
     }
     match header.get("alg") {

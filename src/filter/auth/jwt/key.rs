@@ -72,7 +72,8 @@ pub(super) enum Parts<'k> {
 }
 
 enum Material {
-    Secret(hmac::Key),
+    /// Large, since it holds the states of the hash.
+    Secret(Box<hmac::Key>),
     Public(ParsedPublicKey),
 }
 
@@ -214,7 +215,7 @@ impl Parts<'_> {
                     Algorithm::Hs512 => hmac::HMAC_SHA512,
                     _ => hmac::HMAC_SHA256,
                 };
-                return Ok(Material::Secret(hmac::Key::new(hash, secret)));
+                return Ok(Material::Secret(Box::new(hmac::Key::new(hash, secret))));
             }
             Parts::Rsa { modulus, exponent } => rsa(modulus, exponent, algorithm)?,
             Parts::P256 { point } => elliptic(&signature::ECDSA_P256_SHA256_FIXED, point, 32)?,
