@@ -174,8 +174,8 @@ fn checks_of_passwords_keep_no_other_request_waiting() {
     let origin = Origin::echo();
     // There is a single worker.
     let gateway = Gateway::start(&config(&origin, &alice(&bcrypt_hash(PASSWORD, SLOW))));
-    let (answered, plain) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let mut slowest = Duration::ZERO;
+    let answered = AtomicUsize::new(0);
+    let mut plain: Vec<Duration> = Vec::new();
     std::thread::scope(|scope| {
         for number in 0..20 {
             let (gateway, answered) = (&gateway, &answered);
@@ -195,14 +195,14 @@ fn checks_of_passwords_keep_no_other_request_waiting() {
         while answered.load(SeqCst) < 20 && Instant::now() < deadline {
             let start = Instant::now();
             assert_eq!(client.get("/open").status, 200);
-            slowest = slowest.max(start.elapsed());
-            plain.fetch_add(1, SeqCst);
+            plain.push(start.elapsed());
         }
     });
     // On a worker, each check would have kept them waiting: there would be no more than one between two.
-    let plain = plain.load(SeqCst);
-    println!("{plain} plain requests meanwhile, the slowest took {slowest:?}");
-    assert!(plain > 100, "{plain}");
+    plain.sort();
+    let (count, p99) = (plain.len(), plain[plain.len() * 99 / 100]);
+    println!("{count} plain requests meanwhile, 99 % of them within {p99:?}");
+    assert!(count > 100, "{count}");
 }
 
 #[test]
