@@ -25,7 +25,7 @@ build: ## build the release binary, target/release/gateway
 	$(CARGO) build --release --locked --bin gateway
 
 test: ## run every test
-	@scripts/install-deps.sh build
+	@scripts/install-deps.sh build test
 	$(CARGO) test --locked
 
 check: ## formatting, lints, documentation and scripts

@@ -10,6 +10,7 @@ PATH="$PATH:/usr/sbin:/sbin"
 programs_of() {
   case "$1" in
     build) echo cmake:cmake cc:gcc c++:g++ pkg-config:pkg-config curl:curl ;;
+    test) echo redis-server:redis-server ;;
     check) echo shellcheck:shellcheck python3:python3 ;;
     load) echo wrk:wrk ;;
     bench)
@@ -18,7 +19,7 @@ programs_of() {
       echo python3.cryptography:python3-cryptography
       ;;
     *)
-      echo "install-deps: unknown step '$1', expected build, check, load or bench" >&2
+      echo "install-deps: unknown step '$1', expected build, test, check, load or bench" >&2
       return 2
       ;;
   esac

@@ -222,6 +222,7 @@ impl ProxyHttp for Gateway {
             attempt.answered = Some(response.status.as_u16());
             upstream.succeeded(attempt.admitted.backend());
         }
+        authenticate::watch(response, context);
         forward::note_call_end(context, &response.headers);
         Ok(())
     }

@@ -38,4 +38,5 @@ pub mod config;
 pub mod demo;
 pub mod notify;
 pub mod snapshot;
+pub mod store;
 pub mod telemetry;

@@ -21,10 +21,13 @@ use crate::admin::status::Status;
 use crate::background::certificates::Certificates;
 use crate::background::probe::Probes;
 use crate::background::reload::{Opened, Reloader};
+use crate::background::revocations::{Revoker, Time};
+use crate::background::shared_keys;
 use crate::background::watch::Watch;
 use crate::config::model::LogOutput;
 use crate::config::{Config, Fault, Loaded};
 use crate::drain::{Exit, Orders};
+use crate::filter::auth::revocation::Estate;
 use crate::filter::maintenance::Switches;
 use crate::gateway::Gateway;
 use crate::lifecycle::{Condition, Lifecycle};
@@ -35,6 +38,7 @@ use crate::listener::{self, ListenerState, Settings};
 use crate::metrics::{Build, Metrics};
 use crate::reply;
 use crate::snapshot::{CompileError, Live, Snapshot};
+use crate::store::Store;
 use crate::tls;
 use crate::tls::backend::NO_AUTHORITIES;
 use crate::upgrade::control as succession;
@@ -83,6 +87,9 @@ pub enum StartError {
     /// A thread cannot be started.
     #[error("server.threads: cannot start a worker: {0}")]
     Worker(std::io::Error),
+    /// The thread of the shared store cannot be started.
+    #[error("redis: cannot start its thread: {0}")]
+    Store(std::io::Error),
 }
 
 /// The addresses that were really taken, port 0 resolved.
@@ -118,6 +125,14 @@ pub fn run(
     let generation = inheritance.generation + 1;
     let snapshot = Snapshot::compile(config, generation, &metrics, Instant::now(), None)?;
     snapshot.import(&inheritance.maintenance);
+    let revocations = Arc::clone(snapshot.auth.revocations());
+    inheritance
+        .revocations
+        .enter(&revocations, Time::now().seconds());
+    let store = Store::start(Arc::clone(metrics.redis())).map_err(StartError::Store)?;
+    store.configure(config.redis.as_ref());
+    let revoker = Revoker::start(revocations, &store, &metrics);
+    shared_keys::start(snapshot.auth.shared_keys(), &store);
     metrics.set_build(build);
     metrics.set_config(snapshot.generation, snapshot.source_hash);
     metrics.reloads_succeeded().inc();
@@ -141,11 +156,13 @@ pub fn run(
     let live = Arc::clone(&gateway.live);
     let metrics = Arc::clone(&gateway.metrics);
     let opened = opened(config, &sockets);
-    let reloader = Arc::new(Reloader::new(&loaded, opened, Arc::clone(&live), metrics));
+    let reloader = Reloader::new(&loaded, opened, Arc::clone(&live), metrics);
+    let reloader = Arc::new(reloader.with_store(Arc::clone(&store)));
     let control = control(
         config,
         &gateway,
         &reloader,
+        &revoker,
         succession,
         &sockets,
         admin.as_ref(),
@@ -157,6 +174,10 @@ pub fn run(
         build,
         listeners,
         &reloader,
+        Shared {
+            store,
+            revoker: Arc::clone(&revoker),
+        },
         in_charge,
         closing.clone(),
     );
@@ -179,6 +200,8 @@ pub fn run(
                     // Null, or what another version leaves: what came with the sockets stays.
                     if let Ok(left) = Inheritance::deserialize(left) {
                         reloader.take_over(&left.maintenance);
+                        let now = Time::now().seconds();
+                        left.revocations.enter(revoker.list(), now);
                     }
                     take_charge.send_replace(true);
                 }),
@@ -217,13 +240,23 @@ struct Inheritance {
     generation: u64,
     /// What is switched at run time.
     maintenance: Switches,
+    /// Which tokens hold no longer.
+    revocations: Estate,
+}
+
+/// What is shared with other instances.
+struct Shared {
+    store: Arc<Store>,
+    revoker: Arc<Revoker>,
 }
 
 impl Inheritance {
-    fn of(snapshot: &Snapshot) -> Self {
+    fn of(snapshot: &Snapshot, revoker: &Revoker) -> Self {
+        let now = Time::now().seconds();
         Self {
             generation: snapshot.generation,
             maintenance: snapshot.export(),
+            revocations: Estate::of(revoker.list(), now, revoker.is_in_sync()),
         }
     }
 
@@ -318,6 +351,7 @@ fn control(
     config: &Config,
     gateway: &Gateway,
     reloader: &Arc<Reloader>,
+    revoker: &Arc<Revoker>,
     succession: &mut Succession,
     sockets: &[Socket],
     admin: Option<&TcpListener>,
@@ -350,13 +384,14 @@ fn control(
         .map_err(StartError::Upgrade)?;
     let (live, lifecycle) = (Arc::clone(&gateway.live), Arc::clone(&gateway.lifecycle));
     let reloader = Arc::clone(reloader);
+    let (own, last) = (Arc::clone(revoker), Arc::clone(revoker));
     Ok(Some(succession::Control::new(succession::Settings {
         socket,
         offers,
         program: Program::current().map_err(StartError::Upgrade)?,
         timeout: config.server.upgrade_timeout,
-        state: Arc::new(move || Inheritance::of(&live.load()).write()),
-        last_state: Arc::new(move || Inheritance::of(&reloader.hand_over()).write()),
+        state: Arc::new(move || Inheritance::of(&live.load(), &own).write()),
+        last_state: Arc::new(move || Inheritance::of(&reloader.hand_over(), &last).write()),
         life: Box::new(move || lifecycle.state().as_str()),
     })))
 }
@@ -415,6 +450,7 @@ fn build_server(
     build: Build,
     listeners: Vec<Arc<ListenerState>>,
     reloader: &Arc<Reloader>,
+    shared: Shared,
     in_charge: ShutdownWatch,
     closing: ShutdownWatch,
 ) -> Server {
@@ -428,10 +464,15 @@ fn build_server(
     if let Some(socket) = admin {
         let (metrics, lifecycle) = (&gateway.metrics, &gateway.lifecycle);
         let status = Status::new(build, gateway, listeners.clone(), Arc::clone(reloader));
-        let status = Arc::new(status);
+        let status = Arc::new(status.with_shared(shared.store, Arc::clone(&shared.revoker)));
         let (metrics, lifecycle) = (Arc::clone(metrics), Arc::clone(lifecycle));
         let (live, counted) = (Arc::clone(&gateway.live), Arc::clone(&metrics));
-        let control = Some(Control::new(live, Arc::clone(reloader), counted));
+        let control = Some(Control::new(
+            live,
+            Arc::clone(reloader),
+            shared.revoker,
+            counted,
+        ));
         let service = AdminService::new(socket, metrics, lifecycle, status, control);
         let service = service.once_in_charge(in_charge);
         server.add_service(service.left_to_successor(closing));

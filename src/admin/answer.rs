@@ -21,7 +21,10 @@ const INDEX: &str = "\
 POST /reload       loads the configuration anew
 GET  /maintenance  what is down for maintenance
 POST /maintenance  {\"enabled\": true, \"route\": \"users\"}; without a route, everything
-A POST needs Authorization: Bearer with the token of admin.token.
+GET  /revocations  how many tokens are revoked; ?jti= or ?subject= asks for one
+POST /revocations  {\"jti\": ...}, {\"subject\": ...} or {\"token\": ...}; expires_in, expires_at
+DELETE /revocations/{jti}  takes one back; ?subject= that of a subject
+A POST or DELETE needs Authorization: Bearer with the token of admin.token.
 ";
 
 /// The answer to a request. That of HEAD is that of GET; the body is left out when it is sent.

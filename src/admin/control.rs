@@ -19,14 +19,16 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::answer::{json, refuse};
+use super::revocations::{self, Unfit};
 use crate::background::reload::{Outcome, Reloader, Switched, Trigger};
+use crate::background::revocations::{Revoker, Shared, Time};
 use crate::config::Secret;
 use crate::metrics::{AdminCall, Metrics};
 use crate::snapshot::{Live, Snapshot};
 use crate::telemetry;
 
-/// Far more than a call has to say.
-const MAX_BODY: usize = 4096;
+/// Far more than a call has to say; a token may be in it.
+const MAX_BODY: usize = 24 * 1024;
 
 /// For the body of a call.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,6 +38,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) enum Call {
     Reload,
     Maintenance,
+    Revocations,
 }
 
 impl Call {
@@ -44,6 +47,8 @@ impl Call {
         match path {
             "/reload" => Some(Self::Reload),
             "/maintenance" => Some(Self::Maintenance),
+            "/revocations" => Some(Self::Revocations),
+            _ if path.starts_with("/revocations/") => Some(Self::Revocations),
             _ => None,
         }
     }
@@ -52,6 +57,7 @@ impl Call {
         match self {
             Self::Reload => "POST",
             Self::Maintenance => "GET, HEAD, POST",
+            Self::Revocations => "GET, HEAD, POST, DELETE",
         }
     }
 }
@@ -61,6 +67,7 @@ impl fmt::Display for Call {
         f.write_str(match self {
             Self::Reload => "reload",
             Self::Maintenance => "maintenance",
+            Self::Revocations => "revocations",
         })
     }
 }
@@ -69,6 +76,7 @@ impl fmt::Display for Call {
 pub struct Control {
     live: Arc<Live>,
     reloader: Arc<Reloader>,
+    revoker: Arc<Revoker>,
     metrics: Arc<Metrics>,
 }
 
@@ -87,6 +95,8 @@ enum Refusal {
     BodyNotUnderstood,
     /// There is no route of the name in it.
     NoSuchRoute,
+    /// It does not say what to revoke, or to take back.
+    Revocation(Unfit),
     /// Another process is in charge by now; here it would be lost.
     HandedOver,
 }
@@ -100,6 +110,7 @@ impl fmt::Display for Refusal {
             Self::BodyIncomplete => "the body did not arrive in time, or is too large",
             Self::BodyNotUnderstood => "the body is not understood",
             Self::NoSuchRoute => "there is no such route",
+            Self::Revocation(_) => "it does not say what is revoked",
             Self::HandedOver => "another process is in charge",
         })
     }
@@ -115,10 +126,16 @@ struct SwitchMaintenance {
 
 impl Control {
     /// Over what runs.
-    pub fn new(live: Arc<Live>, reloader: Arc<Reloader>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        live: Arc<Live>,
+        reloader: Arc<Reloader>,
+        revoker: Arc<Revoker>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             live,
             reloader,
+            revoker,
             metrics,
         }
     }
@@ -130,16 +147,21 @@ impl Control {
         session: &mut ServerSession,
     ) -> Response<Vec<u8>> {
         let method = &session.req_header().method;
-        if matches!(*method, Method::GET | Method::HEAD) && call == Call::Maintenance {
-            return json(StatusCode::OK, &maintenance(&self.live.load()));
+        if matches!(*method, Method::GET | Method::HEAD)
+            && let Some(shown) = self.show(call, &session.req_header().uri)
+        {
+            return shown;
         }
         let peer = session
             .client_addr()
             .and_then(|addr| addr.as_inet().copied());
         let peer = Peer(peer);
+        let is_lifted = *method == Method::DELETE;
         let done = match self.admit(call, session).await {
             Err(refusal) => Err(refusal),
             Ok(_) if call == Call::Reload => self.reload(&peer).await,
+            Ok(_) if is_lifted => self.lift(&peer, session).await,
+            Ok(body) if call == Call::Revocations => self.revoke(&peer, &body).await,
             Ok(body) => self.switch(&peer, &body).await,
         };
         match done {
@@ -164,7 +186,15 @@ impl Control {
 
     /// The body of a call that may be carried out.
     async fn admit(&self, call: Call, session: &mut ServerSession) -> Result<Vec<u8>, Refusal> {
-        if session.req_header().method != Method::POST {
+        let method = &session.req_header().method;
+        let is_at_root = session.req_header().uri.path().rfind('/') == Some(0);
+        let is_known = match call {
+            // What is posted is named in the body, what is taken back in the path or query.
+            Call::Revocations if !is_at_root => *method == Method::DELETE,
+            Call::Revocations => matches!(*method, Method::POST | Method::DELETE),
+            Call::Reload | Call::Maintenance => *method == Method::POST,
+        };
+        if !is_known {
             return Err(Refusal::WrongMethod(call));
         }
         let token = self.live.load().admin_token.clone();
@@ -207,6 +237,96 @@ impl Control {
         }
     }
 }
+
+/// Calls about revocations.
+impl Control {
+    /// What can be read without a token.
+    fn show(&self, call: Call, uri: &http::Uri) -> Option<Response<Vec<u8>>> {
+        let shown = match call {
+            Call::Reload => return None,
+            Call::Maintenance => maintenance(&self.live.load()),
+            Call::Revocations => {
+                let asked = revocations::named(uri.path(), uri.query());
+                if asked.is_none() && (uri.path() != "/revocations" || uri.query().is_some()) {
+                    return Some(refuse_caller(Refusal::Revocation(NOT_NAMED)));
+                }
+                revocations::show(&self.revoker, asked.as_ref(), Time::now())
+            }
+        };
+        Some(json(StatusCode::OK, &shown))
+    }
+
+    async fn revoke(
+        &self,
+        peer: &Peer,
+        body: &[u8],
+    ) -> Result<(AdminCall, Response<Vec<u8>>), Refusal> {
+        let revocation = revocations::understand(body, Time::now()).map_err(Refusal::Revocation)?;
+        let (target, terms) = (revocation.target.clone(), revocation.terms);
+        let revoked = self.revoker.revoke(revocation).await;
+        // Asked behind it: what was there before the hand-over began has gone with it.
+        if self.reloader.is_handed_over() {
+            return Err(Refusal::HandedOver);
+        }
+        let Ok(shared) = revoked else {
+            let message = "The list of revocations is full: wait until some of them have expired.";
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            return Ok((
+                AdminCall::Failed,
+                refuse(status, "revocations_full", message),
+            ));
+        };
+        log::warn!(
+            "admin: {peer} revokes {target:?}, redis: {}",
+            shared.as_str()
+        );
+        let mut answer = revocations::of_terms(&target, &terms);
+        answer["result"] = "revoked".into();
+        answer["redis"] = shared.as_str().into();
+        let status = match shared {
+            Shared::Pending => StatusCode::ACCEPTED,
+            Shared::Alone | Shared::Stored => StatusCode::OK,
+        };
+        Ok((AdminCall::Done, json(status, &answer)))
+    }
+
+    async fn lift(
+        &self,
+        peer: &Peer,
+        session: &ServerSession,
+    ) -> Result<(AdminCall, Response<Vec<u8>>), Refusal> {
+        let uri = &session.req_header().uri;
+        let target = revocations::named(uri.path(), uri.query());
+        let target = target.ok_or(Refusal::Revocation(NOT_NAMED))?;
+        if self.reloader.is_handed_over() {
+            return Err(Refusal::HandedOver);
+        }
+        match self.revoker.lift(target.clone(), Time::now()).await {
+            Ok((true, shared)) => {
+                log::warn!("admin: {peer} takes back that {target:?} is revoked");
+                let answer = json!({ "result": "taken_back", "redis": shared.as_str() });
+                Ok((AdminCall::Done, json(StatusCode::OK, &answer)))
+            }
+            Ok((false, _)) => {
+                let message = "It is not revoked.";
+                let response = refuse(StatusCode::NOT_FOUND, "not_revoked", message);
+                Ok((AdminCall::Failed, response))
+            }
+            Err(failure) => {
+                let message = "Redis cannot be reached, so it stays revoked. Try again later.";
+                log::warn!("admin: {peer} cannot take back {target:?}: redis: {failure}");
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                Ok((
+                    AdminCall::Failed,
+                    refuse(status, "redis_unavailable", message),
+                ))
+            }
+        }
+    }
+}
+
+const NOT_NAMED: Unfit =
+    Unfit("Expected /revocations/ with a jti, or /revocations with ?jti= or ?subject=.");
 
 /// What is down for maintenance, as `/maintenance` and `/status` show it.
 pub(super) fn maintenance(snapshot: &Snapshot) -> Value {
@@ -269,6 +389,9 @@ fn refuse_caller(refusal: Refusal) -> Response<Vec<u8>> {
         }
         Refusal::BodyNotUnderstood => {
             let message = "Expected {\"enabled\": true or false, \"route\": a name, or left out}.";
+            refuse(StatusCode::BAD_REQUEST, "bad_request", message)
+        }
+        Refusal::Revocation(Unfit(message)) => {
             refuse(StatusCode::BAD_REQUEST, "bad_request", message)
         }
         Refusal::NoSuchRoute => {

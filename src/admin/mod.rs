@@ -6,6 +6,7 @@
 
 mod answer;
 pub mod control;
+mod revocations;
 pub mod status;
 
 use std::net::TcpListener as StdListener;

@@ -5,13 +5,15 @@ use std::time::{Instant, SystemTime};
 
 use serde_json::{Value, json};
 
-use super::{StatusSource, control};
+use super::{StatusSource, control, revocations};
 use crate::background::reload::{Reloader, Report};
+use crate::background::revocations::Revoker;
 use crate::gateway::Gateway;
 use crate::listener::ListenerState;
 use crate::metrics::Build;
 use crate::route::{Action, Route};
 use crate::snapshot::Snapshot;
+use crate::store::Store;
 use crate::upstream::Upstream;
 
 /// Reads the status off the live parts.
@@ -20,6 +22,7 @@ pub struct Status {
     gateway: Gateway,
     listeners: Vec<Arc<ListenerState>>,
     reloader: Arc<Reloader>,
+    shared: Option<(Arc<Store>, Arc<Revoker>)>,
     started: SystemTime,
 }
 
@@ -36,8 +39,15 @@ impl Status {
             gateway: gateway.clone(),
             listeners,
             reloader,
+            shared: None,
             started: SystemTime::now(),
         }
+    }
+
+    /// Shows what is shared with other instances, too.
+    pub fn with_shared(mut self, store: Arc<Store>, revoker: Arc<Revoker>) -> Self {
+        self.shared = Some((store, revoker));
+        self
     }
 }
 
@@ -63,11 +73,34 @@ impl StatusSource for Status {
             "in_flight": self.gateway.lifecycle.in_flight(),
             "config": of_config(&snapshot, &self.reloader.report()),
             "maintenance": control::maintenance(&snapshot),
+            "redis": self.shared.as_ref().map(|(store, _)| of_store(store)),
+            "revocations": self.shared.as_ref().map(|(_, revoker)| revocations::summary(revoker)),
             "listeners": self.listeners.iter().map(|one| of_listener(one)).collect::<Vec<_>>(),
             "routes": routes,
             "upstreams": upstreams,
         })
     }
+}
+
+/// The store; null when none is configured.
+fn of_store(store: &Store) -> Value {
+    let Some(state) = store.state() else {
+        return Value::Null;
+    };
+    let failure = state.last_failure.map(|(at, failure)| {
+        json!({
+            "time": humantime::format_rfc3339_seconds(at).to_string(),
+            "kind": failure.kind.as_str(),
+            "what": failure.what,
+        })
+    });
+    json!({
+        "address": state.address,
+        "state": if state.connections > 0 { "up" } else { "down" },
+        "connections": state.connections,
+        "pool_size": state.pool_size,
+        "last_failure": failure,
+    })
 }
 
 fn of_listener(listener: &ListenerState) -> Value {

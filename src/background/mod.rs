@@ -4,4 +4,6 @@ pub mod certificates;
 mod check;
 pub mod probe;
 pub mod reload;
+pub mod revocations;
+pub mod shared_keys;
 pub mod watch;

@@ -16,6 +16,7 @@ use crate::filter::maintenance::Switches;
 use crate::listener::{ListenerState, Settings};
 use crate::metrics::Metrics;
 use crate::snapshot::{Live, Snapshot};
+use crate::store::Store;
 use crate::{telemetry, tls};
 
 /// What asked for a reload.
@@ -104,6 +105,7 @@ pub struct Reloader {
     live: Arc<Live>,
     metrics: Arc<Metrics>,
     listeners: Vec<Opened>,
+    store: Option<Arc<Store>>,
     /// How the process was started: what can only be changed by another process.
     started: Branch,
     /// Where references and host names are looked up.
@@ -159,6 +161,7 @@ impl Reloader {
             live,
             metrics,
             listeners,
+            store: None,
             started: loaded.written.without_traffic(),
             env: Box::new(ProcessEnv),
             reading: Mutex::default(),
@@ -177,6 +180,12 @@ impl Reloader {
                 failure: None,
             }),
         }
+    }
+
+    /// Connects this store to what is configured.
+    pub fn with_store(mut self, store: Arc<Store>) -> Self {
+        self.store = Some(store);
+        self
     }
 
     /// What there is to tell of the last reload.
@@ -215,6 +224,11 @@ impl Reloader {
     pub fn hand_over(&self) -> Arc<Snapshot> {
         lock(&self.state).handed_over = true;
         self.live.load()
+    }
+
+    /// Whether another process is in charge.
+    pub fn is_handed_over(&self) -> bool {
+        lock(&self.state).handed_over
     }
 
     /// Takes over what another process had switched.
@@ -287,8 +301,9 @@ impl Reloader {
             Err(problems) => return self.refuse(trigger, problems),
         };
         if is_unchanged {
-            // The files of the listeners may be others all the same.
+            // The files of the listeners and of the store may be others all the same.
             put_into_force(settings);
+            self.connect(&loaded.config);
             self.succeeded(None, &upgrade_needed);
             log::info!("reload by {}: nothing has changed", trigger.as_str());
             return Outcome::Unchanged {
@@ -299,6 +314,7 @@ impl Reloader {
         match self.adopt(&loaded.config, written, settings) {
             Ok(None) => handed_over(trigger),
             Ok(Some(generation)) => {
+                self.connect(&loaded.config);
                 self.succeeded(Some(SystemTime::now()), &upgrade_needed);
                 log::info!("reload by {}: generation {generation}", trigger.as_str());
                 Outcome::Reloaded {
@@ -361,6 +377,12 @@ impl Reloader {
         }
         let problems = loaded.problems(faults).to_string();
         Err(problems.lines().map(str::to_owned).collect())
+    }
+
+    fn connect(&self, config: &Config) {
+        if let Some(store) = &self.store {
+            store.configure(config.redis.as_ref());
+        }
     }
 
     fn succeeded(&self, loaded: Option<SystemTime>, upgrade_needed: &[String]) {

@@ -5,6 +5,7 @@
 
 mod auth;
 mod listener_tls;
+mod redis;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -21,6 +22,7 @@ use super::pattern::{HostPattern, PathPattern, Template};
 
 pub use auth::*;
 pub use listener_tls::{CertificateFiles, ClientAuth, ListenerTls, Tickets};
+pub use redis::{Login, Redis};
 
 /// A checked configuration file.
 #[derive(Clone, Debug)]
@@ -45,6 +47,8 @@ pub struct Config {
     pub access_log: Option<AccessLog>,
     /// How metrics are named.
     pub metrics: Metrics,
+    /// Where instances share what they know; `None`: nowhere.
+    pub redis: Option<Redis>,
     /// Who may call.
     pub auth: Auth,
     /// Named groups of backends, in order of name; routes refer to them by index.

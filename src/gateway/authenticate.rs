@@ -12,7 +12,8 @@ use serde_json::{Map, Value, json};
 use super::receive::request_of;
 use super::{Context, Gateway};
 use crate::context::AuthState;
-use crate::filter::auth::{Grant, Identity, Shown};
+use crate::filter::auth::{Grant, Identity, Policy, Shown};
+use crate::metrics::AuthError;
 use crate::reply::{AuthRefusal, Rejection};
 use crate::route::Route;
 
@@ -43,6 +44,37 @@ pub(super) async fn admit(
         Ok(Grant::Anonymous) => Ok(()),
         Err(refusal) => Err(refused(context, refusal)),
     }
+}
+
+/// A response that is longer can take its time.
+const LONG_BYTES: u64 = 1 << 20;
+
+/// Sees to it that what may go on for long, a WebSocket or a stream, ends with the token that it was
+/// begun with.
+pub(super) fn watch(response: &ResponseHeader, context: &Context) {
+    let (Some(identity), Some(origin)) = (&context.identity, &context.origin) else {
+        return;
+    };
+    let length = response.headers.get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    let is_short = length.is_some_and(|length: u64| length <= LONG_BYTES);
+    if is_short && response.status != StatusCode::SWITCHING_PROTOCOLS {
+        return;
+    }
+    let policy = context.route.as_ref().and_then(|route| route.auth.as_ref());
+    let with_expiry = policy.is_some_and(Policy::closes_on_expiry);
+    if let Some(watch) = identity.watch(context.snapshot.auth.revocations(), with_expiry) {
+        origin.shared.ending.set(watch);
+    }
+}
+
+/// The refusal that stands for such an end.
+pub(super) fn ended(error: AuthError) -> Rejection {
+    Rejection::Auth(AuthRefusal {
+        error,
+        challenges: Vec::new().into(),
+        scope: None,
+    })
 }
 
 fn refused(context: &mut Context, refusal: AuthRefusal) -> Rejection {

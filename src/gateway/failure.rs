@@ -10,12 +10,13 @@ use pingora_core::ErrorType::{
 use pingora_core::{Error, ErrorSource};
 use pingora_proxy::Session;
 
-use super::{Context, Gateway, backend_error};
+use super::{Context, Gateway, authenticate, backend_error};
+use crate::filter::auth::watch::{TokenExpired, TokenRevoked};
 use crate::listener::framing::MalformedChunk;
 use crate::listener::h2::DeadlineExceeded;
 use crate::listener::lease::FirstByteTimeout;
 use crate::listener::pace::TooSlow;
-use crate::metrics::{ConnectionClose, FailureReason, RetryReason};
+use crate::metrics::{AuthError, ConnectionClose, FailureReason, RetryReason};
 use crate::reply::Rejection;
 
 /// How far an attempt came.
@@ -155,7 +156,7 @@ impl Gateway {
         if has_begun(session) {
             // All that is left is to break the connection, so that the end is not taken for good. A
             // call can still be told.
-            context.error.get_or_insert(rejection.label());
+            context.error.get_or_insert(rejection.log_label());
             if context.grpc {
                 let trailers = rejection.to_trailers();
                 let stream = &mut session.downstream_session;
@@ -215,6 +216,12 @@ fn fault(error: &Error, session: &Session) -> Fault {
     }
     if has_cause::<DeadlineExceeded>(error) {
         return Fault::Client(Rejection::DeadlineExceeded);
+    }
+    if has_cause::<TokenRevoked>(error) {
+        return Fault::Client(authenticate::ended(AuthError::Revoked));
+    }
+    if has_cause::<TokenExpired>(error) {
+        return Fault::Client(authenticate::ended(AuthError::Expired));
     }
     match error.esource {
         ErrorSource::Upstream => Fault::Backend(of_backend(error, begun)),

@@ -107,7 +107,6 @@ impl Gateway {
                 AuthState::Failed => AuthStatus::Failure,
             },
             error_type: context.error.or(label),
-            ..Record::default()
         });
     }
 }

@@ -22,10 +22,11 @@ use pingora_core::server::ShutdownWatch;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::arrival::TlsFacts;
+use super::ending::Ending;
 use super::pace::{Pace, TooSlow};
 use super::stream::Connection;
 use super::turn::Turn;
-use super::websocket::{CLOSE_TO_BACKEND, CLOSE_TO_CLIENT, ToClient, Tunnel};
+use super::websocket::{ToClient, Tunnel};
 use crate::filter::forwarding::Peer;
 
 /// The largest piece where they are small: a frame of HTTP/2, as it is unless agreed otherwise.
@@ -58,6 +59,8 @@ pub struct Shared {
     /// Where a lease leaves the connection.
     returned: Mutex<Option<Connection>>,
     epoch: Instant,
+    /// What ends it before its time.
+    pub ending: Ending,
 }
 
 impl Shared {
@@ -74,6 +77,7 @@ impl Shared {
             cut: AtomicBool::new(false),
             returned: Mutex::new(None),
             epoch: Instant::now(),
+            ending: Ending::default(),
         }
     }
 
@@ -90,6 +94,7 @@ impl Shared {
             cut: AtomicBool::new(false),
             returned: Mutex::new(None),
             epoch: Instant::now(),
+            ending: Ending::default(),
         }
     }
 
@@ -163,6 +168,7 @@ impl Shared {
             .take()?;
         self.first_byte_arrived();
         self.small_pieces.store(false, Ordering::Relaxed);
+        self.ending.clear();
         Some((connection, self.answered.swap(false, Ordering::Relaxed)))
     }
 }
@@ -220,16 +226,20 @@ impl Lease {
         let (Some(tunnel), Some(connection)) = (&mut self.tunnel, &mut self.connection) else {
             return Poll::Pending;
         };
+        if self.shared.ending.poll(context).is_ready() {
+            tunnel.break_off();
+        }
         if !tunnel.poll_ending(context) {
             return Poll::Pending;
         }
         // The client may be slow to read; the backend need not wait for that.
         let _ = poll_tell_client(tunnel, connection, context)?;
         if tunnel.tell_backend() {
-            if buffer.remaining() < CLOSE_TO_BACKEND.len() {
+            let frame = tunnel.close_to_backend();
+            if buffer.remaining() < frame.len() {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            buffer.put_slice(&CLOSE_TO_BACKEND);
+            buffer.put_slice(&frame);
             return Poll::Ready(Ok(()));
         }
         if tunnel.is_over() {
@@ -248,6 +258,9 @@ impl Lease {
         let (Some(tunnel), Some(connection)) = (&mut self.tunnel, &mut self.connection) else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
+        if self.shared.ending.poll(context).is_ready() {
+            tunnel.break_off();
+        }
         if tunnel.poll_ending(context) {
             let told = poll_tell_client(tunnel, connection, context);
             ready!(connection.limit_write(told, patience, context))?;
@@ -319,7 +332,7 @@ fn poll_tell_client(
     if tunnel.client_is_due() {
         // Behind this there is room for the frame, so that it is taken as a whole.
         ready!(connection.poll_flush(context))?;
-        ready!(connection.poll_send(context, &CLOSE_TO_CLIENT))?;
+        ready!(connection.poll_send(context, &tunnel.close_to_client()))?;
         tunnel.told_client();
     }
     connection.poll_flush(context)
@@ -369,6 +382,14 @@ impl AsyncRead for Lease {
 impl Lease {
     /// Pending until whoever is waited for, the backend or the client, has taken too long.
     fn poll_waiting(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let over = match self.tunnel {
+            Some(_) => self.shared.ending.poll_overdue(context),
+            None => self.shared.ending.poll(context),
+        };
+        if let Poll::Ready(why) = over {
+            self.shared.set_cut();
+            return Poll::Ready(Err(io::Error::other(why.into_error())));
+        }
         let connection = self.connection.as_mut().ok_or_else(gone)?;
         if let Some(deadline) = self.shared.first_byte_deadline() {
             if self.pace.is_waiting() {
@@ -424,6 +445,12 @@ impl AsyncWrite for Lease {
         let connection = self.connection()?;
         let written = connection.poll_send(context, bytes);
         let written = connection.limit_write(written, patience, context);
+        if written.is_pending()
+            && let Poll::Ready(why) = self.shared.ending.poll(context)
+        {
+            self.shared.set_cut();
+            return Poll::Ready(Err(io::Error::other(why.into_error())));
+        }
         match &written {
             Poll::Ready(Ok(count)) => self.turn.moved(*count),
             _ => self.turn.ended(),

@@ -6,6 +6,7 @@ pub mod arrival;
 pub mod client_addr;
 pub mod clients;
 pub mod connection;
+pub mod ending;
 pub mod framing;
 pub mod h2;
 pub mod handshake;

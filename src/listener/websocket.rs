@@ -20,6 +20,8 @@ pub const CLOSE_TO_CLIENT: [u8; 4] = [0x88, 0x02, 0x03, 0xe9];
 /// The same as a client sends it: masked, here with a key of zeros, which changes nothing. The key
 /// protects caches from what scripts choose to send; nobody chose these bytes.
 pub const CLOSE_TO_BACKEND: [u8; 8] = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9];
+/// The last byte of the code 1008, policy violation: what was begun with a token that holds no longer.
+const POLICY: u8 = 0xf0;
 
 /// Follows one direction's frames.
 #[derive(Clone, Debug, Default)]
@@ -133,6 +135,8 @@ pub struct Tunnel {
     to_client: Frames,
     client_told: bool,
     backend_told: bool,
+    /// It ends because whoever began it may not go on.
+    broken_off: bool,
 }
 
 impl std::fmt::Debug for Tunnel {
@@ -168,6 +172,7 @@ impl Tunnel {
             to_client: Frames::default(),
             client_told: false,
             backend_told: false,
+            broken_off: false,
         }
     }
 
@@ -175,6 +180,31 @@ impl Tunnel {
     pub fn poll_ending(&mut self, context: &mut Context<'_>) -> bool {
         self.has_ended = self.has_ended || self.ending.as_mut().poll(context) == Poll::Ready(());
         self.is_due()
+    }
+
+    /// Ends it at once, because whoever began it may not go on.
+    pub fn break_off(&mut self) {
+        if !self.has_ended {
+            (self.has_ended, self.broken_off) = (true, true);
+        }
+    }
+
+    /// The frame that tells the client.
+    pub fn close_to_client(&self) -> [u8; 4] {
+        let mut frame = CLOSE_TO_CLIENT;
+        if self.broken_off {
+            frame[3] = POLICY;
+        }
+        frame
+    }
+
+    /// The frame that tells the backend.
+    pub fn close_to_backend(&self) -> [u8; 8] {
+        let mut frame = CLOSE_TO_BACKEND;
+        if self.broken_off {
+            frame[7] = POLICY;
+        }
+        frame
     }
 
     /// Whether the client is to be told now.
@@ -359,6 +389,23 @@ mod tests {
         tunnel.sent(&CLOSE_TO_CLIENT);
         assert_eq!(tunnel.from_client(&CLOSE_TO_BACKEND), 8);
         assert!(tunnel.is_over());
+    }
+
+    #[test]
+    fn who_may_not_go_on_is_told_that_it_is_a_matter_of_policy() {
+        let (_end, ending) = watch::channel(false);
+        let mut tunnel = Tunnel::new(&ending);
+        tunnel.sent(ANSWER);
+        assert_eq!(tunnel.close_to_client(), CLOSE_TO_CLIENT);
+        tunnel.break_off();
+        assert!(ended(&mut tunnel) && tunnel.client_is_due());
+        // RFC 6455 section 7.4.1
+        let code = u16::from_be_bytes([tunnel.close_to_client()[2], tunnel.close_to_client()[3]]);
+        assert_eq!(code, 1008);
+        assert_eq!(
+            tunnel.close_to_backend()[6..],
+            tunnel.close_to_client()[2..]
+        );
     }
 
     #[test]

@@ -169,3 +169,33 @@ pub(super) const ACCESS_LOG_DROPPED: Definition = counter(
 );
 pub(super) const PANICS: Definition =
     counter("panics_total", "Panics, each of which ended one task.");
+
+pub(super) const REDIS_ERRORS: Definition = counter(
+    "redis_errors_total",
+    "Connections to Redis and commands that failed, by kind.",
+);
+pub(super) const REDIS_COMMAND_DURATION: Definition = histogram(
+    "redis_command_duration_seconds",
+    "From a command to Redis to its answer, by kind of command.",
+);
+pub(super) const REDIS_CONNECTIONS: Definition = gauge(
+    "redis_connections",
+    "Connections to Redis that can be used.",
+);
+
+pub(super) const REVOCATIONS: Definition = gauge(
+    "revocations",
+    "Revocations in force on this instance, by kind.",
+);
+pub(super) const REVOCATIONS_RECEIVED: Definition = counter(
+    "revocations_received_total",
+    "Revocations that this instance learned from Redis.",
+);
+pub(super) const REVOCATIONS_PUSHED: Definition = counter(
+    "revocations_pushed_total",
+    "Revocations that this instance wrote to Redis.",
+);
+pub(super) const REVOCATIONS_SYNC_AGE: Definition = gauge(
+    "revocations_sync_age_seconds",
+    "Since the list was last known to be that of Redis.",
+);

@@ -104,6 +104,13 @@ impl<const N: usize> Counts<N> {
         }
     }
 
+    /// The count of one value.
+    pub fn count<L: Label>(&self, label: L) -> u64 {
+        const { assert!(L::ALL.len() == N) };
+        let count = self.0.get(label.index());
+        count.map_or(0, |count| count.load(Relaxed))
+    }
+
     /// The values with their counts; those never counted are left out.
     pub fn read<L: Label>(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let counts = L::ALL.iter().zip(&self.0);

@@ -14,7 +14,9 @@ mod label;
 mod listener;
 mod live;
 mod openmetrics;
+mod redis;
 mod render;
+mod revocations;
 mod route;
 mod shared;
 mod status;
@@ -37,7 +39,9 @@ pub use self::label::MethodLabel;
 pub use self::listener::{
     ConnectionClose, ConnectionGuard, Http2Guard, InFlightGuard, ListenerMetrics,
 };
+pub use self::redis::{RedisCommand, RedisError, RedisMetrics};
 pub use self::render::{Format, render};
+pub use self::revocations::RevocationMetrics;
 pub use self::route::RouteMetrics;
 pub use self::tls::{HandshakeFailure, TlsMetrics};
 pub use self::upstream::{FailureReason, PooledConnection, RetryReason, UpstreamMetrics};
@@ -81,6 +85,8 @@ pub struct Metrics {
     admin_calls: Counts<{ AdminCall::ALL.len() }>,
     access_log_dropped: Counter,
     panics: Counter,
+    redis: Arc<RedisMetrics>,
+    revocations: Arc<RevocationMetrics>,
     identity: Mutex<Identity>,
     process: ProcessCollector,
 }
@@ -127,6 +133,8 @@ impl Metrics {
             admin_calls: Counts::default(),
             access_log_dropped: plain_counter(),
             panics: plain_counter(),
+            redis: Arc::default(),
+            revocations: Arc::default(),
             identity: Mutex::default(),
             process: ProcessCollector::for_self(),
         }
@@ -201,6 +209,16 @@ impl Metrics {
         &self.panics
     }
 
+    /// What is measured of the shared store.
+    pub fn redis(&self) -> &Arc<RedisMetrics> {
+        &self.redis
+    }
+
+    /// What is measured of revocations.
+    pub fn revocations(&self) -> &Arc<RevocationMetrics> {
+        &self.revocations
+    }
+
     /// States what the binary was built from.
     pub fn set_build(&self, build: Build) {
         lock(&self.identity).build = Some(build);
@@ -218,6 +236,8 @@ impl Metrics {
         upstream::collect(&self.namespace, &self.upstreams.held(), &mut families);
         backend::collect(&self.namespace, &self.backends.held(), &mut families);
         listener::collect(&self.namespace, &self.listeners.held(), &mut families);
+        self.redis.collect(&self.namespace, &mut families);
+        self.revocations.collect(&self.namespace, &mut families);
         self.auth.collect(&self.namespace, &mut families);
         self.collect_process(&mut families);
         families.extend(self.process.collect());

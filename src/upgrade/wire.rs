@@ -18,8 +18,8 @@ use super::Named;
 
 /// Descriptors in one message. The kernel takes 253.
 pub const MAX_DESCRIPTORS: usize = 64;
-/// Far more than there is ever to say.
-const MAX_BYTES: usize = 4 << 20;
+/// Far more than there is ever to say; long lists of revoked tokens are the longest.
+const MAX_BYTES: usize = 64 << 20;
 /// How long the other side may take to read what is written.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -8,7 +8,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use crate::support::client::{Response, get, request};
 use crate::support::command::binary;
 use crate::support::tokens::{SECRET, Signer};
-use crate::support::{Gateway, Origin, eventually};
+use crate::support::{Gateway, Origin, Redis, eventually};
 
 const READER: &str = "gw_reader-4f1b6c1d";
 const WRITER: &str = "gw_writer-93ab0e55";
@@ -291,4 +291,80 @@ fn hash_password_makes_what_basic_accepts() {
     assert!(bcrypt::verify("s3cret", printed.trim()).unwrap());
     let (code, printed, told) = run(&["hash-password", "--cost", "31"], "s3cret");
     assert_eq!((code, &*printed), (Some(1), ""), "{told}");
+}
+
+/// Keys in this store, and one in the configuration.
+fn with_redis(origin: &Origin, redis: &Redis) -> Gateway {
+    let gateway = Gateway::start(&format!(
+        "redis: {{ url: '{}', pool_size: 2 }}
+auth:
+  api_keys: {{ redis: true, keys: [{{ name: reader, hash: '{}' }}] }}
+  identity_headers: {{ x-user: '{{auth.subject}}' }}
+upstreams: {{ u: {{ backends: ['{}'] }} }}
+routes:
+  - {{ name: all, auth: api_key, upstream: u }}
+  - {{ name: write, match: {{ path: /write }}, auth: {{ any_of: [api_key], scopes: [a.write] }}, upstream: u }}",
+        redis.url(),
+        hash(READER),
+        origin.address()
+    ));
+    eventually("Redis is there", || {
+        gateway.status()["redis"]["state"] == "up"
+    });
+    gateway
+}
+
+fn store(redis: &Redis, key: &str, value: &str) {
+    let name = hash(key).replace("sha256:", "apikey:");
+    assert_eq!(redis.ask(&["SET", &name, value]), "OK");
+}
+
+#[test]
+fn keys_in_redis_are_their_owners_until_they_are_taken_away() {
+    let (origin, redis) = (Origin::echo(), Redis::start());
+    store(&redis, WRITER, r#"{"name":"shared","scopes":["a.write"]}"#);
+    store(&redis, EXPIRED, r#"{"name":"late","expires":"2020-01-31"}"#);
+    store(&redis, DISABLED, r#"{"name":"off","enabled":false}"#);
+    let gateway = with_redis(&origin, &redis);
+    assert_eq!(with_key(&gateway, "/write", WRITER).status, 200);
+    let seen = origin.only_request();
+    assert_eq!(seen.header("x-user"), Some("shared"));
+    assert_refused(&with_key(&gateway, "/", EXPIRED), "expired");
+    assert_refused(&with_key(&gateway, "/", DISABLED), "unknown_key");
+    assert_refused(&with_key(&gateway, "/", FILED), "unknown_key");
+    store(&redis, FILED, r#"{"name":"new"}"#);
+    eventually("the new key is known", || {
+        with_key(&gateway, "/", FILED).status == 200
+    });
+    let name = hash(WRITER).replace("sha256:", "apikey:");
+    assert_eq!(redis.ask(&["DEL", &name]), "1");
+    eventually("the key is gone", || {
+        with_key(&gateway, "/write", WRITER).status == 401
+    });
+    assert_never_told(&gateway, &[READER, WRITER, EXPIRED, DISABLED, FILED]);
+}
+
+#[test]
+fn without_redis_nobody_is_let_in_whom_it_alone_knows() {
+    let (origin, mut redis) = (Origin::echo(), Redis::start());
+    store(&redis, WRITER, r#"{"name":"shared"}"#);
+    store(&redis, FILED, "not JSON");
+    let gateway = with_redis(&origin, &redis);
+    let answer = with_key(&gateway, "/", FILED);
+    answer.assert_refusal(503, "auth_unavailable");
+    assert_eq!(answer.json()["error_type"], "provider_unavailable");
+    redis.stop();
+    eventually("Redis is away", || {
+        gateway.status()["redis"]["state"] == "down"
+    });
+    let answer = with_key(&gateway, "/", WRITER);
+    answer.assert_refusal(503, "auth_unavailable");
+    assert_eq!(answer.json()["error_type"], "provider_unavailable");
+    assert_eq!(with_key(&gateway, "/", READER).status, 200);
+    redis.start_again();
+    store(&redis, WRITER, r#"{"name":"shared"}"#);
+    eventually("the key is known", || {
+        with_key(&gateway, "/", WRITER).status == 200
+    });
+    assert_never_told(&gateway, &[WRITER, FILED, "not JSON"]);
 }

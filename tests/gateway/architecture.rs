@@ -17,6 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("drain", &["config", "lifecycle", "notify", "upgrade"]),
     ("reply", &["lifecycle", "grpc", "metrics"]),
     ("tls", &["config", "metrics"]),
+    ("store", &["config", "metrics"]),
     ("filter", &["config", "metrics", "reply", "tls"]),
     ("upstream", &["config", "metrics", "reply", "tls"]),
     (

@@ -11,7 +11,7 @@ use crate::support::metrics::parse;
 use crate::support::tls::Authority;
 use crate::support::tokens::{SECRET, Signer};
 use crate::support::wait::until;
-use crate::support::{DeadPort, Gateway, Origin, Script};
+use crate::support::{DeadPort, Gateway, Origin, Redis, Script, eventually};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -199,6 +199,7 @@ fn busy_gateway(origin: &Origin) -> Gateway {
     let at = authority.folder().display();
     let failing = "HTTP/1.1 200 OK\r\nGrpc-Status: 14\r\nContent-Length: 0\r\n\r\n";
     let calls = Origin::script(Script::new().read_body().send(failing));
+    let redis = Redis::start();
     let gateway = Gateway::start(&format!(
         "listeners:
   - {{ name: main, address: 127.0.0.1:0, h2c: true }}
@@ -216,10 +217,12 @@ routes:
   - {{ name: good, match: {{ path: /good }}, upstream: good }}
   - {{ name: mine, match: {{ path: /mine }}, auth: jwt, upstream: good }}
   - {{ name: dead, match: {{ path: /dead }}, upstream: dead }}
-auth: {{ jwt: {{ secret: '{SECRET}' }} }}",
+auth: {{ jwt: {{ secret: '{SECRET}' }} }}
+redis: {{ url: '{}' }}",
         calls.address(),
         origin.address(),
-        dead.address()
+        dead.address(),
+        redis.url()
     ));
     let call = request("POST", "/call").header("content-type", "application/grpc");
     assert_eq!(H2::connect(gateway.addr()).send(call, "x").status, 200);
@@ -238,6 +241,9 @@ auth: {{ jwt: {{ secret: '{SECRET}' }} }}",
     let mine = client::request(gateway.addr(), "GET", "/mine", &[&field], b"");
     assert_eq!(mine.status, 200);
     assert_eq!(gateway.call("/reload", "", "").status, 403);
+    eventually("Redis has answered", || {
+        gateway.status()["revocations"]["in_sync"] == true
+    });
     gateway
 }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use http::HeaderName;
 use http::header;
 
+pub use self::keys::expiry;
 use super::Checker;
 use super::header::header_name;
 use super::process::label;

@@ -7,6 +7,7 @@ mod header;
 mod listener_tls;
 mod matching;
 mod process;
+mod redis;
 mod route;
 mod upstream;
 
@@ -15,6 +16,7 @@ use std::net::SocketAddr;
 use std::path::Path as FilePath;
 use std::sync::Arc;
 
+pub use self::auth::expiry;
 use super::conflict::conflicts;
 use super::env::Env;
 use super::file::File;
@@ -95,6 +97,7 @@ impl Checker<'_> {
         let admin = self.admin(file, &listeners);
         let access_log = self.access_log(&file.access_log);
         let metrics = self.metrics(&file.metrics);
+        let redis = self.redis(file.redis.as_ref());
         let mut upstreams = self.upstreams(&file.upstreams);
         self.unnamed_upstreams(&file.routes, &mut upstreams);
         let indexes = upstreams
@@ -122,6 +125,7 @@ impl Checker<'_> {
             log: process::log(&file.log),
             access_log,
             metrics: metrics?,
+            redis: redis?,
             auth: auth?,
             upstreams: upstreams.into_values().collect::<Option<_>>()?,
             routes: routes?,

@@ -283,7 +283,7 @@ pub struct ApiKeys {
     /// A YAML file with further keys, a list as `keys` is. A relative path begins at the
     /// configuration's folder. A change takes effect without a reload being asked for.
     pub file: Option<String>,
-    /// Reserved for keys in Redis; it has to be `false`.
+    /// Whether keys that are not among these are looked for in Redis, as `apikey:{hash}`.
     pub redis: bool,
     /// Whether backends get the key.
     pub forward: bool,

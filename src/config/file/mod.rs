@@ -5,6 +5,7 @@
 
 mod auth;
 mod listener_tls;
+mod redis;
 mod route;
 mod upstream;
 
@@ -19,6 +20,7 @@ use super::scalar::{Address, Duration, List, Network, Secret, Size};
 
 pub use auth::*;
 pub use listener_tls::*;
+pub use redis::*;
 pub use route::*;
 pub use upstream::*;
 
@@ -53,6 +55,10 @@ pub struct File {
     pub access_log: AccessLog,
     /// How metrics are named.
     pub metrics: Metrics,
+    /// Redis or Valkey, where instances share what one of them alone cannot know, such as which tokens
+    /// are revoked. When left out, all of that is each instance's own. It may be away: then each goes
+    /// on with what it knows.
+    pub redis: Option<Redis>,
     /// Who may call: schemes by which clients prove who they are, and what routes ask for that say
     /// nothing themselves.
     pub auth: Auth,

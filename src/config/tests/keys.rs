@@ -172,7 +172,7 @@ fn a_file_that_is_no_list_of_keys_is_refused() {
     assert!(read(auth, &[("keys.yaml", "[]")]).is_ok());
     let none = refused("  api_keys: {}\n", &[]);
     assert!(
-        none[0].contains("has no key, expected `keys` or `file`"),
+        none[0].contains("has no key, expected `keys`, `file` or `redis: true`"),
         "{none:?}"
     );
     let none = refused("  basic: {}\n", &[]);

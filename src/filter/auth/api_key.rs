@@ -13,6 +13,7 @@ use http::HeaderMap;
 
 use super::credential;
 use super::identity::{Known, words};
+use super::shared_keys::{KeyHash, SharedKeys};
 use crate::config::model::{self, CredentialSource};
 use crate::metrics::AuthError;
 
@@ -26,10 +27,12 @@ pub struct ApiKeys {
     /// By the beginning of the hash. What the time of a look-up tells is a part of a hash, of which
     /// nobody knows a key.
     keys: HashMap<u64, Vec<Entry>, RandomState>,
+    /// Whether others are asked about keys that are not among them.
+    asks: bool,
 }
 
 struct Entry {
-    hash: [u8; 32],
+    hash: KeyHash,
     owner: Arc<Known>,
 }
 
@@ -50,39 +53,51 @@ impl ApiKeys {
         }
         Self {
             sources: config.sources.clone(),
+            asks: config.redis,
             keys,
         }
     }
 
-    /// Who the key in this header belongs to; `None` without one.
-    pub fn judge(
+    /// Who the key in this header belongs to; `None` without one. Waits only for what others say of a
+    /// key that is not among these.
+    pub async fn judge(
         &self,
+        shared: &SharedKeys,
         headers: &HeaderMap,
         now: SystemTime,
     ) -> Result<Option<Arc<Known>>, AuthError> {
-        match credential::find(headers, &self.sources)? {
-            Some(key) => self.owner(key, now).map(Some),
-            None => Ok(None),
-        }
-    }
-
-    fn owner(&self, key: &str, now: SystemTime) -> Result<Arc<Known>, AuthError> {
-        if key.len() > MAX_KEY_BYTES {
-            return Err(AuthError::TooLarge);
-        }
-        let hash = digest(&SHA256, key.as_bytes());
-        let entries = self.keys.get(&beginning(hash.as_ref()));
-        let mut entries = entries.into_iter().flatten();
-        let found = entries.find(|one| verify_slices_are_equal(&one.hash, hash.as_ref()).is_ok());
-        let owner = &found.ok_or(AuthError::UnknownKey)?.owner;
+        let Some(key) = credential::find(headers, &self.sources)? else {
+            return Ok(None);
+        };
+        let hash = hash(key)?;
+        let owner = match self.owner(&hash) {
+            Some(owner) => Arc::clone(owner),
+            None if self.asks => shared.owner(&hash, now).await?,
+            None => return Err(AuthError::UnknownKey),
+        };
         if owner.expires.is_some_and(|end| end <= now) {
             return Err(AuthError::Expired);
         }
-        Ok(Arc::clone(owner))
+        Ok(Some(owner))
+    }
+
+    fn owner(&self, hash: &KeyHash) -> Option<&Arc<Known>> {
+        let mut entries = self.keys.get(&beginning(hash))?.iter();
+        let found = entries.find(|one| verify_slices_are_equal(&one.hash, hash).is_ok());
+        found.map(|one| &one.owner)
     }
 }
 
-fn beginning(hash: &[u8]) -> u64 {
+fn hash(key: &str) -> Result<KeyHash, AuthError> {
+    if key.len() > MAX_KEY_BYTES {
+        return Err(AuthError::TooLarge);
+    }
+    let hash = digest(&SHA256, key.as_bytes());
+    // SHA-256 has 32 bytes.
+    KeyHash::try_from(hash.as_ref()).map_err(|_| AuthError::Malformed)
+}
+
+fn beginning(hash: &KeyHash) -> u64 {
     let first = hash.iter().take(8);
     first.fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
@@ -93,6 +108,7 @@ mod tests {
 
     use std::time::{Duration, UNIX_EPOCH};
 
+    use futures_util::FutureExt;
     use http::HeaderName;
 
     use super::*;
@@ -104,7 +120,7 @@ mod tests {
     fn key(name: &str, key: &str, expires: Option<SystemTime>) -> model::ApiKey {
         model::ApiKey {
             name: name.into(),
-            hash: digest(&SHA256, key.as_bytes()).as_ref().try_into().unwrap(),
+            hash: hash(key).unwrap(),
             scopes: vec![format!("{name}.read")],
             roles: Vec::new(),
             expires,
@@ -132,7 +148,11 @@ mod tests {
         for key in shown {
             headers.append("x-api-key", key.parse().unwrap());
         }
-        let found = keys().judge(&headers, at(now));
+        // Nobody is asked, so it never waits.
+        let shared = SharedKeys::default();
+        let keys = keys();
+        let judged = keys.judge(&shared, &headers, at(now));
+        let found = std::pin::pin!(judged).now_or_never().unwrap();
         found.map(|known| known.map(|known| known.subject.to_string()))
     }
 
@@ -179,6 +199,7 @@ mod tests {
             keys: vec![twin, one],
             redis: false,
         });
-        assert_eq!(&*keys.owner("gw_one", at(0)).unwrap().subject, "one");
+        let owner = keys.owner(&hash("gw_one").unwrap());
+        assert_eq!(&*owner.unwrap().subject, "one");
     }
 }

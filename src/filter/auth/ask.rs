@@ -10,6 +10,7 @@ use super::client_cert::ClientCerts;
 use super::credential::{self, Shown};
 use super::identity::{Identity, Known};
 use super::jwt::{self, Provider, TokenError, Verified};
+use super::revocation::{Bearer, seconds};
 use super::scheme::{Kind, Scheme, Tokens};
 use crate::config::model::CredentialSource;
 use crate::metrics::{AuthError, AuthMethod};
@@ -107,7 +108,7 @@ impl Ask {
         let outcome = match self {
             Self::Token(token) => token.ask(auth, shown, now).await,
             Self::ApiKey(name, keys) => {
-                let known = keys.judge(shown.headers, now);
+                let known = keys.judge(&auth.shared_keys, shown.headers, now).await;
                 known.map(|known| known.map(|known| self.identity(name, known)))
             }
             Self::Basic(one) => basic::judge(&one.schemes, &auth.passwords, shown, now)
@@ -163,6 +164,10 @@ impl AskToken {
             return Err(AuthError::TooLarge);
         }
         let verified = self.verify(auth, token, now)?;
+        let bearer = Bearer::of(&verified);
+        if auth.revocations.is_revoked(bearer, seconds(now)) {
+            return Err(AuthError::Revoked);
+        }
         // There is a name for each provider.
         let name = self.names.get(verified.provider);
         let name = name.ok_or(AuthError::WrongIssuer)?;

@@ -76,7 +76,7 @@ mod tests {
         ] {
             let known = good.judge(Some(&shown)).unwrap().unwrap();
             assert_eq!(&*known.subject, "CN=app,OU=payments");
-            assert_eq!(&*known.scopes, &["pay".into()]);
+            assert_eq!(&*known.scopes, &[Box::<str>::from("pay")]);
         }
         for bad in [
             certs(Some("OU=sales"), None),

@@ -1,11 +1,13 @@
 //! Who calls, as routes, backends and logs name it.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
 use super::jwt::{NumericDate, Verified, claim_path};
+use super::revocation::{Bearer, Revocations};
+use super::watch::Watch;
 use crate::metrics::AuthMethod;
 
 /// Who calls, and how that was proved.
@@ -109,12 +111,31 @@ impl Identity {
         self.all().filter_map(Who::expires).min()
     }
 
+    /// Sees when what was begun with what was shown has to end: when it is revoked, and where
+    /// `with_expiry`, when it ends. `None`: never.
+    pub fn watch(&self, list: &Arc<Revocations>, with_expiry: bool) -> Option<Watch> {
+        let ends = self.expires().filter(|_| with_expiry);
+        let ends = ends.map(|ends| {
+            let left = ends.millis() - NumericDate::from(SystemTime::now()).millis();
+            Instant::now() + Duration::from_millis(u64::try_from(left).unwrap_or(0))
+        });
+        let mut tokens = self.all().filter_map(Who::token).peekable();
+        (tokens.peek().is_some() || ends.is_some()).then(|| Watch::new(list, tokens, ends))
+    }
+
     fn all(&self) -> impl Iterator<Item = &Who> {
         std::iter::once(&self.who).chain(&self.further)
     }
 }
 
 impl Who {
+    fn token(&self) -> Option<Bearer<'_>> {
+        match self {
+            Self::Token(token) => Some(Bearer::of(token)),
+            Self::Known(_) => None,
+        }
+    }
+
     fn subject(&self) -> &str {
         match self {
             Self::Token(token) => token.subject.as_deref().unwrap_or_default(),

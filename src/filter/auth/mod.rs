@@ -14,7 +14,11 @@ mod identity;
 mod identity_headers;
 pub mod jwt;
 mod policy;
+pub mod revocation;
 mod scheme;
+mod shards;
+pub mod shared_keys;
+pub mod watch;
 
 use std::sync::Arc;
 
@@ -26,13 +30,15 @@ use crate::metrics::{AuthMetrics, Metrics};
 const BYTES_A_TOKEN: usize = 2 * 1024;
 
 pub use self::credential::Shown;
-pub use self::identity::Identity;
+pub use self::identity::{Identity, Known, words};
 pub use self::identity_headers::IdentityHeaders;
 pub use self::policy::{Grant, Policy};
 
 use self::basic::Passwords;
 use self::jwt::{CacheLimits, TokenCache};
+use self::revocation::Revocations;
 use self::scheme::Scheme;
+use self::shared_keys::SharedKeys;
 
 /// Everything of one generation that authentication needs.
 pub struct Auth {
@@ -47,6 +53,10 @@ pub struct Auth {
     tokens: Arc<TokenCache>,
     /// Checks passwords.
     passwords: Arc<Passwords>,
+    /// Knows keys that are not in the configuration; one for all generations.
+    shared_keys: Arc<SharedKeys>,
+    /// Tokens that hold no longer all the same; one list for all generations.
+    revocations: Arc<Revocations>,
     metrics: Arc<AuthMetrics>,
 }
 
@@ -92,6 +102,10 @@ impl Auth {
                 Some(previous) => Arc::clone(&previous.passwords),
                 None => Arc::new(Passwords::new(config.cache_entries, metrics.auth())),
             },
+            shared_keys: previous
+                .map_or_else(Arc::default, |previous| Arc::clone(&previous.shared_keys)),
+            revocations: previous
+                .map_or_else(Arc::default, |previous| Arc::clone(&previous.revocations)),
             metrics: metrics.auth(),
         };
         auth.validate = config.validate.as_ref().map(|validate| Validate {
@@ -99,6 +113,16 @@ impl Auth {
             policy: Policy::of_tokens(&validate.schemes, &auth),
         });
         Ok(auth)
+    }
+
+    /// Knows keys that are not in the configuration.
+    pub fn shared_keys(&self) -> &Arc<SharedKeys> {
+        &self.shared_keys
+    }
+
+    /// Which tokens hold no longer.
+    pub fn revocations(&self) -> &Arc<Revocations> {
+        &self.revocations
     }
 
     /// Whether this configuration would come to the same.

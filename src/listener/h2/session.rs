@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use h2::Reason;
 use http::HeaderMap;
-use pingora_core::ErrorType::{InternalError, ReadTimedout, WriteTimedout};
+use pingora_core::ErrorType::{InternalError, ReadError, ReadTimedout, WriteTimedout};
 use pingora_core::protocols::Digest;
 use pingora_core::protocols::http::HttpTask;
 use pingora_core::protocols::http::custom::CustomMessageWrite;
@@ -26,6 +26,7 @@ use super::body::Body;
 use super::response::{Response, lost};
 use super::running::Guard;
 use super::timer::Timer;
+use crate::filter::auth::watch::Why;
 use crate::listener::lease::{FirstByteTimeout, Shared};
 use crate::listener::pace::{Pace, TooSlow};
 
@@ -60,6 +61,11 @@ impl Limit {
         }
         .into_down()
     }
+}
+
+/// The token that the request came with holds no longer.
+fn over(why: Why) -> Box<Error> {
+    Error::because(ReadError, "token", why.into_error()).into_down()
 }
 
 /// What a client has to take of a response to be given its time anew, or what is left if that is
@@ -151,6 +157,9 @@ impl Http2Session {
         idle: bool,
         context: &mut Context<'_>,
     ) -> Poll<Result<Option<Bytes>>> {
+        if let Poll::Ready(why) = self.shared.ending.poll(context) {
+            return Poll::Ready(Err(over(why)));
+        }
         let mut limit = None;
         let mut sooner = |at: Option<Instant>, kind: Limit| {
             if let Some(at) = at
@@ -199,6 +208,9 @@ impl Http2Session {
         std::future::poll_fn(|context| {
             if let Poll::Ready(written) = self.response.poll_write(&mut data, end, context) {
                 return Poll::Ready(written);
+            }
+            if let Poll::Ready(why) = self.shared.ending.poll(context) {
+                return Poll::Ready(Err(over(why)));
             }
             reading.note(data.len(), Instant::now());
             let patience = self.write_timeout.map(|patience| reading.since + patience);

@@ -31,8 +31,9 @@ struct Found {
 impl Checker<'_> {
     pub(super) fn api_keys(&mut self, written: &file::ApiKeys, at: &Path<'_>) -> Option<ApiKeys> {
         let sources = self.sources(&written.key, &at.key("key"));
-        if written.redis {
-            let what = "is true, but there is no Redis to look in; expected `false`";
+        let root = Path::Root;
+        if written.redis && !self.is_written(&root.key("redis")) {
+            let what = "is true, but there is no Redis to look in; expected `redis` at the top";
             self.refuse(&at.key("redis"), what);
         }
         let mut found = Found::default();
@@ -42,7 +43,7 @@ impl Checker<'_> {
         }
         let has_none = written.keys.is_empty() && written.file.is_none() && !written.redis;
         if has_none && self.is_whole(at) {
-            self.refuse(at, "has no key, expected `keys` or `file`");
+            self.refuse(at, "has no key, expected `keys`, `file` or `redis: true`");
             return None;
         }
         Some(ApiKeys {
@@ -122,7 +123,7 @@ fn hash(text: &Secret) -> Result<[u8; 32], Invalid> {
 }
 
 /// The first moment at which a key is no longer good. A date is good to the end of its day in UTC.
-fn expiry(text: &str) -> Result<SystemTime, Invalid> {
+pub fn expiry(text: &str) -> Result<SystemTime, Invalid> {
     let refused = || Invalid::new(format!("{} is no date", quote(text)), EXPIRY);
     let parse = |text: &str| humantime::parse_rfc3339(text).map_err(|_| refused());
     if text.len() == "2030-01-31".len() {

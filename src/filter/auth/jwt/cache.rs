@@ -7,8 +7,8 @@
 //!
 //! The hash is SipHash-2-4 with 128 bits under a random key of this process. Who does not know the key
 //! cannot make two tokens collide but by chance, 2^-128 for each pair; nor does the cache hold tokens
-//! that could be taken from it. HMAC-SHA256 would be as sound and was measured to take twice as long
-//! for a token of 700 bytes (`benches/jwt.rs`).
+//! that could be taken from it. HMAC-SHA256 would be as sound and was measured to take seven
+//! times as long, 2.8 µs for a token of 676 bytes (`benches/jwt.rs`).
 //!
 //! The cache is an array of small sets, each with a lock that is held for a look at 16 entries. A full
 //! set gives up the entry that was not used for the longest time. Both the number of entries and their

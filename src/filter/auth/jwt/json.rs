@@ -15,7 +15,9 @@ const MAX_DEPTH: usize = 32;
 
 /// The members of an object, with nothing around it but space.
 pub(super) fn object(bytes: &[u8]) -> Option<Map<String, Value>> {
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    // Checked once as a whole, the text need not be checked string by string.
+    let text = std::str::from_utf8(bytes).ok()?;
+    let mut deserializer = serde_json::Deserializer::from_str(text);
     let value = Strict { below: MAX_DEPTH }
         .deserialize(&mut deserializer)
         .ok()?;
@@ -33,6 +35,11 @@ struct Strict {
 }
 
 impl Strict {
+    /// The claims of a token are more than what is in them; a table that grows is a table made anew.
+    fn expected_members(self) -> usize {
+        if self.below == MAX_DEPTH { 16 } else { 1 }
+    }
+
     fn inner<E: Error>(self) -> Result<Self, E> {
         let below = self.below.checked_sub(1);
         let below = below.ok_or_else(|| E::custom("nested too deeply"))?;
@@ -95,7 +102,7 @@ impl<'de> Visitor<'de> for Strict {
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
         let inner = self.inner()?;
-        let mut object = Map::new();
+        let mut object = Map::with_capacity(self.expected_members());
         while let Some(name) = members.next_key::<String>()? {
             match object.entry(name) {
                 Entry::Occupied(_) => return Err(A::Error::custom("a member twice")),

@@ -1,0 +1,101 @@
+//! What operators are told of the store: a line of the log now and then, and the last failure.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::failure::Failure;
+
+/// Between two lines about failures.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// What there is to tell.
+#[derive(Debug, Default)]
+pub(super) struct Report(Mutex<Told>);
+
+#[derive(Debug, Default)]
+struct Told {
+    address: String,
+    is_up: bool,
+    last: Option<(SystemTime, Failure)>,
+    spoke: Option<Instant>,
+    left_out: u64,
+}
+
+impl Report {
+    /// What follows is about this server.
+    pub fn begin(&self, address: String) {
+        *self.lock() = Told {
+            address,
+            ..Told::default()
+        };
+    }
+
+    /// Remembers a failure, and perhaps writes a line.
+    pub fn failed(&self, failure: &Failure) {
+        let line = self.lock().failed(failure, Instant::now());
+        if let Some(line) = line {
+            log::error!("{line}");
+        }
+    }
+
+    /// There is a connection.
+    pub fn connected(&self) {
+        let mut told = self.lock();
+        told.is_up = true;
+        // What comes next is news.
+        told.spoke = None;
+        told.left_out = 0;
+        log::info!("redis: connected to {}", told.address);
+    }
+
+    /// The last failure since the start.
+    pub fn last(&self) -> Option<(SystemTime, Failure)> {
+        self.lock().last.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Told> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Told {
+    fn failed(&mut self, failure: &Failure, now: Instant) -> Option<String> {
+        self.last = Some((SystemTime::now(), failure.clone()));
+        let is_early = self.spoke.is_some_and(|spoke| now < spoke + PAUSE);
+        if is_early {
+            self.left_out += 1;
+            return None;
+        }
+        self.spoke = Some(now);
+        let before = match std::mem::take(&mut self.left_out) {
+            0 => String::new(),
+            count => format!(" ({count} further failures before)"),
+        };
+        let address = &self.address;
+        Some(format!("redis error at {address}: {failure}{before}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::RedisError as Kind;
+
+    #[test]
+    fn failures_are_told_now_and_then() {
+        let mut told = Told {
+            address: "cache:6379".to_owned(),
+            ..Told::default()
+        };
+        let failure = Failure::new(Kind::Connect, "refused");
+        let now = Instant::now();
+        let first = told.failed(&failure, now);
+        assert_eq!(
+            first.as_deref(),
+            Some("redis error at cache:6379: connect: refused")
+        );
+        assert_eq!(told.failed(&failure, now + PAUSE / 2), None);
+        let later = told.failed(&failure, now + PAUSE).unwrap_or_default();
+        assert!(later.ends_with(" (1 further failures before)"), "{later}");
+    }
+}
