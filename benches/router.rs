@@ -164,6 +164,7 @@ fn route(number: usize, hosts: Vec<HostPattern>, path: PathPattern) -> Route {
         max_body_bytes: None,
         timeouts: TimeoutOverrides::default(),
         retry_attempts: None,
+        auth: None,
         maintenance: false,
     }
 }

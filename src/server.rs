@@ -23,6 +23,7 @@ use crate::background::jwks::KeySets;
 use crate::background::probe::Probes;
 use crate::background::reload::{Opened, Reloader};
 use crate::background::revocations::{Revoker, Time};
+use crate::background::shared_keys;
 use crate::background::watch::Watch;
 use crate::config::model::LogOutput;
 use crate::config::{Config, Fault, Loaded};
@@ -134,6 +135,7 @@ pub fn run(
     let store = Store::start(Arc::clone(metrics.redis())).map_err(StartError::Store)?;
     store.configure(config.redis.as_ref());
     let revoker = Revoker::start(revocations, &store, &metrics);
+    shared_keys::start(snapshot.auth.shared_keys(), &store);
     metrics.set_build(build);
     metrics.set_config(snapshot.generation, snapshot.source_hash);
     metrics.reloads_succeeded().inc();

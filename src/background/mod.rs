@@ -6,4 +6,5 @@ pub mod jwks;
 pub mod probe;
 pub mod reload;
 pub mod revocations;
+pub mod shared_keys;
 pub mod watch;

@@ -43,6 +43,8 @@ label! {
         Revoke = "revoke",
         /// Bringing the list of revocations up to date.
         Sync = "sync",
+        /// Whose an API key is.
+        ApiKey = "api_key",
     }
 }
 

@@ -98,6 +98,9 @@ fn write_tls_files(folder: &Path) {
     .unwrap();
     let key = folder.parent().unwrap().join("jwt-public-key.pem");
     fs::write(key, Signer::es256("a").public_pem()).unwrap();
+    let beside = |name: &str| folder.parent().unwrap().join(name);
+    fs::write(beside("keys.yaml"), "[]").unwrap();
+    fs::write(beside("users.htpasswd"), "# nobody\n").unwrap();
     fs::write(folder.join("ticket.keys"), "0123456789abcdef".repeat(4)).unwrap();
 }
 

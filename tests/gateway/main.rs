@@ -13,8 +13,10 @@ mod support;
 
 mod access_log;
 mod actions;
+mod api_keys;
 mod architecture;
 mod auth;
+mod basic_auth;
 mod client_limit;
 mod config_cli;
 mod control;

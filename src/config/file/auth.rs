@@ -286,7 +286,7 @@ pub struct ApiKeys {
     /// A YAML file with further keys, a list as `keys` is. A relative path begins at the
     /// configuration's folder. A change takes effect without a reload being asked for.
     pub file: Option<String>,
-    /// Whether keys are also looked for in Redis, as `apikey:{hash}`.
+    /// Whether keys that are not among these are looked for in Redis, as `apikey:{hash}`.
     pub redis: bool,
     /// Whether backends get the key.
     pub forward: bool,
@@ -306,10 +306,10 @@ pub struct ApiKey {
     /// What it is.
     #[serde(default)]
     pub roles: List<String>,
-    /// When it ends: a date, or a date and time in UTC (RFC 3339).
+    /// When it ends: a date, at the end of that day in UTC, or a date and time in UTC (RFC 3339).
     #[schemars(extend("examples" = ["2030-01-31", "2030-01-31T12:00:00Z"]))]
     pub expires: Option<String>,
-    /// Whether it is good.
+    /// Whether it is accepted.
     #[serde(default = "enabled")]
     pub enabled: bool,
 }
@@ -336,7 +336,8 @@ pub struct Basic {
 pub struct BasicUser {
     /// The name, without a colon.
     pub name: String,
-    /// The hash of the password: bcrypt (`$2b$…`) or Argon2 (`$argon2id$…`).
+    /// The hash of the password: bcrypt (`$2b$…`, cost 4 to 14) or Argon2 (`$argon2id$…`, at most
+    /// 128 MiB).
     pub hash: Secret,
     /// What the user may do.
     #[serde(default)]

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::Auth;
+use super::api_key::ApiKeys;
+use super::basic::{self, Basic};
 use super::client_cert::ClientCerts;
 use super::credential::{self, Shown};
 use super::identity::{Identity, Known};
@@ -18,6 +20,10 @@ use crate::metrics::{AuthError, AuthMethod};
 pub(super) enum Ask {
     /// A token of one of several providers: its issuer chooses.
     Token(AskToken),
+    /// An API key, on behalf of this scheme.
+    ApiKey(Arc<str>, Arc<ApiKeys>),
+    /// A name and a password.
+    Basic(AskBasic),
     /// A certificate, on behalf of this scheme.
     Certificate(Arc<str>, Arc<ClientCerts>),
 }
@@ -37,7 +43,16 @@ pub(super) struct AskToken {
     max_bytes: usize,
 }
 
-/// What to ask for. Where any scheme is enough, one token is looked for on behalf of all providers.
+/// A name and a password that one of several schemes knows.
+#[derive(Default)]
+pub(super) struct AskBasic {
+    schemes: Vec<Arc<Basic>>,
+    /// For each what it is called.
+    names: Vec<Arc<str>>,
+}
+
+/// What to ask for. Where any scheme is enough, one token is looked for on behalf of all providers, and
+/// one name and password on behalf of all who know users.
 pub(super) fn compile(schemes: &[&Arc<Scheme>], all: bool) -> Vec<Ask> {
     let mut asks: Vec<Ask> = Vec::new();
     for scheme in schemes {
@@ -57,10 +72,27 @@ pub(super) fn compile(schemes: &[&Arc<Scheme>], all: bool) -> Vec<Ask> {
                     }
                 }
             }
+            Kind::ApiKeys(keys) => asks.push(Ask::ApiKey(name, Arc::clone(keys))),
+            Kind::Basic(basic) => add_basic(&mut asks, name, basic, all),
             Kind::ClientCerts(certs) => asks.push(Ask::Certificate(name, Arc::clone(certs))),
         }
     }
     asks
+}
+
+fn add_basic(asks: &mut Vec<Ask>, name: Arc<str>, basic: &Arc<Basic>, all: bool) {
+    let earlier = asks.iter_mut().find_map(|ask| match ask {
+        Ask::Basic(one) if !all => Some(one),
+        _ => None,
+    });
+    match earlier {
+        Some(earlier) => earlier.add(name, basic),
+        None => {
+            let mut one = AskBasic::default();
+            one.add(name, basic);
+            asks.push(Ask::Basic(one));
+        }
+    }
 }
 
 impl Ask {
@@ -68,6 +100,8 @@ impl Ask {
     pub fn method(&self) -> AuthMethod {
         match self {
             Self::Token(_) => AuthMethod::Jwt,
+            Self::ApiKey(..) => AuthMethod::ApiKey,
+            Self::Basic(_) => AuthMethod::Basic,
             Self::Certificate(..) => AuthMethod::ClientCert,
         }
     }
@@ -76,6 +110,17 @@ impl Ask {
     pub async fn ask(&self, auth: &Auth, shown: Shown<'_>, now: SystemTime) -> Outcome {
         let outcome = match self {
             Self::Token(token) => token.ask(auth, shown, now).await,
+            Self::ApiKey(name, keys) => {
+                let known = keys.judge(&auth.shared_keys, shown.headers, now).await;
+                known.map(|known| known.map(|known| self.identity(name, known)))
+            }
+            Self::Basic(one) => basic::judge(&one.schemes, &auth.passwords, shown, now)
+                .await
+                .map(|found| {
+                    let (place, known) = found?;
+                    // There is a name for each scheme.
+                    Some(self.identity(one.names.get(place)?, known))
+                }),
             Self::Certificate(name, certs) => {
                 let known = certs.judge(shown.client_cert);
                 known.map(|known| known.map(|known| self.identity(name, known)))
@@ -87,6 +132,13 @@ impl Ask {
 
     fn identity(&self, scheme: &Arc<str>, known: Arc<Known>) -> Identity {
         Identity::known(scheme, self.method(), known)
+    }
+}
+
+impl AskBasic {
+    fn add(&mut self, name: Arc<str>, basic: &Arc<Basic>) {
+        self.names.push(name);
+        self.schemes.push(Arc::clone(basic));
     }
 }
 

@@ -4,7 +4,9 @@
 //! where somebody else has to be asked; [`Policy::authorise`] decides whether they may. Everything that
 //! cannot be judged is refused.
 
+mod api_key;
 mod ask;
+mod basic;
 mod claim;
 mod client_cert;
 mod credential;
@@ -16,6 +18,7 @@ mod policy;
 pub mod revocation;
 mod scheme;
 mod shards;
+pub mod shared_keys;
 pub mod watch;
 
 use std::sync::Arc;
@@ -32,14 +35,16 @@ const BYTES_A_TOKEN: usize = 2 * 1024;
 const MAX_EXPORT_BYTES: usize = 1024 * 1024;
 
 pub use self::credential::Shown;
-pub use self::identity::Identity;
+pub use self::identity::{Identity, Known, words};
 pub use self::identity_headers::IdentityHeaders;
 pub use self::policy::{Grant, Policy};
 
+use self::basic::Passwords;
 use self::jwks::{RemoteKeys, Saved};
 use self::jwt::{CacheLimits, Provider, TokenCache};
 use self::revocation::Revocations;
 use self::scheme::{Kind, Scheme};
+use self::shared_keys::SharedKeys;
 
 /// Everything of one generation that authentication needs.
 pub struct Auth {
@@ -52,6 +57,10 @@ pub struct Auth {
     pub validate: Option<Validate>,
     /// Tokens that were found good.
     tokens: Arc<TokenCache>,
+    /// Checks passwords.
+    passwords: Arc<Passwords>,
+    /// Knows keys that are not in the configuration; one for all generations.
+    shared_keys: Arc<SharedKeys>,
     /// Tokens that hold no longer all the same; one list for all generations.
     revocations: Arc<Revocations>,
     metrics: Arc<AuthMetrics>,
@@ -87,15 +96,22 @@ impl Auth {
         if !faults.is_empty() {
             return Err(faults);
         }
+        let before = previous.filter(|one| one.config.cache_entries == config.cache_entries);
         let mut auth = Self {
             config: config.clone(),
             schemes,
             identity_headers: IdentityHeaders::compile(&config.identity_headers),
             validate: None,
-            tokens: match previous.filter(|one| one.config.cache_entries == config.cache_entries) {
+            tokens: match before {
                 Some(previous) => Arc::clone(&previous.tokens),
                 None => Arc::new(token_cache(config.cache_entries)?),
             },
+            passwords: match before {
+                Some(previous) => Arc::clone(&previous.passwords),
+                None => Arc::new(Passwords::new(config.cache_entries, metrics.auth())),
+            },
+            shared_keys: previous
+                .map_or_else(Arc::default, |previous| Arc::clone(&previous.shared_keys)),
             revocations: previous
                 .map_or_else(Arc::default, |previous| Arc::clone(&previous.revocations)),
             metrics: metrics.auth(),
@@ -105,6 +121,11 @@ impl Auth {
             policy: Policy::of_tokens(&validate.schemes, &auth),
         });
         Ok(auth)
+    }
+
+    /// Knows keys that are not in the configuration.
+    pub fn shared_keys(&self) -> &Arc<SharedKeys> {
+        &self.shared_keys
     }
 
     /// Which tokens hold no longer.
@@ -126,7 +147,7 @@ impl Auth {
     pub fn providers(&self) -> impl Iterator<Item = (&Arc<Provider>, Option<&Arc<RemoteKeys>>)> {
         self.schemes.iter().filter_map(|scheme| match &scheme.kind {
             Kind::Tokens(tokens) => Some((&tokens.provider, tokens.remote.as_ref())),
-            Kind::ClientCerts(_) => None,
+            Kind::ApiKeys(_) | Kind::Basic(_) | Kind::ClientCerts(_) => None,
         })
     }
 

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::api_key::ApiKeys;
+use super::basic::Basic;
 use super::client_cert::ClientCerts;
 use super::jwks::RemoteKeys;
 use super::jwt::{
@@ -26,6 +28,10 @@ pub struct Scheme {
 pub enum Kind {
     /// Tokens of a provider.
     Tokens(Arc<Tokens>),
+    /// API keys.
+    ApiKeys(Arc<ApiKeys>),
+    /// Names and passwords.
+    Basic(Arc<Basic>),
     /// Certificates.
     ClientCerts(Arc<ClientCerts>),
 }
@@ -59,13 +65,8 @@ impl Scheme {
             SchemeKind::ClientCert(certs) => {
                 Kind::ClientCerts(Arc::new(ClientCerts::new(certs.clone())))
             }
-            SchemeKind::ApiKeys(_) | SchemeKind::Basic(_) => {
-                return Err(vec![Fault {
-                    key: config.key.clone(),
-                    path: None,
-                    what: "is not supported yet".to_owned(),
-                }]);
-            }
+            SchemeKind::ApiKeys(keys) => Kind::ApiKeys(Arc::new(ApiKeys::new(keys))),
+            SchemeKind::Basic(users) => Kind::Basic(Arc::new(Basic::new(users))),
         };
         Ok(Arc::new(Self {
             name: Arc::clone(&config.name),
@@ -78,7 +79,7 @@ impl Scheme {
     pub fn remote(&self) -> Option<&Arc<RemoteKeys>> {
         match &self.kind {
             Kind::Tokens(tokens) => tokens.remote.as_ref(),
-            Kind::ClientCerts(_) => None,
+            Kind::ApiKeys(_) | Kind::Basic(_) | Kind::ClientCerts(_) => None,
         }
     }
 
@@ -86,6 +87,8 @@ impl Scheme {
     pub fn sources(&self) -> &[CredentialSource] {
         match &self.kind {
             Kind::Tokens(tokens) => &tokens.sources,
+            Kind::ApiKeys(keys) => &keys.sources,
+            Kind::Basic(basic) => &basic.sources,
             Kind::ClientCerts(_) => &[],
         }
     }
