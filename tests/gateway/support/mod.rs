@@ -13,6 +13,7 @@ pub mod modern_origin;
 pub mod origin;
 pub mod redis;
 pub mod script;
+pub mod secrets;
 pub mod steps;
 pub mod succession;
 pub mod tls;
