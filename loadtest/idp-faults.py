@@ -2,9 +2,10 @@
 """An identity provider that rotates its keys, fails in every way, and is flooded for, under load.
 
 Clients with tokens that are good make requests at a constant rate while the provider goes from one fault
-to the next. Prints a table by phase, and fails when a good token is refused, when the p99 of a phase is
-more than twice that of the undisturbed one (and above NOISE_MS), or when the gateway fetches more often
-than it says. Bounded: about a minute and a half. Parameters from the environment: GATEWAY_BIN, RATE
+to the next. As many others ask for a route that is open to everyone: they feel the noise of the machine
+and nothing of the provider. Prints a table by phase, and fails when a good token is refused, when the p99
+of those with tokens is more than twice that of the others (and above NOISE_MS), or when the gateway
+fetches more often than it says. Bounded: about a minute and a half. Parameters from the environment: GATEWAY_BIN, RATE
 (requests a second, 200), PHASE (seconds of a phase, 8).
 """
 
@@ -48,7 +49,9 @@ auth:
       timeout: {timeout}s
       unknown_key_cooldown: {cooldown}s
       max_stale: 1h
-routes: [{{ name: all, auth: main, respond: {{ body: ok }} }}]
+routes:
+  - {{ name: open, match: {{ path: /open }}, auth: none, respond: {{ body: ok }} }}
+  - {{ name: all, auth: main, respond: {{ body: ok }} }}
 """
 
 PHASES = [
@@ -156,7 +159,8 @@ async def work(port, jobs, results):
         if job is None:
             break
         due, token = job
-        writer.write(f"GET / HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
+        path, field = ("/", f"Authorization: Bearer {token}\r\n") if token else ("/open", "")
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: t\r\n{field}\r\n".encode())
         status = await read_status(reader)
         results.append((status, (time.monotonic() - due) * 1000))
     writer.close()
@@ -203,18 +207,18 @@ def percentile(values, share):
     return values[min(len(values) - 1, int(len(values) * share))]
 
 
-async def phase(index, ports, tokens, flood):
+async def phase(ports, tokens, flood):
     before = fetches(ports["admin"])
-    loads = [load(ports["port"], lambda: random.choice(tokens), PHASE, RATE)]
+    loads = [load(ports["port"], lambda: random.choice(tokens), PHASE, RATE),
+             load(ports["port"], lambda: None, PHASE, RATE)]
     if flood:
         loads.append(load(ports["port"], lambda: unknown(tokens[0]), PHASE, RATE))
     done = await asyncio.gather(*loads)
     count = fetches(ports["admin"]) - before
-    bad = sum(status != 200 for status, _ in done[0])
-    if flood:
-        bad += sum(status != 401 for status, _ in done[1])
-    latencies = [latency for _, latency in done[0]]
-    return len(latencies), bad, percentile(latencies, 0.5), percentile(latencies, 0.99), count
+    expected = [200, 200, 401]
+    bad = sum(status != good for group, good in zip(done, expected) for status, _ in group)
+    held, free = ([latency for _, latency in group] for group in done[:2])
+    return len(held), bad, percentile(held, 0.5), percentile(held, 0.99), percentile(free, 0.99), count
 
 
 async def main():
@@ -259,8 +263,8 @@ async def phases(old, new, ports, mode, provider):
     tokens = [old.token(f"user{number}") for number in range(TOKENS)]
     fresh = [new.token(f"user{number}") for number in range(TOKENS)]
     print(f"{'the provider …':20} {'requests':>8} {'bad':>5} {'p50 ms':>7} {'p99 ms':>7} "
-          f"{'fetches':>7} {'at most':>7}")
-    usual, failed = None, False
+          f"{'without':>7} {'fetches':>7} {'at most':>7}")
+    failed = False
     for index, (name, what) in enumerate(PHASES):
         mode.value = index
         if what == "rotated":
@@ -269,11 +273,10 @@ async def phases(old, new, ports, mode, provider):
             provider.kill()
         most = most_fetches(what)
         flood = name == "is flooded for"
-        count, bad, p50, p99, fetched = await phase(index, ports, tokens, flood)
-        usual = usual or p99
-        wrong = bad > 0 or fetched > most or p99 > max(2 * usual, NOISE_MS)
+        count, bad, p50, p99, free, fetched = await phase(ports, tokens, flood)
+        wrong = bad > 0 or fetched > most or p99 > max(2 * free, NOISE_MS)
         failed |= wrong
-        print(f"{name:20} {count:8} {bad:5} {p50:7.2f} {p99:7.2f} {fetched:7.0f} {most:7.0f}"
+        print(f"{name:20} {count:8} {bad:5} {p50:7.2f} {p99:7.2f} {free:7.2f} {fetched:7.0f} {most:7.0f}"
               f"{'  <-- not as it should be' if wrong else ''}", flush=True)
     return 1 if failed else 0
 
