@@ -126,6 +126,8 @@ fn kept_keys_are_used_until_they_are_too_old() {
         .finish(Ok(response(Some(body("a")))), now, wall)
         .unwrap();
     let (late, provider) = keys();
+    // They are due from when they were made.
+    let now = Instant::now();
     let refused = late.restore(saved.clone(), now, wall + 600 * SECOND);
     assert_eq!(refused, Err(NotUsed::TooOld));
     assert!(provider.keys().is_none());
