@@ -157,12 +157,14 @@ fn route(number: usize, hosts: Vec<HostPattern>, path: PathPattern) -> Route {
             content_type: HeaderValue::from_static("text/plain"),
             body: Bytes::new(),
         }),
+        auth: None,
         rewrite: None,
         request_headers: HeaderRules::default(),
         response_headers: HeaderRules::default(),
         max_body_bytes: None,
         timeouts: TimeoutOverrides::default(),
         retry_attempts: None,
+        auth: None,
         maintenance: false,
     }
 }

@@ -12,10 +12,12 @@ pub enum Condition {
     Config,
     /// Every listener is bound.
     Listeners,
+    /// Every key set that is fetched is there, or its first fetch has taken too long.
+    KeySets,
 }
 
 impl Condition {
-    const ALL: [Self; 2] = [Self::Config, Self::Listeners];
+    const ALL: [Self; 3] = [Self::Config, Self::Listeners, Self::KeySets];
 
     fn bit(self) -> u8 {
         1 << self as u8
@@ -26,6 +28,7 @@ impl Condition {
         match self {
             Self::Config => "config",
             Self::Listeners => "listeners",
+            Self::KeySets => "key_sets",
         }
     }
 }
@@ -208,10 +211,15 @@ mod tests {
     fn is_ready_when_every_condition_is_met_and_never_after_the_drain_began() {
         let life = Lifecycle::default();
         assert_eq!(life.state(), State::Starting);
-        assert_eq!(life.not_ready_reasons(), ["config", "listeners"]);
+        assert_eq!(
+            life.not_ready_reasons(),
+            ["config", "listeners", "key_sets"]
+        );
         life.met(Condition::Listeners);
         assert!(!life.is_ready());
         life.met(Condition::Config);
+        assert_eq!(life.not_ready_reasons(), ["key_sets"]);
+        life.met(Condition::KeySets);
         assert!(life.is_ready() && life.not_ready_reasons().is_empty());
         assert!(life.begin_drain(), "the first call begins it");
         assert!(!life.begin_drain());
@@ -225,6 +233,7 @@ mod tests {
         let life = Lifecycle::default();
         life.met(Condition::Config);
         life.met(Condition::Listeners);
+        life.met(Condition::KeySets);
         life.begin_succession();
         assert_eq!(life.state(), State::Draining);
         assert!(life.is_ready() && life.is_draining());

@@ -1,6 +1,7 @@
 //! The gateway daemon: flags, load, run; owns the exit codes.
 
 mod health_check;
+mod keygen;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -93,6 +94,10 @@ enum Command {
         /// The configuration behind.
         new: PathBuf,
     },
+    /// Make an API key, and print it and the entry with its hash.
+    Keygen(keygen::Keygen),
+    /// Read a password from standard input, and print its bcrypt hash.
+    HashPassword(keygen::HashPassword),
     /// Ask the running gateway to replace itself, and wait until its successor serves.
     Upgrade {
         #[command(flatten)]
@@ -143,6 +148,8 @@ fn run() -> Result<ExitCode, String> {
         }
         Some(Command::Demo(addresses)) => run_demo(addresses),
         Some(Command::Diff { old, new }) => compare(old, new),
+        Some(Command::Keygen(keygen)) => keygen.run().and_then(|text| print(&text)),
+        Some(Command::HashPassword(hasher)) => hasher.run().and_then(|text| print(&text)),
         Some(Command::Upgrade { config, socket }) => ask_for_successor(config, socket.as_deref()),
         None => run_gateway(&arguments),
     };

@@ -18,13 +18,16 @@ use crate::admin::AdminService;
 use crate::admin::control::Control;
 use crate::admin::status::Status;
 use crate::background::certificates::Certificates;
+use crate::background::jwks::KeySets;
 use crate::background::probe::Probes;
 use crate::background::reload::{Opened, Reloader};
 use crate::background::revocations::{Revoker, Time};
+use crate::background::shared_keys;
 use crate::background::watch::Watch;
 use crate::config::model::LogOutput;
 use crate::config::{Config, Fault, Loaded};
 use crate::drain::{Exit, Orders};
+use crate::filter::auth::jwks::Saved;
 use crate::filter::auth::revocation::Estate;
 use crate::filter::maintenance::Switches;
 use crate::gateway::Gateway;
@@ -120,6 +123,7 @@ pub fn run(
     let generation = inheritance.generation + 1;
     let snapshot = Snapshot::compile(config, generation, &metrics, Instant::now(), None)?;
     snapshot.import(&inheritance.maintenance);
+    snapshot.auth.import(inheritance.key_sets);
     let revocations = Arc::clone(snapshot.auth.revocations());
     inheritance
         .revocations
@@ -127,6 +131,7 @@ pub fn run(
     let store = Store::start(Arc::clone(metrics.redis())).map_err(StartError::Store)?;
     store.configure(config.redis.as_ref());
     let revoker = Revoker::start(revocations, &store, &metrics);
+    shared_keys::start(snapshot.auth.shared_keys(), &store);
     metrics.set_build(build);
     metrics.set_config(snapshot.generation, snapshot.source_hash);
     metrics.reloads_succeeded().inc();
@@ -144,6 +149,9 @@ pub fn run(
         ending,
     };
     gateway.lifecycle.met(Condition::Config);
+    if gateway.live.load().auth.remote_keys().next().is_none() {
+        gateway.lifecycle.met(Condition::KeySets);
+    }
     let (close, closing) = watch::channel(false);
     let listeners: Vec<_> = sockets
         .iter()
@@ -169,8 +177,8 @@ pub fn run(
         admin,
         build,
         listeners,
-        &reloader,
         Shared {
+            reloader: Arc::clone(&reloader),
             store,
             revoker: Arc::clone(&revoker),
         },
@@ -236,12 +244,15 @@ struct Inheritance {
     generation: u64,
     /// What is switched at run time.
     maintenance: Switches,
+    /// Keys that were fetched: its successor need not wait for them.
+    key_sets: Vec<Saved>,
     /// Which tokens hold no longer.
     revocations: Estate,
 }
 
-/// What is shared with other instances.
+/// What operators can change, and what is shared with other instances.
 struct Shared {
+    reloader: Arc<Reloader>,
     store: Arc<Store>,
     revoker: Arc<Revoker>,
 }
@@ -252,6 +263,7 @@ impl Inheritance {
         Self {
             generation: snapshot.generation,
             maintenance: snapshot.export(),
+            key_sets: snapshot.auth.export(),
             revocations: Estate::of(revoker.list(), now, revoker.is_in_sync()),
         }
     }
@@ -440,7 +452,6 @@ fn build_server(
     admin: Option<TcpListener>,
     build: Build,
     listeners: Vec<Arc<ListenerState>>,
-    reloader: &Arc<Reloader>,
     shared: Shared,
     in_charge: ShutdownWatch,
     closing: ShutdownWatch,
@@ -454,13 +465,18 @@ fn build_server(
     let mut server = Server::new_with_opt_and_conf(None, conf);
     if let Some(socket) = admin {
         let (metrics, lifecycle) = (&gateway.metrics, &gateway.lifecycle);
-        let status = Status::new(build, gateway, listeners.clone(), Arc::clone(reloader));
+        let status = Status::new(
+            build,
+            gateway,
+            listeners.clone(),
+            Arc::clone(&shared.reloader),
+        );
         let status = Arc::new(status.with_shared(shared.store, Arc::clone(&shared.revoker)));
         let (metrics, lifecycle) = (Arc::clone(metrics), Arc::clone(lifecycle));
         let (live, counted) = (Arc::clone(&gateway.live), Arc::clone(&metrics));
         let control = Some(Control::new(
             live,
-            Arc::clone(reloader),
+            Arc::clone(&shared.reloader),
             shared.revoker,
             counted,
         ));
@@ -471,8 +487,10 @@ fn build_server(
     let certificates = Certificates::new(listeners);
     server.add_service(background_service("certificates", certificates));
     let (access_log, lifecycle) = (gateway.access_log.clone(), Arc::clone(&gateway.lifecycle));
-    let watch = Watch::new(Arc::clone(reloader), access_log, lifecycle);
+    let watch = Watch::new(shared.reloader, access_log, lifecycle);
     server.add_service(background_service("reload", watch));
+    let key_sets = KeySets::new(Arc::clone(&gateway.live), Arc::clone(&gateway.lifecycle));
+    server.add_service(background_service("key sets", key_sets));
     let probes = Probes::new(Arc::clone(&gateway.live));
     server.add_service(background_service("health checks", probes));
     server

@@ -6,6 +6,7 @@
 
 mod answer;
 pub mod control;
+mod providers;
 mod revocations;
 pub mod status;
 

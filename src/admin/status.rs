@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime};
 
 use serde_json::{Value, json};
 
-use super::{StatusSource, control, revocations};
+use super::{StatusSource, control, providers, revocations};
 use crate::background::reload::{Reloader, Report};
 use crate::background::revocations::Revoker;
 use crate::gateway::Gateway;
@@ -73,6 +73,7 @@ impl StatusSource for Status {
             "in_flight": self.gateway.lifecycle.in_flight(),
             "config": of_config(&snapshot, &self.reloader.report()),
             "maintenance": control::maintenance(&snapshot),
+            "auth": { "providers": providers::of(&snapshot.auth) },
             "redis": self.shared.as_ref().map(|(store, _)| of_store(store)),
             "revocations": self.shared.as_ref().map(|(_, revoker)| revocations::summary(revoker)),
             "listeners": self.listeners.iter().map(|one| of_listener(one)).collect::<Vec<_>>(),

@@ -2,7 +2,9 @@
 
 pub mod certificates;
 mod check;
+pub mod jwks;
 pub mod probe;
 pub mod reload;
 pub mod revocations;
+pub mod shared_keys;
 pub mod watch;

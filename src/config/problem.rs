@@ -9,6 +9,8 @@ use std::sync::Arc;
 pub enum Origin {
     /// A line of the file, counted from 1.
     Line(usize),
+    /// A line of another file that the configuration names, counted from 1; 0 is that file as a whole.
+    File(Arc<str>, usize),
     /// An environment variable that overrides the file.
     Variable(Arc<str>),
     /// The file as a whole.
@@ -16,10 +18,20 @@ pub enum Origin {
 }
 
 impl Origin {
+    /// The same place, in another file than the configuration.
+    pub(super) fn in_file(self, file: &Arc<str>) -> Self {
+        match self {
+            Self::Line(line) => Self::File(Arc::clone(file), line),
+            Self::Whole => Self::File(Arc::clone(file), 0),
+            elsewhere => elsewhere,
+        }
+    }
+
     fn line(&self) -> usize {
         match self {
             Self::Line(line) => *line,
             Self::Whole => 0,
+            Self::File(..) => usize::MAX - 1,
             // Overrides come after everything that has a line.
             Self::Variable(_) => usize::MAX,
         }
@@ -62,6 +74,7 @@ impl Problems {
             let by_line = a.origin.line().cmp(&b.origin.line());
             let by_name = || match (&a.origin, &b.origin) {
                 (Origin::Variable(a), Origin::Variable(b)) => a.cmp(b),
+                (Origin::File(a, x), Origin::File(b, y)) => a.cmp(b).then(x.cmp(y)),
                 _ => Ordering::Equal,
             };
             by_line.then_with(by_name)
@@ -88,6 +101,8 @@ impl fmt::Display for Problems {
             match &problem.origin {
                 Origin::Line(line) => write!(f, "{}:{line}: ", self.file)?,
                 Origin::Variable(name) => write!(f, "{name}: ")?,
+                Origin::File(name, 0) => write!(f, "{name}: ")?,
+                Origin::File(name, line) => write!(f, "{name}:{line}: ")?,
                 Origin::Whole => write!(f, "{}: ", self.file)?,
             }
             if !problem.key.is_empty() {
@@ -185,6 +200,8 @@ mod tests {
             "g.yaml",
             vec![
                 problem(Origin::Variable("GATEWAY_LOG_LEVEL".into()), "log.level"),
+                problem(Origin::File("keys.yaml".into(), 10), "[1].hash"),
+                problem(Origin::File("keys.yaml".into(), 9), "[0].hash"),
                 problem(Origin::Line(7), "b"),
                 problem(Origin::Line(3), "a"),
                 problem(Origin::Line(3), "a"),
@@ -194,6 +211,8 @@ mod tests {
             problems.to_string(),
             "g.yaml:3: a: is wrong, expected better\n\
              g.yaml:7: b: is wrong, expected better\n\
+             keys.yaml:9: [0].hash: is wrong, expected better\n\
+             keys.yaml:10: [1].hash: is wrong, expected better\n\
              GATEWAY_LOG_LEVEL: log.level: is wrong, expected better"
         );
     }

@@ -2,26 +2,34 @@
 
 use std::sync::OnceLock;
 
+use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
-use super::file::File;
+use super::file::{ApiKey, File};
+use super::scalar::List;
 
 /// The schema. Beside the usual words it has `x-min` and `x-max` for values with units.
 pub fn schema() -> &'static Value {
     static SCHEMA: OnceLock<Value> = OnceLock::new();
-    SCHEMA.get_or_init(|| {
-        let settings = SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
-        let mut schema = settings
-            .into_generator()
-            .into_root_schema_for::<File>()
-            .to_value();
-        if let Value::Object(object) = &mut schema {
-            tidy(object);
-            object.insert("title".into(), "Gateway configuration".into());
-        }
-        schema
-    })
+    SCHEMA.get_or_init(|| titled::<File>("Gateway configuration"))
+}
+
+/// The schema of a file with API keys.
+pub(super) fn keys_schema() -> &'static Value {
+    static SCHEMA: OnceLock<Value> = OnceLock::new();
+    SCHEMA.get_or_init(|| titled::<List<ApiKey>>("API keys"))
+}
+
+fn titled<T: JsonSchema>(title: &str) -> Value {
+    let settings = SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
+    let generator = settings.into_generator();
+    let mut schema = generator.into_root_schema_for::<T>().to_value();
+    if let Value::Object(object) = &mut schema {
+        tidy(object);
+        object.insert("title".into(), title.into());
+    }
+    schema
 }
 
 /// Takes away what says nothing to an operator: `null`, which is never written, the defaults of
@@ -140,6 +148,23 @@ impl<'a> Kind<'a> {
             _ => Self::Scalar,
         }
     }
+}
+
+/// Whether a value of this schema is a secret, or has one directly in it or in a list of its own, so
+/// that a single value in its place may be meant for one.
+pub(super) fn holds_secret(schema: &Value) -> bool {
+    let is_near = |schema: &Value| matches!(Kind::of(schema), Kind::Scalar | Kind::List(_));
+    alternatives(schema)
+        .iter()
+        .any(|schema| match Kind::of(schema) {
+            Kind::Keys(keys) => keys.values().any(|key| {
+                let mut near = alternatives(key).iter().filter(|one| is_near(one));
+                near.any(holds_secret)
+            }),
+            Kind::List(inner) => holds_secret(inner),
+            Kind::Map(_) => false,
+            Kind::Scalar => schema["format"] == "secret",
+        })
 }
 
 /// The texts that an enumeration allows.

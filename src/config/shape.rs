@@ -9,7 +9,7 @@ use serde_json::{Map, Number, Value};
 
 use super::problem::{Invalid, Problem, quote, suggestion};
 use super::scalar;
-use super::schema::{Kind, alternatives, choices};
+use super::schema::{Kind, alternatives, choices, holds_secret};
 use super::tree::{Content, Node, Path, Scalar};
 use super::units;
 
@@ -88,6 +88,7 @@ impl Fitter {
         let found = match &node.content {
             Content::Map(_) => "is a mapping".to_owned(),
             Content::List(_) => "is a list".to_owned(),
+            Content::Scalar(_) if holds_secret(schema) => "is a single value".to_owned(),
             Content::Scalar(scalar) => {
                 format!(
                     "{} is a single value",

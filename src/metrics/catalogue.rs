@@ -53,6 +53,23 @@ pub(super) const AUTH_CACHE: Definition = counter(
     "Credentials looked for among those found good before, by result.",
 );
 
+pub(super) const JWKS_FETCHES: Definition = counter(
+    "jwks_fetches_total",
+    "Fetches of a provider's key set, by result.",
+);
+pub(super) const JWKS_KEYS: Definition = gauge(
+    "jwks_keys",
+    "Keys of a provider that tokens are verified with.",
+);
+pub(super) const JWKS_FETCHED: Definition = gauge(
+    "jwks_fetched_timestamp_seconds",
+    "When a provider's keys were last fetched, or found unchanged.",
+);
+pub(super) const JWKS_WAITS: Definition = counter(
+    "jwks_unknown_key_waits_total",
+    "Requests that waited for a fetch because their token's key was not known.",
+);
+
 pub(super) const REQUESTS_IN_FLIGHT: Definition =
     gauge("http_requests_in_flight", "Requests being handled.");
 pub(super) const CONNECTIONS_ACTIVE: Definition =

@@ -10,6 +10,7 @@ mod catalogue;
 mod family;
 mod grpc;
 mod histogram;
+mod jwks;
 mod label;
 mod listener;
 mod live;
@@ -35,6 +36,7 @@ pub use self::auth::{AuthError, AuthMethod, AuthMetrics};
 pub use self::backend::{BackendMetrics, ProbeResult};
 pub use self::grpc::GrpcCode;
 pub use self::histogram::Histogram;
+pub use self::jwks::{JwksFetch, JwksMetrics};
 pub use self::label::MethodLabel;
 pub use self::listener::{
     ConnectionClose, ConnectionGuard, Http2Guard, InFlightGuard, ListenerMetrics,
@@ -77,6 +79,7 @@ pub struct Metrics {
     listeners: Live<Arc<str>, ListenerMetrics>,
     no_route: Arc<RouteMetrics>,
     auth: Arc<AuthMetrics>,
+    jwks: Live<Arc<str>, JwksMetrics>,
     refusals: Mutex<BTreeMap<&'static str, Counter>>,
     reloads_succeeded: Counter,
     reloads_failed: Counter,
@@ -125,6 +128,7 @@ impl Metrics {
             listeners: Live::default(),
             no_route,
             auth: Arc::default(),
+            jwks: Live::default(),
             refusals: Mutex::default(),
             reloads_succeeded: plain_counter(),
             reloads_failed: plain_counter(),
@@ -169,6 +173,11 @@ impl Metrics {
     /// The handle of authentication.
     pub fn auth(&self) -> Arc<AuthMetrics> {
         Arc::clone(&self.auth)
+    }
+
+    /// The handle of a provider whose keys are fetched.
+    pub fn jwks(&self, provider: &str) -> Arc<JwksMetrics> {
+        self.jwks.get(provider.into(), JwksMetrics::default)
     }
 
     /// The counter of requests refused for this reason, to be taken when the process starts.
@@ -239,6 +248,7 @@ impl Metrics {
         self.redis.collect(&self.namespace, &mut families);
         self.revocations.collect(&self.namespace, &mut families);
         self.auth.collect(&self.namespace, &mut families);
+        jwks::collect(&self.namespace, &self.jwks.held(), &mut families);
         self.collect_process(&mut families);
         families.extend(self.process.collect());
         families.retain(|family| !family.get_metric().is_empty());

@@ -43,6 +43,8 @@ label! {
         Revoke = "revoke",
         /// Bringing the list of revocations up to date.
         Sync = "sync",
+        /// Whose an API key is.
+        ApiKey = "api_key",
     }
 }
 
@@ -59,7 +61,7 @@ impl Default for RedisMetrics {
         Self {
             configured: AtomicBool::new(false),
             errors: Counts::default(),
-            durations: [const { () }; RedisCommand::ALL.len()].map(|()| Histogram::of_seconds()),
+            durations: std::array::from_fn(|_| Histogram::of_seconds()),
             connections: AtomicI64::new(0),
         }
     }

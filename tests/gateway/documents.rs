@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::support::client::{self, get};
 use crate::support::command::{binary, finish};
 use crate::support::h2::{H2, request};
+use crate::support::identity_provider::IdentityProvider;
 use crate::support::metrics::parse;
 use crate::support::tls::Authority;
 use crate::support::tokens::{SECRET, Signer};
@@ -97,6 +98,9 @@ fn write_tls_files(folder: &Path) {
     .unwrap();
     let key = folder.parent().unwrap().join("jwt-public-key.pem");
     fs::write(key, Signer::es256("a").public_pem()).unwrap();
+    let beside = |name: &str| folder.parent().unwrap().join(name);
+    fs::write(beside("keys.yaml"), "[]").unwrap();
+    fs::write(beside("users.htpasswd"), "# nobody\n").unwrap();
     fs::write(folder.join("ticket.keys"), "0123456789abcdef".repeat(4)).unwrap();
 }
 
@@ -196,6 +200,7 @@ fn busy_gateway(origin: &Origin) -> Gateway {
     let at = authority.folder().display();
     let failing = "HTTP/1.1 200 OK\r\nGrpc-Status: 14\r\nContent-Length: 0\r\n\r\n";
     let calls = Origin::script(Script::new().read_body().send(failing));
+    let provider = IdentityProvider::with(&[&Signer::es256("a")]);
     let redis = Redis::start();
     let gateway = Gateway::start(&format!(
         "listeners:
@@ -214,11 +219,15 @@ routes:
   - {{ name: good, match: {{ path: /good }}, upstream: good }}
   - {{ name: mine, match: {{ path: /mine }}, auth: jwt, upstream: good }}
   - {{ name: dead, match: {{ path: /dead }}, upstream: dead }}
-auth: {{ jwt: {{ secret: '{SECRET}' }} }}
+auth:
+  jwt:
+    - {{ secret: '{SECRET}' }}
+    - {{ name: remote, jwks: {{ url: 'http://{}/' }} }}
 redis: {{ url: '{}' }}",
         calls.address(),
         origin.address(),
         dead.address(),
+        provider.address(),
         redis.url()
     ));
     let call = request("POST", "/call").header("content-type", "application/grpc");

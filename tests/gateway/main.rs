@@ -13,8 +13,10 @@ mod support;
 
 mod access_log;
 mod actions;
+mod api_keys;
 mod architecture;
 mod auth;
+mod basic_auth;
 mod client_limit;
 mod config_cli;
 mod control;
@@ -31,6 +33,7 @@ mod health;
 mod http2;
 mod http2_floods;
 mod http2_limits;
+mod jwks;
 mod maintenance;
 mod memory;
 mod metrics;

@@ -30,6 +30,9 @@ pub(super) struct Exchange {
 /// An entry of the stream: its id, and its fields with their values.
 type Entry = (String, Vec<String>);
 
+/// A stream by its name, with some of its entries.
+type Stream = (String, Vec<Entry>);
+
 /// An answer of `SCAN`: where to go on, and keys.
 type Step = (u64, Vec<Vec<u8>>);
 
@@ -105,7 +108,7 @@ impl Exchange {
             let mut commands = pipe();
             let read = commands.cmd("XREAD").arg("COUNT").arg(LOG_STEP);
             read.arg("STREAMS").arg(LOG).arg(&last);
-            let (streams,): (Option<Vec<(String, Vec<Entry>)>>,) =
+            let (streams,): (Option<Vec<Stream>>,) =
                 self.store.query(RedisCommand::Sync, &commands).await?;
             let entries = streams
                 .into_iter()

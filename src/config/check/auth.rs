@@ -1,6 +1,10 @@
 //! Checks `auth`: schemes, what routes ask for, and what backends are told.
 
+mod basic;
 mod jwt;
+mod keys;
+mod listed;
+mod password_hash;
 mod policy;
 
 use std::collections::HashMap;
@@ -9,6 +13,7 @@ use std::sync::Arc;
 use http::HeaderName;
 use http::header;
 
+pub use self::keys::expiry;
 use super::Checker;
 use super::header::header_name;
 use super::process::label;
@@ -125,19 +130,6 @@ impl Checker<'_> {
                 }));
         }
         found.keys.push(at.to_string());
-    }
-
-    fn api_keys(&mut self, written: &file::ApiKeys, at: &Path<'_>) -> Option<model::ApiKeys> {
-        let sources = self.sources(&written.key, &at.key("key"));
-        Some(model::ApiKeys {
-            sources: sources?,
-            keys: Vec::new(),
-            redis: written.redis,
-        })
-    }
-
-    fn basic(&mut self, _written: &file::Basic, _at: &Path<'_>) -> Option<model::Basic> {
-        Some(model::Basic { users: Vec::new() })
     }
 
     fn client_cert(

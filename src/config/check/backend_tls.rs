@@ -199,6 +199,16 @@ impl Checker<'_> {
 
     /// What is in a file whose path begins at the folder of the configuration.
     pub(super) fn read_bounded(&mut self, file: &str, expected: &str) -> Result<Vec<u8>, Invalid> {
+        self.read_at_most(MAX_FILE_BYTES, file, expected)
+    }
+
+    /// The same, with a bound of its own.
+    pub(super) fn read_at_most(
+        &mut self,
+        most: u64,
+        file: &str,
+        expected: &str,
+    ) -> Result<Vec<u8>, Invalid> {
         let path = self.source.base.join(file);
         let invalid = |what: String| Invalid::new(format!("{}: {what}", quote(file)), expected);
         let cannot = |error: std::io::Error| invalid(error.to_string());
@@ -207,10 +217,10 @@ impl Checker<'_> {
         let opened = opened.map_err(cannot)?;
         let mut bytes = Vec::new();
         // One byte more than is allowed tells a file that is too large from one that fits.
-        let mut bounded = opened.take(MAX_FILE_BYTES + 1);
+        let mut bounded = opened.take(most + 1);
         bounded.read_to_end(&mut bytes).map_err(cannot)?;
-        if bytes.len() as u64 > MAX_FILE_BYTES {
-            return Err(invalid(format!("is larger than {MAX_FILE_BYTES} bytes")));
+        if bytes.len() as u64 > most {
+            return Err(invalid(format!("is larger than {most} bytes")));
         }
         Ok(bytes)
     }

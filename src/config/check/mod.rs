@@ -16,11 +16,12 @@ use std::net::SocketAddr;
 use std::path::Path as FilePath;
 use std::sync::Arc;
 
+pub use self::auth::expiry;
 use super::conflict::conflicts;
 use super::env::Env;
 use super::file::File;
 use super::model::{Config, Der, Route};
-use super::problem::{Invalid, Problem, quote};
+use super::problem::{Invalid, Origin, Problem, quote};
 use super::source::Source as FileSource;
 use super::tree::{Node, Path};
 
@@ -52,14 +53,7 @@ pub(super) struct Checked {
 
 /// Checks a file as a whole.
 pub(super) fn check(file: &File, source: &Source<'_>) -> Checked {
-    let mut checker = Checker {
-        source,
-        problems: Vec::new(),
-        warnings: Vec::new(),
-        addresses: HashMap::new(),
-        system_authorities: None,
-        files: Vec::new(),
-    };
+    let mut checker = Checker::new(source);
     let config = checker.file(file);
     Checked {
         config,
@@ -79,6 +73,22 @@ struct Checker<'a> {
     system_authorities: Option<Result<Arc<[Der]>, String>>,
     /// The files that were read, to be watched.
     files: Vec<FileSource>,
+    /// The file whose list is checked, when it is not the configuration.
+    listed: Option<Arc<str>>,
+}
+
+impl<'a> Checker<'a> {
+    fn new(source: &'a Source<'a>) -> Self {
+        Self {
+            source,
+            problems: Vec::new(),
+            warnings: Vec::new(),
+            addresses: HashMap::new(),
+            system_authorities: None,
+            files: Vec::new(),
+            listed: None,
+        }
+    }
 }
 
 impl Checker<'_> {
@@ -167,12 +177,21 @@ impl Checker<'_> {
     }
 
     fn refuse(&mut self, at: &Path<'_>, what: impl Into<String>) {
-        let origin = self.source.tree.origin_of(at);
+        let origin = self.origin_of(at);
         self.problems.push(Problem {
             origin,
             key: at.to_string(),
             what: what.into(),
         });
+    }
+
+    /// Where a path was written.
+    fn origin_of(&self, at: &Path<'_>) -> Origin {
+        let origin = self.source.tree.origin_of(at);
+        match &self.listed {
+            Some(file) => origin.in_file(file),
+            None => origin,
+        }
     }
 
     /// The value, or a problem that shows no more of it than was written.

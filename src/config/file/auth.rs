@@ -243,18 +243,21 @@ pub struct Jwks {
     pub insecure: bool,
     /// A PEM file with the authorities for that URL. When left out, those of the system.
     pub ca: Option<String>,
-    /// How often keys are fetched, unless the response says otherwise.
+    /// How long after a fetch the next one is due, unless the response says otherwise (`Cache-Control`,
+    /// `Expires`).
     #[schemars(extend("x-min" = "1s", "x-max" = "30d"))]
     pub refresh: Duration,
-    /// The shortest time between two fetches, whatever the response says.
+    /// The shortest time until the next one is due, whatever the response says. After a failure, and for
+    /// a token with an unknown key, keys are fetched sooner.
     #[schemars(extend("x-min" = "1s", "x-max" = "1d"))]
     pub min_refresh: Duration,
-    /// The longest time between two fetches, whatever the response says.
+    /// The longest time until the next one is due, whatever the response says; half of `max_stale` if
+    /// that is shorter.
     #[schemars(extend("x-min" = "1s", "x-max" = "30d"))]
     pub max_refresh: Duration,
     /// How long keys are used after they could last be fetched; then tokens cannot be judged, and are
     /// answered with 503.
-    #[schemars(extend("x-min" = "1m", "x-max" = "365d"))]
+    #[schemars(extend("x-min" = "2s", "x-max" = "365d"))]
     pub max_stale: Duration,
     /// The shortest time between two fetches that tokens with an unknown key ask for.
     #[schemars(extend("x-min" = "1s", "x-max" = "1h"))]
@@ -263,7 +266,7 @@ pub struct Jwks {
     #[schemars(extend("x-min" = "100ms", "x-max" = "60s"))]
     pub timeout: Duration,
     /// The largest key set.
-    #[schemars(extend("x-min" = "1KiB", "x-max" = "16MiB"))]
+    #[schemars(extend("x-min" = "1KiB", "x-max" = "1MiB"))]
     pub max_size: Size,
     /// The folder in which keys are kept for the next start. A relative path begins at the
     /// configuration's folder. When left out, they are not.
@@ -283,7 +286,7 @@ pub struct ApiKeys {
     /// A YAML file with further keys, a list as `keys` is. A relative path begins at the
     /// configuration's folder. A change takes effect without a reload being asked for.
     pub file: Option<String>,
-    /// Whether keys are also looked for in Redis, as `apikey:{hash}`.
+    /// Whether keys that are not among these are looked for in Redis, as `apikey:{hash}`.
     pub redis: bool,
     /// Whether backends get the key.
     pub forward: bool,
@@ -303,10 +306,10 @@ pub struct ApiKey {
     /// What it is.
     #[serde(default)]
     pub roles: List<String>,
-    /// When it ends: a date, or a date and time in UTC (RFC 3339).
+    /// When it ends: a date, at the end of that day in UTC, or a date and time in UTC (RFC 3339).
     #[schemars(extend("examples" = ["2030-01-31", "2030-01-31T12:00:00Z"]))]
     pub expires: Option<String>,
-    /// Whether it is good.
+    /// Whether it is accepted.
     #[serde(default = "enabled")]
     pub enabled: bool,
 }
@@ -333,7 +336,8 @@ pub struct Basic {
 pub struct BasicUser {
     /// The name, without a colon.
     pub name: String,
-    /// The hash of the password: bcrypt (`$2b$…`) or Argon2 (`$argon2id$…`).
+    /// The hash of the password: bcrypt (`$2b$…`, cost 4 to 14) or Argon2 (`$argon2id$…`, at most
+    /// 128 MiB).
     pub hash: Secret,
     /// What the user may do.
     #[serde(default)]

@@ -1,12 +1,15 @@
 //! Asking a client for one kind of credential, and what comes of it.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use super::Auth;
+use super::api_key::ApiKeys;
+use super::basic::{self, Basic};
 use super::client_cert::ClientCerts;
 use super::credential::{self, Shown};
 use super::identity::{Identity, Known};
+use super::jwks::{RemoteKeys, Waiter};
 use super::jwt::{self, Provider, TokenError, Verified};
 use super::revocation::{Bearer, seconds};
 use super::scheme::{Kind, Scheme, Tokens};
@@ -17,6 +20,10 @@ use crate::metrics::{AuthError, AuthMethod};
 pub(super) enum Ask {
     /// A token of one of several providers: its issuer chooses.
     Token(AskToken),
+    /// An API key, on behalf of this scheme.
+    ApiKey(Arc<str>, Arc<ApiKeys>),
+    /// A name and a password.
+    Basic(AskBasic),
     /// A certificate, on behalf of this scheme.
     Certificate(Arc<str>, Arc<ClientCerts>),
 }
@@ -28,13 +35,24 @@ pub(super) type Outcome = Option<Result<Identity, (AuthMethod, AuthError)>>;
 #[derive(Default)]
 pub(super) struct AskToken {
     providers: Vec<Arc<Provider>>,
+    /// For each provider its keys, if they are fetched.
+    remote: Vec<Option<Arc<RemoteKeys>>>,
     /// For each provider what its scheme is called.
     names: Vec<Arc<str>>,
     sources: Vec<CredentialSource>,
     max_bytes: usize,
 }
 
-/// What to ask for. Where any scheme is enough, one token is looked for on behalf of all providers.
+/// A name and a password that one of several schemes knows.
+#[derive(Default)]
+pub(super) struct AskBasic {
+    schemes: Vec<Arc<Basic>>,
+    /// For each what it is called.
+    names: Vec<Arc<str>>,
+}
+
+/// What to ask for. Where any scheme is enough, one token is looked for on behalf of all providers, and
+/// one name and password on behalf of all who know users.
 pub(super) fn compile(schemes: &[&Arc<Scheme>], all: bool) -> Vec<Ask> {
     let mut asks: Vec<Ask> = Vec::new();
     for scheme in schemes {
@@ -54,10 +72,27 @@ pub(super) fn compile(schemes: &[&Arc<Scheme>], all: bool) -> Vec<Ask> {
                     }
                 }
             }
+            Kind::ApiKeys(keys) => asks.push(Ask::ApiKey(name, Arc::clone(keys))),
+            Kind::Basic(basic) => add_basic(&mut asks, name, basic, all),
             Kind::ClientCerts(certs) => asks.push(Ask::Certificate(name, Arc::clone(certs))),
         }
     }
     asks
+}
+
+fn add_basic(asks: &mut Vec<Ask>, name: Arc<str>, basic: &Arc<Basic>, all: bool) {
+    let earlier = asks.iter_mut().find_map(|ask| match ask {
+        Ask::Basic(one) if !all => Some(one),
+        _ => None,
+    });
+    match earlier {
+        Some(earlier) => earlier.add(name, basic),
+        None => {
+            let mut one = AskBasic::default();
+            one.add(name, basic);
+            asks.push(Ask::Basic(one));
+        }
+    }
 }
 
 impl Ask {
@@ -65,6 +100,8 @@ impl Ask {
     pub fn method(&self) -> AuthMethod {
         match self {
             Self::Token(_) => AuthMethod::Jwt,
+            Self::ApiKey(..) => AuthMethod::ApiKey,
+            Self::Basic(_) => AuthMethod::Basic,
             Self::Certificate(..) => AuthMethod::ClientCert,
         }
     }
@@ -73,6 +110,17 @@ impl Ask {
     pub async fn ask(&self, auth: &Auth, shown: Shown<'_>, now: SystemTime) -> Outcome {
         let outcome = match self {
             Self::Token(token) => token.ask(auth, shown, now).await,
+            Self::ApiKey(name, keys) => {
+                let known = keys.judge(&auth.shared_keys, shown.headers, now).await;
+                known.map(|known| known.map(|known| self.identity(name, known)))
+            }
+            Self::Basic(one) => basic::judge(&one.schemes, &auth.passwords, shown, now)
+                .await
+                .map(|found| {
+                    let (place, known) = found?;
+                    // There is a name for each scheme.
+                    Some(self.identity(one.names.get(place)?, known))
+                }),
             Self::Certificate(name, certs) => {
                 let known = certs.judge(shown.client_cert);
                 known.map(|known| known.map(|known| self.identity(name, known)))
@@ -87,10 +135,18 @@ impl Ask {
     }
 }
 
+impl AskBasic {
+    fn add(&mut self, name: Arc<str>, basic: &Arc<Basic>) {
+        self.names.push(name);
+        self.schemes.push(Arc::clone(basic));
+    }
+}
+
 impl AskToken {
     fn add(&mut self, name: Arc<str>, tokens: &Tokens) {
         self.names.push(name);
         self.providers.push(Arc::clone(&tokens.provider));
+        self.remote.push(tokens.remote.clone());
         for source in &tokens.sources {
             if !self.sources.contains(source) {
                 self.sources.push(source.clone());
@@ -111,7 +167,7 @@ impl AskToken {
         if token.len() > self.max_bytes {
             return Err(AuthError::TooLarge);
         }
-        let verified = self.verify(auth, token, now)?;
+        let verified = self.verify(auth, token, now).await?;
         let bearer = Bearer::of(&verified);
         if auth.revocations.is_revoked(bearer, seconds(now)) {
             return Err(AuthError::Revoked);
@@ -125,7 +181,7 @@ impl AskToken {
 
 impl AskToken {
     /// What is known of the token already, or what its signature and claims say.
-    fn verify(
+    async fn verify(
         &self,
         auth: &Auth,
         token: &str,
@@ -136,10 +192,41 @@ impl AskToken {
         if let Some(known) = known {
             return Ok(known);
         }
-        let verified = jwt::verify(token, &self.providers, now).map_err(|error| label(&error))?;
-        let verified = Arc::new(verified);
+        let mut verified = jwt::verify(token, &self.providers, now);
+        if let Some(waiter) = verified.as_ref().err().and_then(|error| self.waiter(error)) {
+            verified = self.verify_later(token, now, waiter, verified).await;
+        }
+        let verified = Arc::new(verified.map_err(|error| label(&error))?);
         auth.tokens.insert(token, &self.providers, &verified);
         Ok(verified)
+    }
+
+    /// A token whose key is not known is worth waiting for, if the key is being fetched.
+    async fn verify_later(
+        &self,
+        token: &str,
+        now: SystemTime,
+        mut waiter: Waiter,
+        mut verified: Result<Verified, TokenError>,
+    ) -> Result<Verified, TokenError> {
+        while let Err(TokenError::UnknownKey { .. } | TokenError::ProviderUnavailable { .. }) =
+            &verified
+            && let Some(waited) = waiter.next().await
+        {
+            verified = jwt::verify(token, &self.providers, now + waited);
+        }
+        verified
+    }
+
+    fn waiter(&self, error: &TokenError) -> Option<Waiter> {
+        let remote = |provider: &usize| self.remote.get(*provider)?.as_ref();
+        match error {
+            TokenError::UnknownKey { provider } => remote(provider)?.unknown_key(Instant::now()),
+            TokenError::ProviderUnavailable { provider } => {
+                remote(provider)?.without_keys(Instant::now())
+            }
+            _ => None,
+        }
     }
 }
 

@@ -41,10 +41,9 @@ pub fn strip(headers: &mut HeaderMap, sources: &[CredentialSource]) {
     for source in sources {
         match source {
             CredentialSource::Header { name, scheme } => {
-                let holds = headers
-                    .get(name)
-                    .is_some_and(|value| scheme.is_none() || has_scheme(value, scheme.as_deref()));
-                if holds {
+                let holds =
+                    |value: &HeaderValue| scheme.is_none() || has_scheme(value, scheme.as_deref());
+                if headers.get_all(name).iter().any(holds) {
                     headers.remove(name);
                 }
             }
@@ -246,6 +245,10 @@ mod tests {
         strip(&mut all, &[bearer(), key(), cookie()]);
         assert_eq!(all.len(), 1);
         assert_eq!(all[header::COOKIE], "a=1; b=2");
+        // Whichever of them a backend would read.
+        let mut two = headers(&[("authorization", "Basic a"), ("authorization", "Bearer a")]);
+        strip(&mut two, &[bearer()]);
+        assert!(two.is_empty());
         let mut basic = headers(&[("authorization", "Basic a")]);
         strip(&mut basic, &[bearer()]);
         assert_eq!(basic.len(), 1);

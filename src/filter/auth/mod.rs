@@ -4,20 +4,25 @@
 //! where somebody else has to be asked; [`Policy::authorise`] decides whether they may. Everything that
 //! cannot be judged is refused.
 
+mod api_key;
 mod ask;
+mod basic;
 mod claim;
 mod client_cert;
 mod credential;
 mod identity;
 mod identity_headers;
+pub mod jwks;
 pub mod jwt;
 mod policy;
 pub mod revocation;
 mod scheme;
 mod shards;
+pub mod shared_keys;
 pub mod watch;
 
 use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use crate::config::Fault;
 use crate::config::model;
@@ -26,14 +31,20 @@ use crate::metrics::{AuthMetrics, Metrics};
 /// What a remembered token may take, at most, on average.
 const BYTES_A_TOKEN: usize = 2 * 1024;
 
+/// Keys that a successor is given, in bytes. What is beyond it has to fetch its own.
+const MAX_EXPORT_BYTES: usize = 1024 * 1024;
+
 pub use self::credential::Shown;
-pub use self::identity::Identity;
+pub use self::identity::{Identity, Known, words};
 pub use self::identity_headers::IdentityHeaders;
 pub use self::policy::{Grant, Policy};
 
-use self::jwt::{CacheLimits, TokenCache};
+use self::basic::Passwords;
+use self::jwks::{RemoteKeys, Saved};
+use self::jwt::{CacheLimits, Provider, TokenCache};
 use self::revocation::Revocations;
-use self::scheme::Scheme;
+use self::scheme::{Kind, Scheme};
+use self::shared_keys::SharedKeys;
 
 /// Everything of one generation that authentication needs.
 pub struct Auth {
@@ -46,6 +57,10 @@ pub struct Auth {
     pub validate: Option<Validate>,
     /// Tokens that were found good.
     tokens: Arc<TokenCache>,
+    /// Checks passwords.
+    passwords: Arc<Passwords>,
+    /// Knows keys that are not in the configuration; one for all generations.
+    shared_keys: Arc<SharedKeys>,
     /// Tokens that hold no longer all the same; one list for all generations.
     revocations: Arc<Revocations>,
     metrics: Arc<AuthMetrics>,
@@ -70,8 +85,10 @@ impl Auth {
         let mut faults = Vec::new();
         let mut schemes = Vec::new();
         for scheme in &config.schemes {
-            let before = previous.and_then(|previous| previous.unchanged(scheme));
-            match before.map_or_else(|| Scheme::compile(scheme), Ok) {
+            let unchanged = previous.and_then(|previous| previous.unchanged(scheme));
+            let before = previous.and_then(|previous| previous.named(&scheme.name));
+            let compile = || Scheme::compile(scheme, before, Some(metrics));
+            match unchanged.map_or_else(compile, Ok) {
                 Ok(scheme) => schemes.push(scheme),
                 Err(found) => faults.extend(found),
             }
@@ -79,15 +96,22 @@ impl Auth {
         if !faults.is_empty() {
             return Err(faults);
         }
+        let before = previous.filter(|one| one.config.cache_entries == config.cache_entries);
         let mut auth = Self {
             config: config.clone(),
             schemes,
             identity_headers: IdentityHeaders::compile(&config.identity_headers),
             validate: None,
-            tokens: match previous.filter(|one| one.config.cache_entries == config.cache_entries) {
+            tokens: match before {
                 Some(previous) => Arc::clone(&previous.tokens),
                 None => Arc::new(token_cache(config.cache_entries)?),
             },
+            passwords: match before {
+                Some(previous) => Arc::clone(&previous.passwords),
+                None => Arc::new(Passwords::new(config.cache_entries, metrics.auth())),
+            },
+            shared_keys: previous
+                .map_or_else(Arc::default, |previous| Arc::clone(&previous.shared_keys)),
             revocations: previous
                 .map_or_else(Arc::default, |previous| Arc::clone(&previous.revocations)),
             metrics: metrics.auth(),
@@ -99,6 +123,11 @@ impl Auth {
         Ok(auth)
     }
 
+    /// Knows keys that are not in the configuration.
+    pub fn shared_keys(&self) -> &Arc<SharedKeys> {
+        &self.shared_keys
+    }
+
     /// Which tokens hold no longer.
     pub fn revocations(&self) -> &Arc<Revocations> {
         &self.revocations
@@ -107,6 +136,50 @@ impl Auth {
     /// Whether this configuration would come to the same.
     pub fn is_made_from(&self, config: &model::Auth) -> bool {
         self.config == *config
+    }
+
+    /// The keys that are fetched.
+    pub fn remote_keys(&self) -> impl Iterator<Item = &Arc<RemoteKeys>> {
+        self.schemes.iter().filter_map(|scheme| scheme.remote())
+    }
+
+    /// The providers of tokens, each with its keys if they are fetched.
+    pub fn providers(&self) -> impl Iterator<Item = (&Arc<Provider>, Option<&Arc<RemoteKeys>>)> {
+        self.schemes.iter().filter_map(|scheme| match &scheme.kind {
+            Kind::Tokens(tokens) => Some((&tokens.provider, tokens.remote.as_ref())),
+            Kind::ApiKeys(_) | Kind::Basic(_) | Kind::ClientCerts(_) => None,
+        })
+    }
+
+    /// Fetched keys, for the successor of this process.
+    pub fn export(&self) -> Vec<Saved> {
+        let mut room = MAX_EXPORT_BYTES;
+        let fits = |saved: &Saved| {
+            let left = room.checked_sub(saved.keys.len());
+            room = left.unwrap_or(room);
+            left.is_some()
+        };
+        let saved = self.remote_keys().filter_map(|keys| keys.saved());
+        saved.filter(fits).collect()
+    }
+
+    /// Takes over the keys that the process before had fetched. What is of no use is fetched anew.
+    pub fn import(&self, saved: Vec<Saved>) {
+        for saved in saved {
+            let found = self
+                .remote_keys()
+                .find(|keys| *keys.name == *saved.provider);
+            let Some(keys) = found else { continue };
+            if let Err(error) = keys.restore(saved, Instant::now(), SystemTime::now()) {
+                let name = &keys.name;
+                log::warn!("provider={name} the keys of the process before are not used: {error}");
+            }
+        }
+    }
+
+    fn named(&self, name: &str) -> Option<&Scheme> {
+        let scheme = self.schemes.iter().find(|scheme| *scheme.name == *name);
+        scheme.map(|scheme| &**scheme)
     }
 
     /// The scheme of the generation before, when nothing of it is different.
@@ -135,6 +208,7 @@ fn token_cache(entries: usize) -> Result<TokenCache, Vec<Fault>> {
 
 /// What is wrong with the keys of a configuration that is sound otherwise.
 pub fn check(config: &model::Auth) -> Vec<Fault> {
-    let compiled = config.schemes.iter().map(Scheme::compile);
+    let compile = |scheme| Scheme::compile(scheme, None, None);
+    let compiled = config.schemes.iter().map(compile);
     compiled.filter_map(Result::err).flatten().collect()
 }

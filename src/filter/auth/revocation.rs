@@ -23,7 +23,7 @@ use super::shards::Shards;
 
 pub use self::estate::Estate;
 
-/// Tokens that can be revoked at a time; about 130 bytes each where an id has 36.
+/// Tokens that can be revoked at a time; about 150 bytes each where an id has 36.
 pub const MAX_TOKENS: usize = 500_000;
 /// Subjects whose tokens can be revoked at a time.
 pub const MAX_SUBJECTS: usize = 50_000;
@@ -240,6 +240,8 @@ impl Revocations {
         }
         let count = news.len();
         self.insert(&mut counts, news);
+        // There may be a cut-off and nothing else.
+        self.weigh(&counts);
         count
     }
 

@@ -3,12 +3,16 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::api_key::ApiKeys;
+use super::basic::Basic;
 use super::client_cert::ClientCerts;
+use super::jwks::RemoteKeys;
 use super::jwt::{
     Algorithm, AlgorithmSet, ClaimPath, Key, KeySet, Provider, ProviderSettings, TokenTypes,
 };
 use crate::config::Fault;
 use crate::config::model::{self, CredentialSource, Jwks, SchemeKind};
+use crate::metrics::Metrics;
 
 /// A scheme.
 pub struct Scheme {
@@ -24,6 +28,10 @@ pub struct Scheme {
 pub enum Kind {
     /// Tokens of a provider.
     Tokens(Arc<Tokens>),
+    /// API keys.
+    ApiKeys(Arc<ApiKeys>),
+    /// Names and passwords.
+    Basic(Arc<Basic>),
     /// Certificates.
     ClientCerts(Arc<ClientCerts>),
 }
@@ -32,6 +40,8 @@ pub enum Kind {
 pub struct Tokens {
     /// Who issues them.
     pub provider: Arc<Provider>,
+    /// Its keys, if they are fetched.
+    pub remote: Option<Arc<RemoteKeys>>,
     /// Where they are looked for.
     pub sources: Vec<CredentialSource>,
     /// The longest one, in bytes.
@@ -39,20 +49,24 @@ pub struct Tokens {
 }
 
 impl Scheme {
-    /// Builds a scheme, or tells what is wrong with its keys.
-    pub fn compile(config: &model::Scheme) -> Result<Arc<Self>, Vec<Fault>> {
+    /// Builds a scheme, or tells what is wrong with its keys. Fetched keys are taken over from the
+    /// scheme of that name before, if there was one. Without `metrics` nothing is measured.
+    pub fn compile(
+        config: &model::Scheme,
+        previous: Option<&Self>,
+        metrics: Option<&Metrics>,
+    ) -> Result<Arc<Self>, Vec<Fault>> {
         let kind = match &config.kind {
-            SchemeKind::Jwt(provider) => Kind::Tokens(Arc::new(tokens(&config.name, provider)?)),
+            SchemeKind::Jwt(provider) => {
+                let before = previous.and_then(Self::remote);
+                let tokens = tokens(&config.name, provider, before, metrics)?;
+                Kind::Tokens(Arc::new(tokens))
+            }
             SchemeKind::ClientCert(certs) => {
                 Kind::ClientCerts(Arc::new(ClientCerts::new(certs.clone())))
             }
-            SchemeKind::ApiKeys(_) | SchemeKind::Basic(_) => {
-                return Err(vec![Fault {
-                    key: config.key.clone(),
-                    path: None,
-                    what: "is not supported yet".to_owned(),
-                }]);
-            }
+            SchemeKind::ApiKeys(keys) => Kind::ApiKeys(Arc::new(ApiKeys::new(keys))),
+            SchemeKind::Basic(users) => Kind::Basic(Arc::new(Basic::new(users))),
         };
         Ok(Arc::new(Self {
             name: Arc::clone(&config.name),
@@ -61,16 +75,31 @@ impl Scheme {
         }))
     }
 
+    /// Its keys, if they are fetched.
+    pub fn remote(&self) -> Option<&Arc<RemoteKeys>> {
+        match &self.kind {
+            Kind::Tokens(tokens) => tokens.remote.as_ref(),
+            Kind::ApiKeys(_) | Kind::Basic(_) | Kind::ClientCerts(_) => None,
+        }
+    }
+
     /// Where its credentials are in a header.
     pub fn sources(&self) -> &[CredentialSource] {
         match &self.kind {
             Kind::Tokens(tokens) => &tokens.sources,
+            Kind::ApiKeys(keys) => &keys.sources,
+            Kind::Basic(basic) => &basic.sources,
             Kind::ClientCerts(_) => &[],
         }
     }
 }
 
-fn tokens(name: &Arc<str>, config: &model::JwtProvider) -> Result<Tokens, Vec<Fault>> {
+fn tokens(
+    name: &Arc<str>,
+    config: &model::JwtProvider,
+    before: Option<&Arc<RemoteKeys>>,
+    metrics: Option<&Metrics>,
+) -> Result<Tokens, Vec<Fault>> {
     let allowed: AlgorithmSet = config
         .algorithms
         .iter()
@@ -115,8 +144,22 @@ fn tokens(name: &Arc<str>, config: &model::JwtProvider) -> Result<Tokens, Vec<Fa
         clock_skew: config.clock_skew,
         roles_claim: ClaimPath::new(config.roles_claim.as_str()),
     };
+    let (provider, remote) = match &config.jwks {
+        Some(Jwks::Url(url)) => {
+            let before = before.filter(|before| before.is_of(url));
+            let provider = Provider::new(settings, before.and_then(|before| before.keys()));
+            let metrics = metrics
+                .map(|metrics| metrics.jwks(name))
+                .unwrap_or_default();
+            let before = before.map(|before| &**before);
+            let remote = RemoteKeys::new(name, url, &provider, metrics, before);
+            (provider, Some(remote))
+        }
+        _ => (Provider::new(settings, set.map(Arc::new)), None),
+    };
     Ok(Tokens {
-        provider: Provider::new(settings, set.map(Arc::new)),
+        provider,
+        remote,
         sources: config.sources.clone(),
         max_bytes: config.max_token_bytes,
     })

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
+use super::secrets;
 use super::wait::DEADLINE;
 use super::wire::{Framing, Head, Headers, Wire};
 
@@ -233,6 +234,7 @@ pub fn format_request(method: &str, path: &str, headers: &[&str], body: &[u8]) -
         text.push_str("Host: test\r\n");
     }
     for line in headers {
+        secrets::remember_field(line);
         text.push_str(line);
         text.push_str("\r\n");
     }

@@ -13,6 +13,7 @@ use super::client::{Client, Response, get, request};
 use super::command::{Finished, binary, finish};
 use super::metrics;
 use super::origin::Origin;
+use super::secrets;
 use super::wait::{eventually, until};
 
 /// What every configuration has unless it says otherwise: free ports, and few threads, because
@@ -321,6 +322,9 @@ impl Drop for Gateway {
         if std::thread::panicking() {
             let log = self.log_lines().join("\n");
             eprintln!("--- log of the gateway\n{log}\n--- end of the log");
+        } else {
+            secrets::assert_none_in(&self.log_lines());
+            secrets::assert_none_in(&self.output_lines());
         }
     }
 }

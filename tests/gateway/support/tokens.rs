@@ -13,6 +13,8 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
+use super::secrets;
+
 /// A secret as long as HS256 wants it.
 pub const SECRET: &str = "a secret of thirty-two bytes, ok";
 
@@ -25,7 +27,7 @@ pub struct Signer {
 }
 
 enum Key {
-    Secret(hmac::Key),
+    Secret(Box<hmac::Key>),
     Ecdsa(EcdsaKeyPair),
     Rsa(RsaKeyPair, bool),
     Ed25519(Ed25519KeyPair),
@@ -34,10 +36,14 @@ enum Key {
 impl Signer {
     /// With a shared secret.
     pub fn hs256(secret: &str) -> Self {
+        secrets::remember(secret);
         Self {
             algorithm: "HS256",
             key_id: None,
-            key: Key::Secret(hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes())),
+            key: Key::Secret(Box::new(hmac::Key::new(
+                hmac::HMAC_SHA256,
+                secret.as_bytes(),
+            ))),
         }
     }
 
@@ -99,6 +105,7 @@ impl Signer {
         let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let input = format!("{}.{}", encode(header), encode(claims));
         let signature = URL_SAFE_NO_PAD.encode(self.signature(input.as_bytes()));
+        secrets::remember(&signature);
         format!("{input}.{signature}")
     }
 

@@ -26,14 +26,15 @@ impl Checker<'_> {
             Some(jwks) => self.jwks(jwks, &at.key("jwks")).map(Some),
             None => Some(None),
         };
-        let has_key = written.jwks.is_some()
-            || written.public_key.is_some()
-            || written.secret.is_some()
-            || !written.public_keys.is_empty()
-            || !written.secrets.is_empty();
+        let has_key = written.jwks.is_some() || has_key_of_its_own(written);
         if !has_key && self.is_whole(at) {
             self.refuse(at, "has no key, expected `jwks`, `public_key` or `secret`");
             return None;
+        }
+        let has_own = has_key_of_its_own(written);
+        if has_own && written.jwks.as_ref().is_some_and(|jwks| jwks.url.is_some()) {
+            let what = "stands beside `public_key` or `secret`, expected one or the other";
+            self.refuse(&at.key("jwks"), what);
         }
         for (key, empty) in [
             ("issuer", written.issuer.iter().any(str::is_empty)),
@@ -156,6 +157,11 @@ impl Checker<'_> {
             let what = "is longer than `max_refresh`, expected it to be shorter";
             self.refuse(&at.key("min_refresh"), what);
         }
+        if written.max_stale.0 < 2 * written.min_refresh.0 {
+            let what = "is less than twice `min_refresh`, so that one fetch that fails would cost the \
+                        keys; expected it to be longer";
+            self.refuse(&at.key("max_stale"), what);
+        }
         Some(JwksUrl {
             url,
             authorities,
@@ -172,6 +178,13 @@ impl Checker<'_> {
                 .map(|folder| self.source.base.join(folder)),
         })
     }
+}
+
+fn has_key_of_its_own(written: &file::JwtProvider) -> bool {
+    written.public_key.is_some()
+        || written.secret.is_some()
+        || !written.public_keys.is_empty()
+        || !written.secrets.is_empty()
 }
 
 fn pem(written: &file::JwtProvider, at: &Path<'_>) -> Vec<(String, String)> {
