@@ -15,9 +15,7 @@ use crate::tls::TlsFacts;
 use crate::upstream::{Admitted, Tried, Upstream};
 
 /// The state of one request, from its header to its log line.
-pub struct RequestContext<O> {
-    /// The connection it came through and what its gate found; always there behind the first phase.
-    pub origin: Option<Box<O>>,
+pub struct RequestContext {
     /// The generation it runs on.
     pub snapshot: Arc<Snapshot>,
     /// Its identifier.
@@ -75,19 +73,16 @@ pub struct Attempt {
     pub started: Instant,
     /// Counts the connection as in use.
     pub connection: Option<PooledConnection>,
-    /// Whether HTTP/2 is spoken with it.
-    pub http2: bool,
     /// The status it answered with, once it has.
     pub answered: Option<u16>,
     /// Whether its end was recorded already, because it failed.
     pub recorded: bool,
 }
 
-impl<O> RequestContext<O> {
+impl RequestContext {
     /// Nothing is known yet.
     pub fn new(snapshot: Arc<Snapshot>) -> Self {
         Self {
-            origin: None,
             snapshot,
             request_id: RequestId::generate(),
             client_ip: IpAddr::from([0, 0, 0, 0]),
@@ -110,7 +105,7 @@ impl<O> RequestContext<O> {
     }
 }
 
-impl<O> RequestContext<O> {
+impl RequestContext {
     /// Calls `use_facts` with what templates may refer to.
     pub fn with_facts<T>(
         &self,

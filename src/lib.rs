@@ -15,7 +15,10 @@ pub mod listener;
 
 pub mod gateway;
 
+pub mod forward;
+
 pub mod context;
+pub mod message;
 pub mod request_id;
 
 pub mod route;

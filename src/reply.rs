@@ -9,12 +9,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
-use pingora_http::ResponseHeader;
-use pingora_proxy::Session;
 
 use self::auth::Kind;
 use crate::grpc;
 use crate::lifecycle::Lifecycle;
+use crate::message::Response;
 
 pub use self::auth::AuthRefusal;
 
@@ -273,52 +272,53 @@ impl Rejection {
         Bytes::from(response)
     }
 
-    fn header(
-        &self,
-        request_id: &str,
-        problem: bool,
-        length: usize,
-    ) -> pingora_core::Result<ResponseHeader> {
-        let mut header = ResponseHeader::build(self.status(), Some(8))?;
+    fn head(&self, request_id: &str, problem: bool, length: usize) -> Response {
+        let mut head = Response::new(self.status());
         let content_type = if problem {
             "application/problem+json"
         } else {
             "application/json"
         };
-        header.insert_header(header::CONTENT_TYPE, HeaderValue::from_static(content_type))?;
-        header.insert_header(header::CONTENT_LENGTH, length)?;
-        header.insert_header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))?;
-        header.insert_header(REQUEST_ID, request_id)?;
+        head.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        head.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        head.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        head.insert(REQUEST_ID, id_value(request_id));
         if let Self::MethodNotAllowed(allow) = self {
-            header.insert_header(header::ALLOW, allow)?;
+            head.insert(header::ALLOW, allow.clone());
         }
         if let Self::Auth(refusal) = self {
             for challenge in refusal.challenges() {
-                header.append_header(header::WWW_AUTHENTICATE, challenge)?;
+                head.headers.append(header::WWW_AUTHENTICATE, challenge);
             }
         }
         if let Some(seconds) = self.retry_after() {
-            header.insert_header(header::RETRY_AFTER, seconds)?;
+            head.insert(header::RETRY_AFTER, seconds);
         }
-        Ok(header)
+        head
     }
 }
 
+/// A request's identifier as a field has it.
+pub fn id_value(request_id: &str) -> HeaderValue {
+    // It holds nothing that a header may not.
+    HeaderValue::from_str(request_id).unwrap_or(HeaderValue::from_static("-"))
+}
+
 impl Rejection {
-    /// The header and body that answer a request with these fields in this version.
+    /// The head and body that answer a request with these fields in this version.
     pub fn response(
         &self,
         headers: &HeaderMap,
         version: Version,
         request_id: &str,
-    ) -> pingora_core::Result<(ResponseHeader, Bytes)> {
+    ) -> (Response, Bytes) {
         if version == Version::HTTP_2 && grpc::is_call(headers) {
-            return Ok((self.to_call(request_id)?, Bytes::new()));
+            return (self.to_call(request_id), Bytes::new());
         }
         let problem = wants_problem(headers);
         let body = self.body(request_id, problem);
-        let header = self.header(request_id, problem, body.len())?;
-        Ok((header, Bytes::from(body)))
+        let head = self.head(request_id, problem, body.len());
+        (head, Bytes::from(body))
     }
 
     /// The code that a gRPC client is told.
@@ -339,17 +339,15 @@ impl Rejection {
     }
 
     /// A response that consists of trailers alone, as gRPC has it for calls that fail at once.
-    fn to_call(&self, request_id: &str) -> pingora_core::Result<ResponseHeader> {
-        let mut header = ResponseHeader::build(StatusCode::OK, Some(4))?;
-        header.insert_header(
+    fn to_call(&self, request_id: &str) -> Response {
+        let mut head = Response::new(StatusCode::OK);
+        head.insert(
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/grpc"),
-        )?;
-        for (name, value) in &self.to_trailers() {
-            header.insert_header(name, value)?;
-        }
-        header.insert_header(REQUEST_ID, request_id)?;
-        Ok(header)
+        );
+        head.headers.extend(self.to_trailers());
+        head.insert(REQUEST_ID, id_value(request_id));
+        head
     }
 }
 
@@ -376,46 +374,6 @@ fn wants_problem(headers: &HeaderMap) -> bool {
         .get_all(header::ACCEPT)
         .iter()
         .any(|value| memchr::memmem::find(value.as_bytes(), b"application/problem+json").is_some())
-}
-
-/// Writes the refusal as the response to the session's request, with this
-/// `Strict-Transport-Security`.
-pub async fn refuse(
-    session: &mut Session,
-    rejection: &Rejection,
-    request_id: &str,
-    hsts: Option<&HeaderValue>,
-) -> pingora_core::Result<()> {
-    let request = session.req_header();
-    let (mut header, body) = rejection.response(&request.headers, request.version, request_id)?;
-    if let Some(value) = hsts {
-        header.insert_header(header::STRICT_TRANSPORT_SECURITY, value)?;
-    }
-    respond(session, header, body).await
-}
-
-/// Writes a complete response of the gateway's own. The header must state the body's length.
-pub async fn respond(
-    session: &mut Session,
-    header: ResponseHeader,
-    body: Bytes,
-) -> pingora_core::Result<()> {
-    let header_only = session.req_header().method == http::Method::HEAD || body.is_empty();
-    if let (true, Some(stream)) = (header_only, session.downstream_session.as_custom_mut()) {
-        // On an HTTP/2 stream the header itself is the end; gRPC depends on it.
-        return stream.write_response_header(Box::new(header), true).await;
-    }
-    session
-        .downstream_session
-        .write_response_header(Box::new(header))
-        .await?;
-    if !header_only {
-        session
-            .downstream_session
-            .write_response_body(body, true)
-            .await?;
-    }
-    session.downstream_session.finish_body().await
 }
 
 #[cfg(test)]

@@ -10,7 +10,6 @@ use async_trait::async_trait;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora_core::services::background::background_service;
-use pingora_proxy::http_proxy;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -42,14 +41,11 @@ use crate::reply;
 use crate::snapshot::{CompileError, Live, Snapshot};
 use crate::store::Store;
 use crate::tls;
-use crate::tls::backend::NO_AUTHORITIES;
 use crate::upgrade::control as succession;
 use crate::upgrade::predecessor::Predecessor;
 use crate::upgrade::program::Program;
 use crate::upgrade::{Kind, Offer, Succession};
 
-/// Attempts that Pingora makes at most; how many there are is decided by the gateway.
-const MAX_ATTEMPTS: usize = 16;
 /// What writing the last access log lines may take.
 const FLUSH: Duration = Duration::from_secs(2);
 
@@ -139,6 +135,7 @@ pub fn run(
     metrics.set_build(build);
     metrics.set_config(snapshot.generation, snapshot.source_hash);
     metrics.reloads_succeeded().inc();
+    let (end, ending) = watch::channel(false);
     let gateway = Gateway {
         live: Arc::new(Live::new(snapshot)),
         lifecycle: Arc::new(Lifecycle::default()),
@@ -148,13 +145,14 @@ pub fn run(
             .collect(),
         access_log: access_log.clone(),
         metrics,
+        pool: Arc::default(),
+        ending,
     };
     gateway.lifecycle.met(Condition::Config);
     if gateway.live.load().auth.remote_keys().next().is_none() {
         gateway.lifecycle.met(Condition::KeySets);
     }
     let (close, closing) = watch::channel(false);
-    let (end, ending) = watch::channel(false);
     let listeners: Vec<_> = sockets
         .iter()
         .map(|one| Arc::clone(&one.listener))
@@ -187,7 +185,7 @@ pub fn run(
         in_charge,
         closing.clone(),
     );
-    start_workers(config, &gateway, sockets, &closing, &ending)?;
+    start_workers(config, &gateway, sockets, &closing)?;
     // It can be large, and what runs does not need it.
     drop(loaded);
     gateway.lifecycle.met(Condition::Listeners);
@@ -427,24 +425,19 @@ fn start_workers(
     gateway: &Gateway,
     sockets: Vec<Socket>,
     closing: &ShutdownWatch,
-    ending: &ShutdownWatch,
 ) -> Result<(), StartError> {
-    let conf = Arc::new(ServerConf {
-        threads: 1,
-        max_retries: MAX_ATTEMPTS,
-        ca_file: Some(NO_AUTHORITIES.to_owned()),
-        ..ServerConf::default()
-    });
     let clients = Arc::<Clients>::default();
     let edges = (0..config.server.threads.get())
         .map(|_| Edge {
-            proxy: Arc::new(http_proxy(&conf, gateway.clone())),
+            handler: Gateway {
+                pool: Arc::default(),
+                ..gateway.clone()
+            },
             live: Arc::clone(&gateway.live),
             clients: Arc::clone(&clients),
             refusals: Arc::new(gateway.clone()),
             lifecycle: Arc::clone(&gateway.lifecycle),
             closing: closing.clone(),
-            ending: ending.clone(),
         })
         .collect();
     accept::start(sockets, edges, closing).map_err(StartError::Worker)

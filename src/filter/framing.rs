@@ -1,30 +1,27 @@
 //! What a backend's response says of its own framing, in the one form that no reader behind the
 //! gateway can misunderstand.
 
-use http::{HeaderValue, StatusCode, Version, header};
-use pingora_http::ResponseHeader;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-/// Makes version and length of a backend's response unambiguous.
+use crate::message::Response;
+
+/// Makes the length of a backend's response unambiguous.
 ///
-/// A gateway speaks its own version (RFC 9112 section 2.3): `HTTP/1.0` above `Connection:
-/// keep-alive` or chunks would be read differently by different clients. Lengths that were repeated
-/// become one (RFC 9110 section 8.6; Pingora has refused those that differ), and a 204 has none.
-pub fn settle(response: &mut ResponseHeader) {
-    response.set_version(Version::HTTP_11);
+/// Lengths that were repeated become one (RFC 9110 section 8.6; those that differ were refused), and a
+/// 204 has none.
+pub fn settle(response: &mut Response) {
     if response.status == StatusCode::NO_CONTENT {
-        response.remove_header(&header::CONTENT_LENGTH);
-        response.remove_header(&header::TRANSFER_ENCODING);
+        response.headers.remove(header::CONTENT_LENGTH);
         return;
     }
-    if let Some(length) = repeated_length(response) {
-        // The name is known and the value is a part of a good one.
-        let _ = response.insert_header(header::CONTENT_LENGTH, length);
+    if let Some(length) = repeated_length(&response.headers) {
+        response.insert(header::CONTENT_LENGTH, length);
     }
 }
 
 /// The length, if it is there more than once.
-fn repeated_length(response: &ResponseHeader) -> Option<HeaderValue> {
-    let mut values = response.headers.get_all(header::CONTENT_LENGTH).iter();
+fn repeated_length(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
     let first = values.next()?;
     let mut parts = first.as_bytes().split(|byte| *byte == b',');
     let length = parts.next()?;
@@ -39,14 +36,13 @@ mod tests {
     use super::*;
 
     fn settled(status: u16, lengths: &[&'static str]) -> Vec<String> {
-        let mut response = ResponseHeader::build(status, None)
-            .unwrap_or_else(|error| panic!("a response header: {error}"));
-        response.set_version(Version::HTTP_10);
+        let status = StatusCode::from_u16(status).unwrap_or_default();
+        let mut response = Response::new(status);
         for length in lengths {
-            let _ = response.append_header("Content-Length", *length);
+            let value = HeaderValue::from_static(length);
+            response.headers.append(header::CONTENT_LENGTH, value);
         }
         settle(&mut response);
-        assert_eq!(response.version, Version::HTTP_11);
         let values = response.headers.get_all(header::CONTENT_LENGTH);
         values
             .iter()

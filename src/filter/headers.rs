@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::auth::Identity;
 use super::template;
@@ -59,16 +58,6 @@ enum Value {
     Template(Template),
 }
 
-/// A header that rules can be applied to.
-pub trait HeaderTarget {
-    /// Takes every field of this name away.
-    fn remove(&mut self, name: &HeaderName);
-    /// Puts one field in the place of all of this name.
-    fn insert(&mut self, name: &HeaderName, value: HeaderValue);
-    /// Puts a field beside those of this name.
-    fn append(&mut self, name: &HeaderName, value: HeaderValue);
-}
-
 impl HeaderFilter {
     /// Prepares rules; values without variables are made here, once.
     pub fn compile(rules: &HeaderRules) -> Self {
@@ -85,17 +74,17 @@ impl HeaderFilter {
     }
 
     /// Applies the rules: removals first, then sets, then adds.
-    pub fn apply(&self, facts: &Facts<'_>, target: &mut impl HeaderTarget) {
+    pub fn apply(&self, facts: &Facts<'_>, target: &mut HeaderMap) {
         // Holds no memory before the first template is rendered into it.
         let mut scratch = String::new();
         for name in &self.remove {
             target.remove(name);
         }
         for (name, value) in &self.set {
-            target.insert(name, value.render(facts, &mut scratch));
+            target.insert(name.clone(), value.render(facts, &mut scratch));
         }
         for (name, value) in &self.add {
-            target.append(name, value.render(facts, &mut scratch));
+            target.append(name.clone(), value.render(facts, &mut scratch));
         }
     }
 }
@@ -135,43 +124,6 @@ pub(super) fn header_value(text: &str) -> HeaderValue {
     })
 }
 
-impl HeaderTarget for HeaderMap {
-    fn remove(&mut self, name: &HeaderName) {
-        Self::remove(self, name);
-    }
-
-    fn insert(&mut self, name: &HeaderName, value: HeaderValue) {
-        Self::insert(self, name, value);
-    }
-
-    fn append(&mut self, name: &HeaderName, value: HeaderValue) {
-        Self::append(self, name, value);
-    }
-}
-
-/// Pingora's headers keep a map of names beside the values; only their own methods keep both in
-/// step. They fail on names and values that cannot be parsed, and these are parsed already.
-macro_rules! pingora_target {
-    ($header:ty) => {
-        impl HeaderTarget for $header {
-            fn remove(&mut self, name: &HeaderName) {
-                self.remove_header(name);
-            }
-
-            fn insert(&mut self, name: &HeaderName, value: HeaderValue) {
-                let _ = self.insert_header(name.clone(), value);
-            }
-
-            fn append(&mut self, name: &HeaderName, value: HeaderValue) {
-                let _ = self.append_header(name.clone(), value);
-            }
-        }
-    };
-}
-
-pingora_target!(RequestHeader);
-pingora_target!(ResponseHeader);
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
@@ -191,7 +143,7 @@ mod tests {
         Template::new(vec![Part::Variable(variable)])
     }
 
-    fn apply(rules: HeaderRules, request: &fixture::Request, target: &mut impl HeaderTarget) {
+    fn apply(rules: HeaderRules, request: &fixture::Request, target: &mut HeaderMap) {
         HeaderFilter::compile(&rules).apply(&facts(request), target);
     }
 
@@ -242,31 +194,5 @@ mod tests {
         apply(rules, &request, &mut headers);
         assert_eq!(values(&headers, &X_A), ["a__X: é__\tb".as_bytes()]);
         assert_eq!(values(&headers, &X_B), [b"a__Set-Cookie: b"]);
-    }
-
-    #[test]
-    fn pingora_headers_follow_the_same_rules() {
-        let rules = || HeaderRules {
-            remove: vec![X_B],
-            set: vec![(X_A, text("set"))],
-            add: vec![(X_A, variable(Variable::ClientIp))],
-        };
-        let from = fixture::Request::get("/");
-        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
-        request.insert_header("X-B", "gone").unwrap();
-        apply(rules(), &from, &mut request);
-        assert_eq!(
-            values(&request.headers, &X_A),
-            [b"set".as_slice(), b"192.0.2.1"]
-        );
-        assert!(values(&request.headers, &X_B).is_empty());
-        let mut response = ResponseHeader::build(200, None).unwrap();
-        response.insert_header("X-B", "gone").unwrap();
-        apply(rules(), &from, &mut response);
-        assert_eq!(
-            values(&response.headers, &X_A),
-            [b"set".as_slice(), b"192.0.2.1"]
-        );
-        assert!(values(&response.headers, &X_B).is_empty());
     }
 }

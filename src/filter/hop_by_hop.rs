@@ -1,45 +1,59 @@
 //! Header fields that concern one connection alone and are not passed on (RFC 9110 section 7.6.1).
-//!
-//! For requests Pingora takes them away; for responses it leaves that to us.
 
-use http::{HeaderName, header};
-use pingora_http::ResponseHeader;
+use http::{HeaderMap, HeaderName, header};
 
-const FIELDS: [HeaderName; 4] = [
+const OF_RESPONSES: [HeaderName; 5] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::PROXY_AUTHENTICATE,
+    header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
 
+const OF_REQUESTS: [HeaderName; 10] = [
+    header::CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("http2-settings"),
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// Takes them off a client's request; what `Connection` names, the gate has seen to.
+pub fn strip_request(headers: &mut HeaderMap) {
+    strip_fields(headers, &OF_REQUESTS);
+}
+
 /// Takes them off a backend's response.
 ///
-/// `Transfer-Encoding` stays: it tells Pingora how to frame the body. What `Connection` names goes,
-/// unless that would take the framing away.
-pub fn strip(response: &mut ResponseHeader) {
-    if !response.headers.contains_key(header::CONNECTION) {
-        return strip_fields(response);
+/// What `Connection` names goes, unless that would take the length away.
+pub fn strip(headers: &mut HeaderMap) {
+    if !headers.contains_key(header::CONNECTION) {
+        return strip_fields(headers, &OF_RESPONSES);
     }
-    let named: Vec<HeaderName> = response
-        .headers
+    let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
         .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-        .filter(|name| *name != header::CONTENT_LENGTH && *name != header::TRANSFER_ENCODING)
+        .filter(|name| *name != header::CONTENT_LENGTH)
         .collect();
     for name in &named {
-        response.remove_header(name);
+        headers.remove(name);
     }
-    response.remove_header(&header::CONNECTION);
-    strip_fields(response);
+    headers.remove(header::CONNECTION);
+    strip_fields(headers, &OF_RESPONSES);
 }
 
-fn strip_fields(response: &mut ResponseHeader) {
-    // Most responses have none of them: comparing names is cheaper than looking each one up.
-    if response.headers.keys().any(|name| FIELDS.contains(name)) {
-        for name in &FIELDS {
-            response.remove_header(name);
+fn strip_fields(headers: &mut HeaderMap, fields: &[HeaderName]) {
+    // Most messages have few of them: comparing names is cheaper than looking each one up.
+    if headers.keys().any(|name| fields.contains(name)) {
+        for name in fields {
+            headers.remove(name);
         }
     }
 }
@@ -50,8 +64,7 @@ mod tests {
 
     #[test]
     fn what_concerns_the_connection_alone_is_taken_off() {
-        let mut response = ResponseHeader::build(200, None)
-            .unwrap_or_else(|error| panic!("a response header: {error}"));
+        let mut headers = HeaderMap::new();
         for (name, value) in [
             ("connection", "close, X-Internal, content-length"),
             ("connection", "X-Second"),
@@ -61,10 +74,10 @@ mod tests {
             ("content-length", "3"),
             ("x-kept", "1"),
         ] {
-            let _ = response.append_header(name, value);
+            headers.append(name, http::HeaderValue::from_static(value));
         }
-        strip(&mut response);
-        let names: Vec<&str> = response.headers.keys().map(HeaderName::as_str).collect();
+        strip(&mut headers);
+        let names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         assert_eq!(names, ["content-length", "x-kept"]);
     }
 }

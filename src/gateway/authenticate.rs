@@ -3,35 +3,37 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode, header};
-use pingora_core::Result;
-use pingora_http::ResponseHeader;
-use pingora_proxy::Session;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::{Map, Value, json};
 
+use super::failure::Failure;
 use super::receive::request_of;
 use super::{Context, Gateway};
 use crate::context::AuthState;
+use crate::filter::auth::watch::Why;
 use crate::filter::auth::{Grant, Identity, Policy, Shown};
+use crate::listener::exchange::Exchange;
+use crate::message::Response;
 use crate::metrics::AuthError;
 use crate::reply::{AuthRefusal, Rejection};
 use crate::route::Route;
 
 /// Lets the client in, or says why not.
 pub(super) async fn admit(
-    session: &Session,
+    exchange: &Exchange,
     context: &mut Context,
     route: &Route,
-) -> std::result::Result<(), Rejection> {
+) -> Result<(), Rejection> {
     let Some(policy) = &route.auth else {
         return Ok(());
     };
     let snapshot = context.snapshot.clone();
     let auth = &snapshot.auth;
-    let shown = shown(session, context);
-    let judged = policy.authenticate(auth, shown, SystemTime::now()).await;
+    let shown = shown(exchange, context);
+    // On the heap, so that requests that nobody asks for a token do not make room for it.
+    let judged = Box::pin(policy.authenticate(auth, shown, SystemTime::now())).await;
     let judged = judged.and_then(|grant| {
-        let request = request_of(session, context);
+        let request = request_of(exchange, context);
         let path_param = |name: &str| context.params.get(name, request.path);
         policy.authorise(auth, &grant, path_param).map(|()| grant)
     });
@@ -51,8 +53,8 @@ const LONG_BYTES: u64 = 1 << 20;
 
 /// Sees to it that what may go on for long, a WebSocket or a stream, ends with the token that it was
 /// begun with.
-pub(super) fn watch(response: &ResponseHeader, context: &Context) {
-    let (Some(identity), Some(origin)) = (&context.identity, &context.origin) else {
+pub(super) fn watch(response: &Response, exchange: &mut Exchange, context: &Context) {
+    let Some(identity) = &context.identity else {
         return;
     };
     let length = response.headers.get(header::CONTENT_LENGTH);
@@ -64,14 +66,17 @@ pub(super) fn watch(response: &ResponseHeader, context: &Context) {
     let policy = context.route.as_ref().and_then(|route| route.auth.as_ref());
     let with_expiry = policy.is_some_and(Policy::closes_on_expiry);
     if let Some(watch) = identity.watch(context.snapshot.auth.revocations(), with_expiry) {
-        origin.shared.ending.set(watch);
+        exchange.ending.set(watch);
     }
 }
 
 /// The refusal that stands for such an end.
-pub(super) fn ended(error: AuthError) -> Rejection {
+pub(super) fn ended(why: Why) -> Rejection {
     Rejection::Auth(AuthRefusal {
-        error,
+        error: match why {
+            Why::Revoked => AuthError::Revoked,
+            Why::Expired => AuthError::Expired,
+        },
         challenges: Vec::new().into(),
         scope: None,
     })
@@ -82,17 +87,17 @@ fn refused(context: &mut Context, refusal: AuthRefusal) -> Rejection {
     Rejection::Auth(refusal)
 }
 
-fn shown<'a>(session: &'a Session, context: &'a Context) -> Shown<'a> {
+fn shown<'a>(exchange: &'a Exchange, context: &'a Context) -> Shown<'a> {
     let tls = context.tls.as_ref();
     Shown {
-        headers: &session.req_header().headers,
+        headers: &exchange.request.headers,
         client_cert: tls.and_then(|tls| tls.client_cert.as_ref()),
     }
 }
 
 /// Tells the backend who calls, and takes from the request what it is not to see.
 pub(super) fn tell_backend(
-    session: &Session,
+    exchange: &Exchange,
     context: &Context,
     route: &Route,
     headers: &mut HeaderMap,
@@ -102,7 +107,7 @@ pub(super) fn tell_backend(
     }
     let told = &context.snapshot.auth.identity_headers;
     if !told.is_empty() {
-        let received = request_of(session, context);
+        let received = request_of(exchange, context);
         context.with_facts(&received, |facts| told.apply(facts, headers));
     }
 }
@@ -111,44 +116,42 @@ impl Gateway {
     /// Answers if the request asks what its token says.
     pub(super) async fn answer_validation(
         &self,
-        session: &mut Session,
+        exchange: &mut Exchange,
         context: &mut Context,
-    ) -> Result<bool> {
+    ) -> Result<bool, Failure> {
         let snapshot = context.snapshot.clone();
         let Some(validate) = &snapshot.auth.validate else {
             return Ok(false);
         };
-        let request = request_of(session, context);
+        let request = request_of(exchange, context);
         if request.path != &*validate.path {
             return Ok(false);
         }
         if !matches!(*request.method, Method::GET | Method::HEAD | Method::POST) {
-            let allow = header::HeaderValue::from_static("GET, HEAD, POST");
+            let allow = HeaderValue::from_static("GET, HEAD, POST");
             let rejection = Rejection::MethodNotAllowed(allow);
-            return self
-                .refuse(session, context, rejection)
-                .await
-                .map(|()| true);
+            return Err(Failure::Refused(rejection));
         }
-        let shown = shown(session, context);
+        let shown = shown(exchange, context);
         let judged = validate
             .policy
             .authenticate(&snapshot.auth, shown, SystemTime::now());
-        match judged.await {
+        match Box::pin(judged).await {
             Ok(Grant::Identified(identity)) => {
                 context.auth = AuthState::Succeeded;
                 let body = format!("{}\n", description(&identity));
-                let mut response = ResponseHeader::build(StatusCode::OK, Some(5))?;
-                response.insert_header(header::CONTENT_TYPE, "application/json")?;
-                response.insert_header(header::CACHE_CONTROL, "no-store")?;
-                self.answer(session, context, response, Bytes::from(body))
+                let mut response = Response::new(StatusCode::OK);
+                let json = HeaderValue::from_static("application/json");
+                response.insert(header::CONTENT_TYPE, json);
+                let no_store = HeaderValue::from_static("no-store");
+                response.insert(header::CACHE_CONTROL, no_store);
+                self.answer(exchange, context, response, Bytes::from(body))
                     .await?;
             }
             // Nobody is let in there without a token.
             Ok(Grant::Anonymous) => return Ok(false),
             Err(refusal) => {
-                let rejection = refused(context, refusal);
-                self.refuse(session, context, rejection).await?;
+                return Err(Failure::Refused(refused(context, refusal)));
             }
         }
         Ok(true)

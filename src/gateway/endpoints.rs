@@ -2,15 +2,15 @@
 //! metrics where the listener shows them.
 
 use bytes::Bytes;
-use http::{Method, StatusCode, header};
-use pingora_core::Result;
-use pingora_http::ResponseHeader;
-use pingora_proxy::Session;
+use http::{HeaderValue, Method, StatusCode, header};
 
-use super::answer::{mark_answered, secure};
+use super::answer::secure;
+use super::failure::Failure;
 use super::receive::request_of;
 use super::{Context, Gateway};
 use crate::listener::client_addr;
+use crate::listener::exchange::Exchange;
+use crate::message::Response;
 use crate::metrics::{self, Format};
 use crate::reply;
 
@@ -27,36 +27,40 @@ impl Gateway {
     /// Answers if the request is for such an endpoint. These are neither logged nor measured.
     pub(super) async fn answer_endpoint(
         &self,
-        session: &mut Session,
+        exchange: &mut Exchange,
         context: &mut Context,
-    ) -> Result<bool> {
-        let Some((status, content_type, body)) = self.endpoint(session, context) else {
+    ) -> Result<bool, Failure> {
+        let Some((status, content_type, body)) = self.endpoint(exchange, context) else {
             return Ok(false);
         };
-        let mut response = ResponseHeader::build(status, Some(4))?;
-        response.insert_header(header::CONTENT_TYPE, content_type)?;
-        response.insert_header(header::CONTENT_LENGTH, body.len())?;
-        response.insert_header(header::CACHE_CONTROL, "no-store")?;
-        secure(context, &mut response)?;
-        reply::respond(session, response, body).await?;
-        mark_answered(session, context);
+        let mut response = Response::new(status);
+        for (name, value) in [
+            (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
+            (header::CONTENT_LENGTH, HeaderValue::from(body.len())),
+            (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        ] {
+            response.insert(name, value);
+        }
+        secure(context, &mut response);
+        let answered = exchange.answer(response, body).await;
+        answered.map_err(Failure::Client)?;
         context.silent = true;
         Ok(true)
     }
 
     fn endpoint(
         &self,
-        session: &Session,
+        exchange: &Exchange,
         context: &Context,
     ) -> Option<(StatusCode, &'static str, Bytes)> {
-        let request = request_of(session, context);
+        let request = request_of(exchange, context);
         if !matches!(*request.method, Method::GET | Method::HEAD) {
             return None;
         }
         if !ENDPOINTS.contains(&request.path) {
             return None;
         }
-        let listener = context.origin.as_ref()?.listener.settings();
+        let listener = exchange.origin.listener.settings();
         match request.path {
             "/health" | "/_health/live" if listener.health => json(reply::health()),
             "/ready" | "/_health/ready" if listener.health => {

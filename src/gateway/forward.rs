@@ -1,51 +1,40 @@
-//! From a request with a route to a backend, and back.
+//! What a backend is asked, and what of its answer the client can have.
 
-use std::time::Instant;
+use std::borrow::Cow;
+use std::time::{Duration, Instant};
 
-use http::request::Parts as RequestParts;
-use http::{HeaderMap, HeaderValue, Version, header};
-use pingora_core::Result;
-use pingora_core::upstreams::peer::HttpPeer;
-use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::Session;
+use http::{HeaderMap, HeaderValue, Method, header};
 
-use super::authenticate;
-use super::receive::{expects_continue, request_of};
-use super::{Context, Gateway};
+use super::receive::request_of;
+use super::{Context, Gateway, authenticate};
 use crate::context::Attempt;
 use crate::filter::forwarding::{self, Hop};
-use crate::filter::framing;
+use crate::filter::{framing as length, hop_by_hop};
 use crate::grpc;
-use crate::listener::framing::Framing;
+use crate::listener::exchange::Exchange;
+use crate::listener::framing::{Chunk, Framing};
+use crate::message::{Request, Response};
 use crate::route::rewrite;
 use crate::upstream::{self, Purpose};
 
+/// Fields that may be added beside those that say where a request comes from.
+const FURTHER_FIELDS: usize = 4;
+
 impl Gateway {
     /// Makes a backend's response one that this client understands.
-    pub(super) fn fit_to_client(
-        &self,
-        session: &mut Session,
-        context: &Context,
-        response: &mut ResponseHeader,
-    ) {
-        framing::settle(response);
-        if session.req_header().version == Version::HTTP_10
-            && response.headers.contains_key(header::TRANSFER_ENCODING)
-        {
-            // HTTP/1.0 knows no chunks: the end of the connection is the end of the body.
-            response.remove_header(&header::TRANSFER_ENCODING);
-            session.set_keepalive(None);
-        }
-        let unsent = expects_continue(context) && !session.is_body_done();
+    pub(super) fn fit_to_client(&self, exchange: &mut Exchange, response: &mut Response) {
+        hop_by_hop::strip(&mut response.headers);
+        length::settle(response);
+        let unsent = expects_continue(exchange) && !exchange.is_body_done();
         if unsent || self.lifecycle.is_draining() {
-            session.set_keepalive(None);
+            exchange.close_behind();
         }
     }
 }
 
-/// Chooses a backend for the next attempt. `None`: none is in service.
-pub(super) fn select(session: &Session, context: &mut Context) -> Option<Box<HttpPeer>> {
-    let purpose = purpose(session, context);
+/// Chooses a backend for the next attempt, and says what its connection is wanted for. `None`: none is
+/// in service.
+pub(super) fn select(exchange: &Exchange, context: &mut Context) -> Option<Purpose> {
     let now = Instant::now();
     let upstream = context.upstream.as_ref()?;
     // The last attempt's backend is free before the next one is busy.
@@ -54,52 +43,48 @@ pub(super) fn select(session: &Session, context: &mut Context) -> Option<Box<Htt
     if retries {
         context.retries += 1;
     }
-    let mut peer = admitted.backend().peer(purpose);
-    let read = context.route.as_ref().and_then(|route| route.timeouts.read);
-    if let (Some(read), true) = (read, purpose != Purpose::Tunnel) {
-        peer.options.read_timeout = Some(read);
-    }
-    if read.is_none() && context.grpc && admitted.backend().may_speak_http2() {
-        // A stream of messages may be silent for as long as a tunnel.
-        peer.options.read_timeout = Some(upstream.timeouts.upgraded_idle);
-    }
     context.attempt = Some(Attempt {
         admitted,
         started: now,
         connection: None,
-        http2: false,
         answered: None,
         recorded: false,
     });
-    Some(peer)
+    Some(match is_tunnel(exchange) {
+        true => Purpose::Tunnel,
+        false => Purpose::Request,
+    })
 }
 
-fn purpose(session: &Session, context: &Context) -> Purpose {
-    if is_tunnel(context) {
-        Purpose::Tunnel
-    } else if session.req_header().version == Version::HTTP_10 {
-        Purpose::OldRequest
-    } else {
-        Purpose::Request
-    }
+/// What an attempt may take: until its first byte, between two reads and between two writes.
+pub(super) fn timeouts(context: &Context) -> (Duration, Duration, Duration) {
+    let (Some(upstream), Some(route)) = (&context.upstream, &context.route) else {
+        // Nothing goes to a backend without both.
+        return (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+    };
+    let read = match route.timeouts.read {
+        Some(read) => read,
+        // A stream of messages may be silent for as long as a tunnel.
+        None if is_free_call(context) => upstream.timeouts.upgraded_idle,
+        None => upstream.timeouts.read,
+    };
+    let first_byte = upstream::first_byte(upstream, &route.timeouts);
+    (first_byte, read, upstream.timeouts.write)
 }
 
 /// Lets the messages of a gRPC call come when they come: a stream of them may be silent for as long as
-/// a tunnel. A backend that speaks HTTP/1 takes no calls: there the content type is only a claim, which
-/// must not free a body from its limits.
-pub(super) fn bound_call(session: &mut Session, context: &Context) {
-    let (true, Some(upstream), Some(attempt), Some(origin)) = (
-        context.grpc,
-        &context.upstream,
-        &context.attempt,
-        &context.origin,
-    ) else {
-        return;
-    };
-    if attempt.admitted.backend().may_speak_http2() {
-        session.set_read_timeout(Some(upstream.timeouts.upgraded_idle));
-        origin.shared.set_any_pace();
+/// a tunnel.
+pub(super) fn bound_call(exchange: &mut Exchange, context: &Context) {
+    if let (true, Some(upstream)) = (is_free_call(context), &context.upstream) {
+        exchange.set_any_pace(upstream.timeouts.upgraded_idle);
     }
+}
+
+/// A backend that speaks HTTP/1 takes no calls: there the content type is only a claim, which must not
+/// free a body from its limits.
+fn is_free_call(context: &Context) -> bool {
+    let attempt = context.attempt.as_ref();
+    context.grpc && attempt.is_some_and(|attempt| attempt.admitted.backend().may_speak_http2())
 }
 
 /// Counts how a backend says that a call ended: in trailers, or in a header that is all there is.
@@ -111,53 +96,61 @@ pub(super) fn note_call_end(context: &Context, fields: &HeaderMap) {
     }
 }
 
-pub(super) fn is_tunnel(context: &Context) -> bool {
-    let origin = context.origin.as_ref();
-    origin.is_some_and(|origin| origin.head.framing == Framing::Tunnel)
+/// Whether the client asked for another protocol that is passed through.
+pub(super) fn is_tunnel(exchange: &Exchange) -> bool {
+    exchange.origin.head.framing == Framing::Tunnel
 }
 
-/// Gives the backend the path that the route makes of the request's.
-pub(super) fn rewrite_target(request: &mut RequestHeader, context: &Context) -> Result<()> {
-    let (Some(route), Some(origin)) = (&context.route, &context.origin) else {
-        return Ok(());
+/// Whether the client may be waiting for `100 Continue` before it sends the body.
+pub(super) fn expects_continue(exchange: &Exchange) -> bool {
+    exchange.origin.head.expects_continue
+}
+
+/// The path and query that the route makes of the request's.
+pub(super) fn target<'a>(exchange: &'a Exchange, context: &Context) -> Cow<'a, str> {
+    let target = &exchange.origin.head.target;
+    let rule = context
+        .route
+        .as_ref()
+        .and_then(|route| route.rewrite.as_ref());
+    let Some(rule) = rule else {
+        return Cow::Borrowed(target.as_str());
     };
-    let Some(rule) = &route.rewrite else {
-        return Ok(());
-    };
-    let target = &origin.head.target;
     let path = rewrite::apply(rule, target.path());
     let query = &target.as_str()[target.path().len()..];
-    request.set_raw_path(format!("{path}{query}").as_bytes())
+    Cow::Owned(format!("{path}{query}"))
 }
 
-/// Gives the backend's request the header it is to have.
-///
-/// The names lose their case on the way: names have none (RFC 9110 section 5.1), and one map less is
-/// kept up to date.
-pub(super) fn dress(session: &Session, request: &mut RequestHeader, context: &Context) {
-    let Some(origin) = &context.origin else {
-        return;
-    };
-    let stand_in = RequestHeader::from(http::Request::new(()).into_parts().0);
-    let mut parts: RequestParts = std::mem::replace(request, stand_in).into();
-    let headers = &mut parts.headers;
-    headers.reserve(forwarding::FIELDS);
-    if !is_tunnel(context) {
-        // The gate took the bytes behind this request for the next one. All that Pingora leaves of
-        // `Connection` is the wish to upgrade.
-        headers.remove(header::UPGRADE);
-        headers.remove(header::CONNECTION);
+/// How the request's body is framed towards the backend.
+pub(super) fn framing(exchange: &Exchange) -> Framing {
+    match exchange.origin.head.framing {
+        Framing::Tunnel => Framing::Done,
+        Framing::Done if exchange.is_body_empty() => Framing::Done,
+        // The stream of an HTTP/2 client has no length, and has not ended.
+        Framing::Done => Framing::Chunked(Chunk::START),
+        framing => framing,
     }
-    if context.grpc && parts.version == Version::HTTP_2 {
-        // Pingora takes it away; gRPC servers ask for it (they detect proxies that drop trailers by
-        // it).
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+}
+
+/// The request as the backend gets it, but for its target and what frames its body.
+pub(super) fn dress(exchange: &Exchange, context: &Context, is_http2: bool) -> Request {
+    let mut request = exchange.request.clone();
+    let headers = &mut request.headers;
+    headers.reserve(forwarding::FIELDS + FURTHER_FIELDS);
+    hop_by_hop::strip_request(headers);
+    state_length(exchange, headers);
+    if is_tunnel(exchange) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    }
+    if is_http2 {
+        fit_to_http2(exchange, context, headers);
     }
     let hop = Hop {
-        peer: &origin.shared.forwarded,
+        peer: &exchange.origin.remote.forwarded,
         trusted: context.trusted,
         scheme: context.scheme,
-        version: session.req_header().version,
+        version: exchange.request.version,
         request_id: context.request_id.as_str(),
     };
     forwarding::apply(headers, &hop);
@@ -170,32 +163,45 @@ pub(super) fn dress(session: &Session, request: &mut RequestHeader, context: &Co
         headers.insert(header::HOST, host);
     }
     if let Some(route) = &context.route {
-        authenticate::tell_backend(session, context, route, headers);
+        authenticate::tell_backend(exchange, context, route, headers);
     }
     if let Some(route) = &context.route
         && !route.request_headers.is_empty()
     {
-        let received = request_of(session, context);
+        let received = request_of(exchange, context);
         context.with_facts(&received, |facts| {
             route.request_headers.apply(facts, headers)
         });
     }
-    *request = parts.into();
+    request
 }
 
-/// From now on the backend owes an answer.
-pub(super) fn expect_first_byte(context: &Context) {
-    let (Some(origin), Some(upstream), Some(route)) =
-        (&context.origin, &context.upstream, &context.route)
-    else {
-        return;
-    };
-    let answered = context
-        .attempt
-        .as_ref()
-        .is_some_and(|attempt| attempt.answered.is_some());
-    if !answered {
-        let within = upstream::first_byte(upstream, &route.timeouts);
-        origin.shared.expect_first_byte(within);
+/// States the body's length where it is known, and nowhere else: a reader that believed another one
+/// would find the next request elsewhere.
+fn state_length(exchange: &Exchange, headers: &mut HeaderMap) {
+    let length = headers.get(header::CONTENT_LENGTH);
+    match framing(exchange) {
+        Framing::Length(_) => {}
+        Framing::Done if length.is_none_or(|length| length == "0") => {
+            // HTTP/2 clients need not say it; some servers of HTTP/1 insist (RFC 9110 section 8.6).
+            let method = &exchange.request.method;
+            let is_expected = matches!(*method, Method::POST | Method::PUT | Method::PATCH);
+            if exchange.is_http2() && is_expected {
+                headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+            }
+        }
+        Framing::Done | Framing::Chunked(_) | Framing::Tunnel => {
+            headers.remove(header::CONTENT_LENGTH);
+        }
     }
+}
+
+/// What differs for a backend of HTTP/2.
+fn fit_to_http2(exchange: &Exchange, context: &Context, headers: &mut HeaderMap) {
+    if context.grpc || exchange.takes_trailers() {
+        // gRPC servers ask for it: they detect proxies that drop trailers by it.
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    // The gateway says itself that it waits for the body.
+    headers.remove(header::EXPECT);
 }

@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-use http::{StatusCode, Version, header};
-use pingora_proxy::Session;
+use http::{Version, header};
 
 use super::{Context, Gateway};
 use crate::access_log::{AuthStatus, Record};
 use crate::context::AuthState;
 use crate::listener::connection::{Refusals, Refused};
+use crate::listener::exchange::Exchange;
 use crate::metrics::MethodLabel;
 use crate::request_id::RequestId;
 
@@ -16,31 +16,19 @@ use crate::request_id::RequestId;
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 impl Gateway {
-    /// Records a request that went through the phases.
-    pub(super) fn record(&self, session: &Session, context: &mut Context) {
+    /// Records a request that became one.
+    pub(super) fn record(&self, exchange: &Exchange, context: &Context) {
         if context.silent {
             return;
         }
         let now = Instant::now();
-        let written = session
-            .response_written()
-            .map(|response| response.status)
-            // An interim response is no answer; 101 is the last one of its kind.
-            .filter(|status| {
-                !status.is_informational() || *status == StatusCode::SWITCHING_PROTOCOLS
-            })
-            .map(|status| status.as_u16());
-        let status = written.unwrap_or(CLIENT_CLOSED_REQUEST);
-        let started = context
-            .origin
-            .as_ref()
-            .map_or(now, |origin| origin.received);
-        let duration = now - started;
-        let (bytes_in, bytes_out) = (
-            session.body_bytes_read() as u64,
-            session.body_bytes_sent() as u64,
-        );
-        let header = session.req_header();
+        let origin = &exchange.origin;
+        // An interim response is no answer; 101 is the last one of its kind.
+        let written = exchange.status().filter(|_| exchange.has_begun());
+        let status = written.map_or(CLIENT_CLOSED_REQUEST, |status| status.as_u16());
+        let duration = now - origin.received;
+        let (bytes_in, bytes_out) = (exchange.body_read(), exchange.body_sent());
+        let header = &exchange.request;
         let route = context.route.as_ref();
         route
             .map_or(&context.snapshot.no_route, |route| &route.metrics)
@@ -64,7 +52,6 @@ impl Gateway {
         let Some(log) = &self.access_log else {
             return;
         };
-        let target = context.origin.as_ref().map(|origin| &origin.head.target);
         let label = context
             .rejection
             .as_ref()
@@ -77,7 +64,7 @@ impl Gateway {
                 .headers
                 .get(header::HOST)
                 .map_or(b"", |host| host.as_bytes()),
-            path_and_query: target.map_or(b"", |target| target.as_str().as_bytes()),
+            path_and_query: origin.head.target.as_str().as_bytes(),
             protocol: protocol(header.version),
             status_code: status,
             duration,

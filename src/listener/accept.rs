@@ -11,12 +11,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pingora_core::server::ShutdownWatch;
-use pingora_proxy::ProxyHttp;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::ListenerState;
-use super::connection::{self, Edge};
+use super::connection::{self, Edge, Handler};
 use crate::lifecycle::Open;
 use crate::metrics::ConnectionClose;
 
@@ -32,23 +31,19 @@ pub struct Socket {
 }
 
 /// One thread of the edge.
-struct Worker<SV> {
+struct Worker<H> {
     handle: Handle,
     open: Arc<AtomicUsize>,
-    edge: Arc<Edge<SV>>,
+    edge: Arc<Edge<H>>,
 }
 
 /// Starts a worker for each edge; they accept until `closing` turns true, and then finish what
 /// they have, until the process ends.
-pub fn start<SV>(
+pub fn start<H: Handler>(
     sockets: Vec<Socket>,
-    edges: Vec<Edge<SV>>,
+    edges: Vec<Edge<H>>,
     closing: &ShutdownWatch,
-) -> io::Result<()>
-where
-    SV: ProxyHttp + Send + Sync + 'static,
-    SV::CTX: Send + Sync,
-{
+) -> io::Result<()> {
     let mut runtimes = Vec::new();
     let mut workers = Vec::new();
     for edge in edges {
@@ -60,7 +55,7 @@ where
         });
         runtimes.push(runtime);
     }
-    let workers: Arc<[Worker<SV>]> = workers.into();
+    let workers: Arc<[Worker<H>]> = workers.into();
     for (index, runtime) in runtimes.into_iter().enumerate() {
         let mut own = Vec::new();
         for socket in &sockets {
@@ -75,16 +70,13 @@ where
 }
 
 /// The thread of one worker.
-fn run<SV>(
+fn run<H: Handler>(
     runtime: &Runtime,
     index: usize,
     sockets: Vec<(Arc<ListenerState>, TcpListener)>,
-    workers: Arc<[Worker<SV>]>,
+    workers: Arc<[Worker<H>]>,
     closing: ShutdownWatch,
-) where
-    SV: ProxyHttp + Send + Sync + 'static,
-    SV::CTX: Send + Sync,
-{
+) {
     runtime.block_on(async {
         for (listener, socket) in sockets {
             let (workers, mut closing) = (Arc::clone(&workers), closing.clone());
@@ -112,15 +104,12 @@ fn run<SV>(
 }
 
 /// Accepts from one socket for as long as it is polled.
-async fn accept<SV>(
+async fn accept<H: Handler>(
     index: usize,
     listener: &Arc<ListenerState>,
     socket: &tokio::net::TcpListener,
-    workers: &Arc<[Worker<SV>]>,
-) where
-    SV: ProxyHttp + Send + Sync + 'static,
-    SV::CTX: Send + Sync,
-{
+    workers: &Arc<[Worker<H>]>,
+) {
     loop {
         match socket.accept().await {
             Ok((stream, _)) => assign(index, listener, stream, workers),
@@ -135,15 +124,12 @@ async fn accept<SV>(
 
 /// Accepts what the kernel has accepted already, and closes the socket: what still waited in it
 /// would be reset.
-fn accept_rest<SV>(
+fn accept_rest<H: Handler>(
     index: usize,
     listener: &Arc<ListenerState>,
     socket: tokio::net::TcpListener,
-    workers: &Arc<[Worker<SV>]>,
-) where
-    SV: ProxyHttp + Send + Sync + 'static,
-    SV::CTX: Send + Sync,
-{
+    workers: &Arc<[Worker<H>]>,
+) {
     // Past the reactor, which may not have heard of the last ones yet.
     let Ok(socket) = socket.into_std() else {
         return;
@@ -175,16 +161,13 @@ fn is_client_fault(error: &io::Error) -> bool {
 }
 
 /// Gives a connection to the worker with the fewest.
-fn assign<SV>(
+fn assign<H: Handler>(
     index: usize,
     listener: &Arc<ListenerState>,
     stream: TcpStream,
-    workers: &Arc<[Worker<SV>]>,
-) where
-    SV: ProxyHttp + Send + Sync + 'static,
-    SV::CTX: Send + Sync,
-{
-    let open = |worker: &Worker<SV>| worker.open.load(Ordering::Relaxed);
+    workers: &Arc<[Worker<H>]>,
+) {
+    let open = |worker: &Worker<H>| worker.open.load(Ordering::Relaxed);
     let total: usize = workers.iter().map(open).sum();
     let own = &workers[index];
     if total >= own.edge.live.limits().max_connections {
@@ -221,7 +204,7 @@ struct Counted {
 }
 
 impl Counted {
-    fn new<SV>(worker: &Worker<SV>) -> Self {
+    fn new<H>(worker: &Worker<H>) -> Self {
         worker.open.fetch_add(1, Ordering::Relaxed);
         Self {
             of_worker: Arc::clone(&worker.open),

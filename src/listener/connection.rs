@@ -11,20 +11,15 @@ use std::time::{Duration, Instant};
 use bytes::Buf;
 use futures_util::FutureExt;
 use futures_util::future::{Fuse, FusedFuture};
-use pingora_core::apps::HttpServerApp;
-use pingora_core::protocols::http::ServerSession;
 use pingora_core::server::ShutdownWatch;
-use pingora_proxy::{HttpProxy, ProxyHttp};
 use tokio::net::TcpStream;
 
 use super::ListenerState;
 use super::arrival::{self, Arrival, Protocol};
 use super::clients::Clients;
-use super::framing::Framing;
+use super::exchange::{Behind, Exchange, Origin, Remote};
 use super::h2;
 use super::head::{self, Bounds, Head};
-use super::lease::{Lease, Shared};
-use super::pace::Pace;
 use super::stream::{Connection, Waited};
 use crate::config::model::Limits;
 use crate::lifecycle::Lifecycle;
@@ -41,9 +36,9 @@ const LINGER_BYTES: usize = 1024 * 1024;
 pub const LINGER: Duration = Duration::from_secs(2);
 
 /// What every connection of a worker needs.
-pub struct Edge<SV> {
+pub struct Edge<H> {
     /// What the requests are handed to.
-    pub proxy: Arc<HttpProxy<SV>>,
+    pub handler: H,
     /// The running configuration.
     pub live: Arc<Live>,
     /// Connections by client, over all workers.
@@ -55,8 +50,12 @@ pub struct Edge<SV> {
     /// Turns true when no further connections are accepted, and those that are idle get what is
     /// left of their grace.
     pub closing: ShutdownWatch,
-    /// Turns true when the drain period is over, and upgraded connections are told to close.
-    pub ending: ShutdownWatch,
+}
+
+/// Answers requests.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers one, and gives it back with its response written.
+    fn handle(&self, exchange: Exchange) -> impl Future<Output = Exchange> + Send;
 }
 
 /// Told of what is refused before there is a request.
@@ -79,18 +78,6 @@ pub struct Refused<'a> {
     pub protocol: &'static str,
 }
 
-/// What a request knows of its connection; handed through Pingora to the gateway's phases.
-pub struct Origin {
-    /// The connection.
-    pub shared: Arc<Shared>,
-    /// The listener it came in through.
-    pub listener: Arc<ListenerState>,
-    /// What the header gate found.
-    pub head: Head,
-    /// When the first byte of the request was there.
-    pub received: Instant,
-}
-
 /// Why there is no header to go on with.
 enum NoHead {
     /// The client left, or there is nothing to say to it.
@@ -100,11 +87,7 @@ enum NoHead {
 }
 
 /// Serves a connection until it ends.
-pub async fn serve<SV>(tcp: TcpStream, listener: Arc<ListenerState>, edge: Arc<Edge<SV>>)
-where
-    SV: ProxyHttp + Send + Sync + 'static,
-    SV::CTX: Send + Sync,
-{
+pub async fn serve<H: Handler>(tcp: TcpStream, listener: Arc<ListenerState>, edge: Arc<Edge<H>>) {
     let _open = listener.metrics.connection();
     match arrival::arrive(tcp, &listener, &edge.live, &edge.clients).await {
         Ok(mut arrival) => {
@@ -121,13 +104,13 @@ where
 }
 
 /// Serves one request after the other.
-async fn serve_http1<SV>(arrival: Arrival, listener: Arc<ListenerState>, edge: Arc<Edge<SV>>)
-where
-    SV: ProxyHttp + Send + Sync + 'static,
-    SV::CTX: Send + Sync,
-{
+async fn serve_http1<H: Handler>(
+    arrival: Arrival,
+    listener: Arc<ListenerState>,
+    edge: Arc<Edge<H>>,
+) {
     let peer = arrival.peer;
-    let shared = Arc::new(Shared::new(peer, arrival.tls));
+    let remote = Arc::new(Remote::new(peer, arrival.tls));
     let mut connection = Connection::new(arrival.transport);
     let mut closing = edge.closing.clone();
     let closing = async move {
@@ -183,14 +166,17 @@ where
             }
         };
         let origin = Origin {
-            shared: Arc::clone(&shared),
+            remote: Arc::clone(&remote),
             listener: Arc::clone(&listener),
             head,
             received,
         };
-        match handle(connection, end, origin, &limits, &edge).await {
-            Some(returned) => connection = returned,
-            None => return,
+        let Some(handled) = hand_over(connection, end, origin, &limits, &edge) else {
+            return;
+        };
+        match handled.await {
+            Behind::GoesOn(returned) => connection = returned,
+            _ => return,
         }
     }
 }
@@ -324,63 +310,50 @@ pub fn log_refusal(
     );
 }
 
-/// How slowly the body of a request may come.
-fn pace(framing: Framing, limits: &Limits) -> Pace {
-    match framing {
-        Framing::Length(_) | Framing::Chunked(_) => {
-            Pace::new(limits.request_body_min_rate, limits.request_body_timeout)
-        }
-        Framing::Done | Framing::Tunnel => Pace::any(),
-    }
-}
-
-/// Hands one request over and takes the connection back, if it can be used again.
-async fn handle<SV>(
+/// Hands one request over. On the heap for the time of the request alone, so that connections that wait
+/// are small.
+fn hand_over<'a, H: Handler>(
     mut connection: Connection,
     end: usize,
     origin: Origin,
     limits: &Limits,
-    edge: &Edge<SV>,
-) -> Option<Connection>
-where
-    SV: ProxyHttp + Send + Sync + 'static,
-    SV::CTX: Send + Sync,
-{
-    let _in_flight = edge.lifecycle.begin();
-    let _counted = origin.listener.metrics.request();
-    let shared = Arc::clone(&origin.shared);
+    edge: &'a Edge<H>,
+) -> Option<Pin<Box<impl Future<Output = Behind> + Send + 'a>>> {
+    let in_flight = edge.lifecycle.begin();
+    let counted = origin.listener.metrics.request();
     let header = connection.begin(end, origin.head.framing);
-    let pace = pace(origin.head.framing, limits);
-    let write_timeout = limits.response_write_timeout;
-    let mut lease = Lease::new(connection, Arc::clone(&shared), write_timeout, pace);
-    if origin.head.framing == Framing::Tunnel {
-        lease = lease.closing_websocket(&edge.ending);
-    }
-    let mut session = ServerSession::new_http1(Box::new(lease));
-    session.set_pipelined_prefix(header);
-    session.set_connection_user_context(Some(Box::new(origin)));
-    let reusable = edge
-        .proxy
-        .process_new_http(session, &edge.closing)
-        .await
-        .is_some();
-    let (mut connection, answered) = shared.take_back()?;
-    if shared.is_cut() {
-        connection.abort();
-        return None;
-    }
-    if !reusable && !answered {
-        close(connection).await;
-        return None;
-    }
+    // It was judged, so this cannot fail.
+    let request = head::take_apart(&header)?;
+    let exchange = Exchange::http1(connection, request, origin, limits);
+    Some(Box::pin(async move {
+        let _counted = (in_flight, counted);
+        let behind = edge.handler.handle(exchange).await.end();
+        go_on(behind).await
+    }))
+}
+
+/// Brings a connection to where its next request begins, or to its end.
+async fn go_on(behind: Behind) -> Behind {
+    let mut connection = match behind {
+        Behind::GoesOn(connection) => connection,
+        Behind::Ends(connection) => {
+            close(connection).await;
+            return Behind::Nothing;
+        }
+        Behind::Breaks(connection) => {
+            connection.abort();
+            return Behind::Nothing;
+        }
+        Behind::Nothing => return Behind::Nothing,
+    };
     connection.stay_with_http();
     let deadline = Instant::now() + LINGER;
     if !connection.drain(DRAIN_BYTES, deadline).await {
         close(connection).await;
-        return None;
+        return Behind::Nothing;
     }
-    connection.go_idle();
-    Some(connection)
+    connection.wire.go_idle();
+    Behind::GoesOn(connection)
 }
 
 /// Closes a connection, with patience when the client may still be sending.

@@ -87,9 +87,20 @@ impl Framing {
 
     /// Moves on over `bytes` and says how many of them belong to this request.
     pub fn advance(&mut self, bytes: &[u8]) -> Result<usize, MalformedChunk> {
+        let mut at = 0;
+        while at < bytes.len() && !self.is_done() {
+            at += self.run(&bytes[at..])?.len();
+        }
+        Ok(at)
+    }
+
+    /// Moves on over the first bytes, all of one kind, and says of which, and how many they are.
+    ///
+    /// Of a message that is done there are none.
+    pub fn run(&mut self, bytes: &[u8]) -> Result<Run, MalformedChunk> {
         match self {
-            Self::Done => Ok(0),
-            Self::Tunnel => Ok(bytes.len()),
+            Self::Done => Ok(Run::Between(0)),
+            Self::Tunnel => Ok(Run::Data(bytes.len())),
             Self::Length(left) => {
                 let taken = bytes
                     .len()
@@ -98,44 +109,81 @@ impl Framing {
                 if *left == 0 {
                     *self = Self::Done;
                 }
-                Ok(taken)
+                Ok(Run::Data(taken))
             }
             Self::Chunked(chunk) => {
-                let (taken, finished) = chunk.advance(bytes)?;
+                let (run, finished) = chunk.run(bytes)?;
                 if finished {
                     *self = Self::Done;
                 }
-                Ok(taken)
+                Ok(run)
             }
         }
     }
 }
 
+/// Bytes of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Run {
+    /// The message's own.
+    Data(usize),
+    /// What says where the data is.
+    Between(usize),
+    /// Lines of the trailer section, with the empty one that ends it.
+    Trailer(usize),
+}
+
+impl Run {
+    /// How many there are.
+    fn len(self) -> usize {
+        match self {
+            Self::Data(count) | Self::Between(count) | Self::Trailer(count) => count,
+        }
+    }
+}
+
 impl Chunk {
-    /// Moves on over `bytes`: how many were taken, and whether the body has ended.
-    fn advance(&mut self, bytes: &[u8]) -> Result<(usize, bool), MalformedChunk> {
-        let mut at = 0;
-        while at < bytes.len() {
-            if let Self::Data(left) = self {
-                let taken = (bytes.len() - at).min(usize::try_from(*left).unwrap_or(usize::MAX));
-                at += taken;
-                *left -= taken as u64;
-                if *left == 0 {
-                    *self = Self::DataReturn;
-                }
-                continue;
+    /// Whether the trailer section has begun.
+    fn is_trailer(self) -> bool {
+        matches!(
+            self,
+            Self::TrailerStart { .. }
+                | Self::Trailer { .. }
+                | Self::TrailerLineFeed { .. }
+                | Self::LastLineFeed
+        )
+    }
+
+    /// Moves on over the first bytes of one kind, and says whether the body has ended.
+    fn run(&mut self, bytes: &[u8]) -> Result<(Run, bool), MalformedChunk> {
+        if let Self::Data(left) = self {
+            let taken = bytes
+                .len()
+                .min(usize::try_from(*left).unwrap_or(usize::MAX));
+            *left -= taken as u64;
+            if *left == 0 {
+                *self = Self::DataReturn;
             }
-            let byte = bytes[at];
-            at += 1;
+            return Ok((Run::Data(taken), false));
+        }
+        let is_trailer = self.is_trailer();
+        let run = match is_trailer {
+            true => Run::Trailer,
+            false => Run::Between,
+        };
+        for (at, byte) in bytes.iter().enumerate() {
             if *self == Self::LastLineFeed {
                 return match byte {
-                    b'\n' => Ok((at, true)),
+                    b'\n' => Ok((run(at + 1), true)),
                     _ => Err(MalformedChunk),
                 };
             }
-            *self = self.step(byte)?;
+            *self = self.step(*byte)?;
+            if matches!(self, Self::Data(_)) || (self.is_trailer() && !is_trailer) {
+                return Ok((run(at + 1), false));
+            }
         }
-        Ok((at, false))
+        Ok((run(bytes.len()), false))
     }
 
     /// The state behind one byte of what is not data.
@@ -194,7 +242,7 @@ impl Chunk {
 }
 
 /// A byte of a token (RFC 9110 section 5.6.2): methods and field names.
-pub(super) fn is_token(byte: u8) -> bool {
+pub fn is_token(byte: u8) -> bool {
     TOKEN[usize::from(byte)]
 }
 
@@ -212,7 +260,7 @@ const TOKEN: [bool; 256] = {
 };
 
 /// A byte of a field value (RFC 9110 section 5.5): visible, space, tab, or beyond ASCII.
-pub(super) fn is_field_byte(byte: u8) -> bool {
+pub fn is_field_byte(byte: u8) -> bool {
     byte == b'\t' || (byte >= b' ' && byte != 0x7f)
 }
 

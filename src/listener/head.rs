@@ -4,12 +4,18 @@
 //! whom it is for: bare line feeds, folded lines, white space before a colon, several hosts,
 //! lengths or encodings are refused rather than repaired.
 
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use memchr::memmem;
 
 use super::framing::{Chunk, Framing, is_field_byte, is_token};
 use super::nominated::Options;
 use super::normalize::{self, Target};
+use crate::message::Request;
 use crate::reply::Rejection;
+
+/// Room for the fields of an ordinary message, and those that are added on the way.
+const ROOM: usize = 24;
 
 /// Empty lines tolerated before a request line (RFC 9112 section 2.2 asks for at least one).
 const MAX_LEADING_LINES: usize = 4;
@@ -36,6 +42,10 @@ pub struct Head {
     pub expects_continue: bool,
     /// The target everyone behind sees.
     pub target: Target,
+    /// Whether the client would like to go on with the connection.
+    pub keep_alive: bool,
+    /// Whether `Connection` names fields that are to be taken off.
+    pub names_fields: bool,
 }
 
 /// Finds the end of a header (behind its empty line), looking from `searched` on.
@@ -87,6 +97,40 @@ pub fn judge(head: &[u8], bounds: &Bounds) -> Result<Head, Rejection> {
         fields.read(line)?;
     }
     fields.conclude(target, version)
+}
+
+/// Takes a header apart that was judged. `None` could only be told of one that was not.
+pub fn take_apart(head: &Bytes) -> Option<Request> {
+    let end = memchr::memchr(b'\n', head)?;
+    let line = head.get(..end.checked_sub(1)?)?;
+    let method = &line[..memchr::memchr(b' ', line)?];
+    let version = match line.last()? {
+        b'0' => http::Version::HTTP_10,
+        _ => http::Version::HTTP_11,
+    };
+    Some(Request {
+        method: Method::from_bytes(method).ok()?,
+        version,
+        headers: fields(head, end + 1)?,
+    })
+}
+
+/// The fields of a header that was judged, from this byte on. Values share its memory.
+pub fn fields(head: &Bytes, mut at: usize) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::with_capacity(ROOM);
+    while let Some(length) = memchr::memchr(b'\n', &head[at..]) {
+        let line = &head[at..(at + length).checked_sub(1)?];
+        if line.is_empty() {
+            break;
+        }
+        let colon = memchr::memchr(b':', line)?;
+        let name = HeaderName::from_bytes(&line[..colon]).ok()?;
+        let value = trim(&line[colon + 1..]);
+        let value = HeaderValue::from_maybe_shared(head.slice_ref(value)).ok()?;
+        headers.append(name, value);
+        at += length + 1;
+    }
+    Some(headers)
 }
 
 /// The lines of a header, each ended by CRLF.
@@ -255,12 +299,16 @@ impl<'a> Fields<'a> {
             framing,
             expects_continue: self.expects_continue && version == Version::Http11,
             target,
+            // RFC 9112 section 9.3.
+            keep_alive: !self.connection.close
+                && (version == Version::Http11 || self.connection.keep_alive),
+            names_fields: self.connection.names_fields,
         })
     }
 }
 
 /// The one way to write a length: digits alone.
-pub(super) fn content_length(value: &[u8]) -> Result<u64, Rejection> {
+pub fn content_length(value: &[u8]) -> Result<u64, Rejection> {
     let refused = Rejection::BadRequest("content-length");
     if value.is_empty() || value.len() > 18 {
         return Err(refused);

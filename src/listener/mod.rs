@@ -7,21 +7,23 @@ pub mod client_addr;
 pub mod clients;
 pub mod connection;
 pub mod ending;
+pub mod exchange;
 pub mod framing;
 pub mod h2;
 pub mod handshake;
 pub mod head;
-pub mod lease;
 pub mod nominated;
 pub mod normalize;
 pub mod pace;
 #[cfg(test)]
 mod panics;
 pub mod proxy_protocol;
+pub mod respond;
 pub mod stream;
 pub mod transport;
 pub mod turn;
 pub mod websocket;
+pub mod wire;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;

@@ -5,8 +5,7 @@
 //! who the user is, or where the body ends. Such a request is refused. Other fields that are named
 //! are taken off before anything is decided by them.
 
-use http::{HeaderName, header};
-use pingora_http::RequestHeader;
+use http::{HeaderMap, HeaderName, header};
 
 use super::framing::is_token;
 
@@ -37,6 +36,12 @@ pub struct Options {
     count: usize,
     /// To go on with another protocol.
     pub upgrade: bool,
+    /// To end the connection behind the answer.
+    pub close: bool,
+    /// To keep it, which HTTP/1.0 does not do by itself.
+    pub keep_alive: bool,
+    /// There are fields to be taken off.
+    pub names_fields: bool,
 }
 
 /// A `Connection` field that is malformed, too long, or names what it must not.
@@ -51,12 +56,17 @@ impl Options {
             if self.count > MAX_OPTIONS {
                 return Err(Forbidden);
             }
-            if option.eq_ignore_ascii_case(b"upgrade") {
+            if option.eq_ignore_ascii_case(b"keep-alive") {
+                self.keep_alive = true;
+            } else if option.eq_ignore_ascii_case(b"close") {
+                self.close = true;
+            } else if option.eq_ignore_ascii_case(b"upgrade") {
                 self.upgrade = true;
-            } else if !is_plain(option)
-                && (!option.iter().all(|byte| is_token(*byte)) || is_protected(option))
-            {
-                return Err(Forbidden);
+            } else if !is_plain(option) {
+                if !option.iter().all(|byte| is_token(*byte)) || is_protected(option) {
+                    return Err(Forbidden);
+                }
+                self.names_fields = true;
             }
         }
         Ok(())
@@ -86,8 +96,8 @@ fn is_protected(option: &[u8]) -> bool {
 }
 
 /// Takes off the fields that are named.
-pub fn strip(request: &mut RequestHeader) {
-    let values = request.headers.get_all(header::CONNECTION);
+pub fn strip(headers: &mut HeaderMap) {
+    let values = headers.get_all(header::CONNECTION);
     let named: Vec<HeaderName> = values
         .iter()
         .flat_map(|value| options(value.as_bytes()))
@@ -95,7 +105,7 @@ pub fn strip(request: &mut RequestHeader) {
         .filter_map(|option| HeaderName::from_bytes(option).ok())
         .collect();
     for name in named {
-        request.remove_header(&name);
+        headers.remove(&name);
     }
 }
 
@@ -158,8 +168,7 @@ mod tests {
 
     #[test]
     fn named_fields_are_taken_off() {
-        let mut request = RequestHeader::build("GET", b"/", None)
-            .unwrap_or_else(|error| panic!("a request header: {error}"));
+        let mut headers = HeaderMap::new();
         for (name, value) in [
             ("connection", "close, X-Own, te, connection"),
             ("connection", "x-other"),
@@ -168,10 +177,14 @@ mod tests {
             ("te", "trailers"),
             ("x-kept", "3"),
         ] {
-            let _ = request.append_header(name, value);
+            let name = HeaderName::from_bytes(name.as_bytes());
+            headers.append(
+                name.unwrap_or_else(|error| panic!("{error}")),
+                http::HeaderValue::from_static(value),
+            );
         }
-        strip(&mut request);
-        let mut names: Vec<&str> = request.headers.keys().map(HeaderName::as_str).collect();
+        strip(&mut headers);
+        let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["connection", "te", "x-kept"]);
     }

@@ -10,11 +10,6 @@ use std::time::{Duration, Instant};
 /// What a body may take before its first byte has earned anything, and for small ones altogether.
 pub const GRACE: Duration = Duration::from_secs(5);
 
-/// The body came more slowly than it may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the request body is too slow")]
-pub struct TooSlow;
-
 /// The pace of one request body.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
@@ -64,9 +59,9 @@ impl Pace {
         self.left = (self.left + earned).min(self.most);
     }
 
-    /// Whether the client is being waited for.
-    pub fn is_waiting(&self) -> bool {
-        self.waiting.is_some()
+    /// Whether there is a minimum.
+    pub fn is_limited(&self) -> bool {
+        self.min_rate > 0
     }
 
     /// The client is not waited for any longer.

@@ -6,43 +6,32 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
-use pingora_core::Result;
-use pingora_core::server::configuration::ServerConf;
-use pingora_core::upstreams::peer::HttpPeer;
-use pingora_http::ResponseHeader;
-use pingora_proxy::{ProxyHttp, Session, http_proxy};
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
 use tokio::sync::watch;
 
 use super::accept::{self, Socket};
-use super::connection::{Edge, Refusals, Refused};
+use super::connection::{Edge, Handler, Refusals, Refused};
+use super::exchange::Exchange;
 use super::{ListenerState, Settings};
 use crate::config::{self, FixedEnv};
 use crate::lifecycle::Lifecycle;
+use crate::message::Response;
 use crate::metrics::Metrics;
 use crate::snapshot::{Live, Snapshot};
 
 /// Panics when it is asked for `/panic`, and answers everything else by itself.
 struct Doomed;
 
-#[async_trait]
-impl ProxyHttp for Doomed {
-    type CTX = ();
-
-    fn new_ctx(&self) {}
-
-    async fn request_filter(&self, session: &mut Session, (): &mut ()) -> Result<bool> {
-        assert!(session.req_header().uri.path() != "/panic", "as asked for");
-        let mut response = ResponseHeader::build(200, None)?;
-        response.insert_header("content-length", "0")?;
-        session
-            .write_response_header(Box::new(response), true)
-            .await?;
-        Ok(true)
-    }
-
-    async fn upstream_peer(&self, _: &mut Session, (): &mut ()) -> Result<Box<HttpPeer>> {
-        unreachable!("every request is answered before")
+impl Handler for Doomed {
+    async fn handle(&self, mut exchange: Exchange) -> Exchange {
+        let path = exchange.origin.head.target.path();
+        assert!(path != "/panic", "as asked for");
+        let mut response = Response::new(StatusCode::OK);
+        response.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        // A client that is gone will be noticed.
+        let _ = exchange.answer(response, Bytes::new()).await;
+        exchange
     }
 }
 
@@ -75,13 +64,12 @@ routes: [{ respond: { status: 200 } }]";
     // Nobody is told to end; the thread lives as long as the tests.
     std::mem::forget(close);
     let edge = Edge {
-        proxy: Arc::new(http_proxy(&Arc::new(ServerConf::default()), Doomed)),
+        handler: Doomed,
         live: Arc::new(Live::new(snapshot)),
         clients: Arc::default(),
         refusals: Arc::new(Doomed),
         lifecycle: Arc::clone(lifecycle),
         closing: closing.clone(),
-        ending: closing.clone(),
     };
     let socket = Socket {
         listener: Arc::clone(&listener),

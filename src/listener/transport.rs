@@ -10,8 +10,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-/// What a read takes from the socket at once while no body buffer is given.
-const READ_BYTES: usize = 4 * 1024;
+use super::wire::Carrier;
+
+/// What a read of a header takes from the socket at once.
+pub const READ_BYTES: usize = 4 * 1024;
 
 /// A client's connection as a stream of bytes.
 #[derive(Debug)]
@@ -40,18 +42,26 @@ impl Transport {
     pub fn id(&self) -> i32 {
         self.tcp().as_raw_fd()
     }
+}
 
-    /// Reads once; `into` gets no room before there are bytes for it. 0 is the end of the stream.
-    pub fn poll_fill(
+impl Carrier for Transport {
+    /// Reads once; `into` gets no room before there are bytes for it.
+    fn poll_fill(
         &mut self,
         into: &mut BytesMut,
+        room: usize,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         match self {
             Self::Plain(tcp) => {
                 ready!(tcp.poll_read_ready(context))?;
-                into.reserve(READ_BYTES);
+                into.reserve(room);
                 let mut read = std::pin::pin!(tokio::io::AsyncReadExt::read_buf(tcp, into));
+                read.as_mut().poll(context)
+            }
+            Self::Tls(tls) if room > READ_BYTES => {
+                into.reserve(room);
+                let mut read = std::pin::pin!(tokio::io::AsyncReadExt::read_buf(tls, into));
                 read.as_mut().poll(context)
             }
             Self::Tls(tls) => {
@@ -63,6 +73,10 @@ impl Transport {
                 Poll::Ready(Ok(buffer.filled().len()))
             }
         }
+    }
+
+    fn holds_back(&self) -> bool {
+        self.is_tls()
     }
 }
 

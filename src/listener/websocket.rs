@@ -20,6 +20,7 @@ pub const CLOSE_TO_CLIENT: [u8; 4] = [0x88, 0x02, 0x03, 0xe9];
 /// The same as a client sends it: masked, here with a key of zeros, which changes nothing. The key
 /// protects caches from what scripts choose to send; nobody chose these bytes.
 pub const CLOSE_TO_BACKEND: [u8; 8] = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9];
+
 /// The last byte of the code 1008, policy violation: what was begun with a token that holds no longer.
 const POLICY: u8 = 0xf0;
 
@@ -107,51 +108,54 @@ impl Frames {
     }
 }
 
-/// Where the answer to the handshake is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
-    /// So many bytes of its status line, or of the empty line behind its header, have been seen.
-    Head { status: usize, end: usize },
-    /// The handshake was accepted; what follows are frames.
-    Accepted,
-    /// It was not.
-    Refused,
+/// One direction of a tunnel.
+#[derive(Clone, Debug, Default)]
+struct Side {
+    frames: Frames,
+    told: bool,
 }
 
-const HEAD: Answer = Answer::Head { status: 0, end: 0 };
-/// Bytes of a status line before the status.
-const STATUS_AT: usize = "HTTP/1.1 ".len();
-const EMPTY_LINE: &[u8] = b"\r\n\r\n";
+impl Side {
+    /// How many of these bytes may be passed on. Behind our own Close frame it is none, and they are
+    /// only looked at.
+    fn admit(&mut self, bytes: &[u8], is_due: bool) -> Admitted {
+        if self.told {
+            self.frames.pass(bytes);
+            return Admitted::Discard;
+        }
+        if is_due && !self.frames.is_closed() {
+            return Admitted::Pass(self.frames.finish(bytes));
+        }
+        self.frames.pass(bytes);
+        Admitted::Pass(bytes.len())
+    }
 
-/// A connection that may be a WebSocket, from the request on.
-pub struct Tunnel {
-    ending: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
-    has_ended: bool,
-    answer: Answer,
-    status: [u8; 3],
-    /// What the client has sent to the backend.
-    from_client: Frames,
-    /// What the backend has sent to the client.
-    to_client: Frames,
-    client_told: bool,
-    backend_told: bool,
-    /// It ends because whoever began it may not go on.
-    broken_off: bool,
-}
-
-impl std::fmt::Debug for Tunnel {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Tunnel").finish_non_exhaustive()
+    /// Whether the other end is to be told now. Then it counts as told.
+    fn tell(&mut self) -> bool {
+        // It may have said goodbye by itself.
+        let now = !self.told && self.frames.is_between() && !self.frames.is_closed();
+        self.told |= now;
+        now
     }
 }
 
-/// What is to be done with bytes from the backend.
+/// What is to be done with bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ToClient {
-    /// So many of them are passed on.
+pub enum Admitted {
+    /// So many of them are passed on; the rest has to wait for the Close frame, which comes first.
     Pass(usize),
-    /// They are thrown away: the client was told that nothing follows.
+    /// They are thrown away: the other end was told that nothing follows.
     Discard,
+}
+
+/// A WebSocket, from the answer to its handshake on.
+pub struct Tunnel {
+    ending: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
+    has_ended: bool,
+    /// It ends because whoever began it may not go on.
+    broken_off: bool,
+    from_client: Side,
+    to_client: Side,
 }
 
 impl Tunnel {
@@ -166,20 +170,16 @@ impl Tunnel {
                 }
             }),
             has_ended: false,
-            answer: HEAD,
-            status: [0; 3],
-            from_client: Frames::default(),
-            to_client: Frames::default(),
-            client_told: false,
-            backend_told: false,
             broken_off: false,
+            from_client: Side::default(),
+            to_client: Side::default(),
         }
     }
 
     /// Whether both sides are to be told to close. Wakes the task when that comes.
     pub fn poll_ending(&mut self, context: &mut Context<'_>) -> bool {
         self.has_ended = self.has_ended || self.ending.as_mut().poll(context) == Poll::Ready(());
-        self.is_due()
+        self.has_ended
     }
 
     /// Ends it at once, because whoever began it may not go on.
@@ -189,118 +189,37 @@ impl Tunnel {
         }
     }
 
-    /// The frame that tells the client.
-    pub fn close_to_client(&self) -> [u8; 4] {
-        let mut frame = CLOSE_TO_CLIENT;
-        if self.broken_off {
-            frame[3] = POLICY;
-        }
-        frame
-    }
-
-    /// The frame that tells the backend.
-    pub fn close_to_backend(&self) -> [u8; 8] {
+    /// The Close frame for the backend, if it is due and all before it was passed on.
+    pub fn tell_backend(&mut self) -> Option<[u8; 8]> {
         let mut frame = CLOSE_TO_BACKEND;
         if self.broken_off {
             frame[7] = POLICY;
         }
-        frame
+        (self.has_ended && self.from_client.tell()).then_some(frame)
     }
 
-    /// Whether the client is to be told now.
-    pub fn client_is_due(&self) -> bool {
-        // The backend may have said goodbye by itself.
-        !self.client_told && self.to_client.is_between() && !self.to_client.is_closed()
+    /// The Close frame for the client, in the same way.
+    pub fn tell_client(&mut self) -> Option<[u8; 4]> {
+        let mut frame = CLOSE_TO_CLIENT;
+        if self.broken_off {
+            frame[3] = POLICY;
+        }
+        (self.has_ended && self.to_client.tell()).then_some(frame)
     }
 
-    /// The client was told.
-    pub fn told_client(&mut self) {
-        self.client_told = true;
+    /// What becomes of these bytes of the client.
+    pub fn from_client(&mut self, bytes: &[u8]) -> Admitted {
+        self.from_client.admit(bytes, self.has_ended)
     }
 
-    /// Whether the backend can be told now. Then it counts as told.
-    pub fn tell_backend(&mut self) -> bool {
-        let now =
-            !self.backend_told && self.from_client.is_between() && !self.from_client.is_closed();
-        self.backend_told |= now;
-        now
+    /// What becomes of these bytes of the backend.
+    pub fn to_client(&mut self, bytes: &[u8]) -> Admitted {
+        self.to_client.admit(bytes, self.has_ended)
     }
 
-    /// Whether what the client sends is not passed on any more.
-    pub fn discards_requests(&self) -> bool {
-        self.backend_told
-    }
-
-    /// Whether the handshake was accepted, so that what the client sends are frames.
-    pub fn is_accepted(&self) -> bool {
-        self.answer == Answer::Accepted
-    }
-
-    /// Both sides have said goodbye, so that the connection can be closed.
+    /// The process is ending and both sides have said goodbye, so that the connection can be closed.
     pub fn is_over(&self) -> bool {
-        self.from_client.is_closed() && self.to_client.is_closed()
-    }
-
-    /// How many of these bytes of the client may be passed on; the rest is to be kept.
-    pub fn from_client(&mut self, bytes: &[u8]) -> usize {
-        if self.is_due() && !self.backend_told && !self.from_client.is_closed() {
-            return self.from_client.finish(bytes);
-        }
-        self.from_client.pass(bytes);
-        bytes.len()
-    }
-
-    /// How many of these bytes of the backend may be passed on now.
-    pub fn to_client(&self, bytes: &[u8]) -> ToClient {
-        if self.client_told {
-            return ToClient::Discard;
-        }
-        ToClient::Pass(if self.is_due() && !self.to_client.is_closed() {
-            self.to_client.clone().finish(bytes)
-        } else {
-            bytes.len()
-        })
-    }
-
-    /// These bytes of the backend went to the client, or were thrown away.
-    pub fn sent(&mut self, bytes: &[u8]) {
-        let head = self.answered(bytes);
-        if self.answer == Answer::Accepted {
-            self.to_client.pass(&bytes[head..]);
-        }
-    }
-
-    fn is_due(&self) -> bool {
-        self.has_ended && self.answer == Answer::Accepted
-    }
-
-    /// Moves on over the answer to the handshake; says how many of the bytes are its own.
-    fn answered(&mut self, bytes: &[u8]) -> usize {
-        for (at, byte) in bytes.iter().enumerate() {
-            let Answer::Head { status, end } = &mut self.answer else {
-                return at;
-            };
-            if let Some(digit) = status
-                .checked_sub(STATUS_AT)
-                .and_then(|at| self.status.get_mut(at))
-            {
-                *digit = *byte;
-            }
-            *status += 1;
-            *end = match EMPTY_LINE.get(*end) {
-                Some(wanted) if wanted == byte => *end + 1,
-                _ => usize::from(*byte == b'\r'),
-            };
-            if *end == EMPTY_LINE.len() {
-                self.answer = match &self.status {
-                    b"101" => Answer::Accepted,
-                    // An interim answer; the other is still to come.
-                    [b'1', ..] => HEAD,
-                    _ => Answer::Refused,
-                };
-            }
-        }
-        bytes.len()
+        self.has_ended && self.from_client.frames.is_closed() && self.to_client.frames.is_closed()
     }
 }
 
@@ -309,8 +228,6 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
-
-    const ANSWER: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n";
 
     fn frame(opcode: u8, length: usize, masked: bool) -> Vec<u8> {
         let mut bytes = vec![0x80 | opcode];
@@ -369,25 +286,23 @@ mod tests {
     fn tells_each_side_at_the_end_of_its_frame() {
         let (end, ending) = watch::channel(false);
         let mut tunnel = Tunnel::new(&ending);
-        tunnel.sent(ANSWER);
         let message = frame(1, 10, false);
-        assert_eq!(tunnel.to_client(&message), ToClient::Pass(12));
-        tunnel.sent(&message[..4]);
+        assert_eq!(tunnel.to_client(&message), Admitted::Pass(12));
+        assert_eq!(tunnel.to_client(&message[..4]), Admitted::Pass(4));
         assert!(!ended(&mut tunnel));
+        assert_eq!(tunnel.tell_backend(), None);
         end.send_replace(true);
         assert!(ended(&mut tunnel));
-        assert!(!tunnel.client_is_due(), "inside a frame");
-        assert!(tunnel.tell_backend() && !tunnel.tell_backend(), "once");
+        assert_eq!(tunnel.tell_client(), None, "inside a frame");
+        assert_eq!(tunnel.tell_backend(), Some(CLOSE_TO_BACKEND));
+        assert_eq!(tunnel.tell_backend(), None, "once");
         let rest = [&message[4..], &message[..]].concat();
-        assert_eq!(tunnel.to_client(&rest), ToClient::Pass(8));
-        tunnel.sent(&rest[..8]);
-        assert!(tunnel.client_is_due());
-        tunnel.told_client();
-        assert_eq!(tunnel.to_client(&message), ToClient::Discard);
-        tunnel.sent(&message);
+        assert_eq!(tunnel.to_client(&rest), Admitted::Pass(8));
+        assert_eq!(tunnel.tell_client(), Some(CLOSE_TO_CLIENT));
+        assert_eq!(tunnel.to_client(&message), Admitted::Discard);
         assert!(!tunnel.is_over());
-        tunnel.sent(&CLOSE_TO_CLIENT);
-        assert_eq!(tunnel.from_client(&CLOSE_TO_BACKEND), 8);
+        assert_eq!(tunnel.to_client(&CLOSE_TO_CLIENT), Admitted::Discard);
+        assert_eq!(tunnel.from_client(&CLOSE_TO_BACKEND), Admitted::Discard);
         assert!(tunnel.is_over());
     }
 
@@ -395,35 +310,22 @@ mod tests {
     fn who_may_not_go_on_is_told_that_it_is_a_matter_of_policy() {
         let (_end, ending) = watch::channel(false);
         let mut tunnel = Tunnel::new(&ending);
-        tunnel.sent(ANSWER);
-        assert_eq!(tunnel.close_to_client(), CLOSE_TO_CLIENT);
         tunnel.break_off();
-        assert!(ended(&mut tunnel) && tunnel.client_is_due());
         // RFC 6455 section 7.4.1
-        let code = u16::from_be_bytes([tunnel.close_to_client()[2], tunnel.close_to_client()[3]]);
-        assert_eq!(code, 1008);
-        assert_eq!(
-            tunnel.close_to_backend()[6..],
-            tunnel.close_to_client()[2..]
-        );
+        let code = 1008u16.to_be_bytes();
+        let told = tunnel.tell_client().map(|frame| [frame[2], frame[3]]);
+        assert_eq!(told, Some(code));
+        let told = tunnel.tell_backend().map(|frame| [frame[6], frame[7]]);
+        assert_eq!(told, Some(code));
     }
 
     #[test]
-    fn only_an_accepted_handshake_has_frames() {
+    fn who_has_said_goodbye_is_not_told() {
         let (_end, ending) = watch::channel(true);
         let mut tunnel = Tunnel::new(&ending);
-        assert!(!ended(&mut tunnel), "no answer yet");
-        tunnel.sent(b"HTTP/1.1 103 Early Hints\r\n\r\n");
-        assert_eq!(tunnel.answer, HEAD);
-        tunnel.sent(b"HTTP/1.1 403 Forbidden\r\n\r\n");
-        assert_eq!(tunnel.answer, Answer::Refused);
-        assert!(!ended(&mut tunnel));
-        for cut in [1, 5, ANSWER.len()] {
-            let mut tunnel = Tunnel::new(&ending);
-            for piece in ANSWER.chunks(cut) {
-                tunnel.sent(piece);
-            }
-            assert!(ended(&mut tunnel));
-        }
+        assert_eq!(tunnel.to_client(&CLOSE_TO_CLIENT), Admitted::Pass(4));
+        assert!(ended(&mut tunnel));
+        assert_eq!(tunnel.tell_client(), None);
+        assert!(tunnel.tell_backend().is_some());
     }
 }

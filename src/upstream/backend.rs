@@ -89,9 +89,24 @@ impl Backend {
         self.peers.address()
     }
 
-    /// The peer to dial for one attempt, with its timeouts set.
+    /// The peer to dial.
     pub fn peer(&self, purpose: Purpose) -> Box<HttpPeer> {
         self.peers.get(purpose)
+    }
+
+    /// What tells its connections from others, for this purpose.
+    pub fn key(&self, purpose: Purpose) -> u64 {
+        self.peers.key(purpose)
+    }
+
+    /// Whether it may be spoken to by HTTP/2 for this purpose.
+    pub fn shares(&self, purpose: Purpose) -> bool {
+        self.peers.shares(purpose)
+    }
+
+    /// Whether it is reached by TLS.
+    pub fn is_tls(&self) -> bool {
+        self.peers.is_tls()
     }
 
     /// Whether it may be spoken to by HTTP/2.

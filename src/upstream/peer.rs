@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::upstreams::peer::{ALPN, HttpPeer, Peer, Tracer, Tracing};
@@ -17,9 +17,6 @@ use crate::tls::backend::BackendTls;
 pub enum Purpose {
     /// A request.
     Request,
-    /// A request of an HTTP/1.0 client, who could not be told the end of an HTTP/2 response that
-    /// does not state its length.
-    OldRequest,
     /// A request to change the protocol, which HTTP/1.1 alone has.
     Tunnel,
 }
@@ -28,6 +25,8 @@ pub enum Purpose {
 pub(super) struct Peers {
     request: HttpPeer,
     tunnel: HttpPeer,
+    /// What tells connections of the one and of the other from those to elsewhere.
+    keys: (u64, u64),
     protocol: Protocol,
     /// How often its HTTP/2 connections were given up; makes a part of the pool's key.
     generation: AtomicU64,
@@ -44,8 +43,8 @@ impl Peers {
         metrics: &Arc<UpstreamMetrics>,
         now: Instant,
     ) -> Self {
-        let peer = |alpn, read| {
-            let mut peer = base(upstream, backend, metrics, read);
+        let peer = |alpn| {
+            let mut peer = base(upstream, backend, metrics);
             if let Some(tls) = tls {
                 tls.encrypt(&mut peer, &backend.server_name);
             }
@@ -58,9 +57,12 @@ impl Peers {
             (Protocol::Auto, true) => ALPN::H2H1,
             (Protocol::Http2, _) => ALPN::H2,
         };
+        let request = peer(alpn);
+        let tunnel = peer(ALPN::H1);
         Self {
-            request: peer(alpn, upstream.timeouts.read),
-            tunnel: peer(ALPN::H1, upstream.timeouts.upgraded_idle),
+            keys: (request.reuse_hash(), tunnel.reuse_hash()),
+            request,
+            tunnel,
             protocol: upstream.protocol,
             generation: AtomicU64::new(0),
             answered: AtomicU64::new(0),
@@ -72,17 +74,36 @@ impl Peers {
         self.request.address()
     }
 
-    /// The peer to dial for one attempt, with its timeouts set.
+    /// The peer to dial.
     pub(super) fn get(&self, purpose: Purpose) -> Box<HttpPeer> {
         let mut peer = Box::new(match purpose {
             Purpose::Tunnel => self.tunnel.clone(),
-            Purpose::Request | Purpose::OldRequest => self.request.clone(),
+            Purpose::Request => self.request.clone(),
         });
-        if purpose == Purpose::OldRequest && self.protocol == Protocol::Auto {
-            peer.options.alpn = ALPN::H1;
-        }
         peer.group_key = peer.group_key.wrapping_add(self.generation.load(Relaxed));
         peer
+    }
+
+    /// What tells its connections from others.
+    pub(super) fn key(&self, purpose: Purpose) -> u64 {
+        let key = match purpose {
+            Purpose::Tunnel => self.keys.1,
+            Purpose::Request => self.keys.0,
+        };
+        key.wrapping_add(self.generation.load(Relaxed))
+    }
+
+    /// Whether HTTP/2 may be spoken for this purpose.
+    pub(super) fn shares(&self, purpose: Purpose) -> bool {
+        match purpose {
+            Purpose::Request => self.may_share(),
+            Purpose::Tunnel => false,
+        }
+    }
+
+    /// Whether TLS is spoken.
+    pub(super) fn is_tls(&self) -> bool {
+        self.request.is_tls()
     }
 
     /// Whether the backend must be spoken to by HTTP/2 and nothing else.
@@ -121,20 +142,17 @@ impl Peers {
     }
 }
 
-/// A plain peer with every timeout set: Pingora's default is to wait for ever.
+/// A plain peer with the timeouts of connecting. Those of requests are kept by who makes them.
 fn base(
     upstream: &model::Upstream,
     backend: &model::Backend,
     metrics: &Arc<UpstreamMetrics>,
-    read: Duration,
 ) -> HttpPeer {
     let mut peer = HttpPeer::new(backend.address, false, String::new());
     let options = &mut peer.options;
     options.tracer = Some(Tracer(Box::new(OpenConnections(Arc::clone(metrics)))));
     options.connection_timeout = Some(upstream.timeouts.connect);
     options.total_connection_timeout = Some(upstream.timeouts.connect);
-    options.read_timeout = Some(read);
-    options.write_timeout = Some(upstream.timeouts.write);
     options.idle_timeout = Some(upstream.pool.idle_timeout);
     let http2 = &upstream.http2;
     options.max_h2_streams = http2.max_streams;

@@ -12,13 +12,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("request_id", &[]),
     ("grpc", &[]),
     ("notify", &[]),
+    ("message", &[]),
     ("upgrade", &["notify"]),
     ("supervise", &["notify", "upgrade"]),
     ("drain", &["config", "lifecycle", "notify", "upgrade"]),
-    ("reply", &["lifecycle", "grpc", "metrics"]),
+    ("reply", &["lifecycle", "grpc", "message", "metrics"]),
     ("tls", &["config", "metrics"]),
     ("store", &["config", "metrics"]),
-    ("filter", &["config", "metrics", "reply", "tls"]),
+    ("filter", &["config", "message", "metrics", "reply", "tls"]),
     ("upstream", &["config", "metrics", "reply", "tls"]),
     (
         "route",
@@ -43,11 +44,16 @@ const ARROWS: &[(&str, &[&str])] = &[
             "tls",
         ],
     ),
+    (
+        "forward",
+        &["listener", "message", "metrics", "tls", "upstream"],
+    ),
     ("access_log", &["context", "reply", "config", "metrics"]),
 ];
 
-/// Where Pingora's sessions may be named: at the edge, and in the two small servers of our own.
-const SESSION: &[&str] = &["gateway", "listener", "reply", "admin", "demo"];
+/// Where Pingora's sessions may be named: on the way to backends, and in the two small servers of our
+/// own.
+const SESSION: &[&str] = &["forward", "admin", "demo"];
 
 struct Source {
     path: PathBuf,
@@ -145,7 +151,7 @@ fn modules_import_only_what_the_table_allows() {
 }
 
 #[test]
-fn pingoras_sessions_are_named_only_at_the_edge() {
+fn pingoras_sessions_are_named_where_they_are_used() {
     let mut wrong = Vec::new();
     for source in sources() {
         if SESSION.contains(&source.module.as_str()) {

@@ -36,6 +36,78 @@ fn a_repeated_length_is_passed_on_once() {
     }
 }
 
+/// What one reader would take for a part of the body, another one for the next response.
+#[test]
+fn what_readers_could_frame_differently_is_502() {
+    for head in [
+        "Content-Length: 5\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        "Content-Length: +5",
+        "X-Folded: a\r\n b\r\nContent-Length: 5",
+        "X-Spaced : a\r\nContent-Length: 5",
+        "X-Bare: a\nContent-Length: 5",
+        "X-Control: a\u{1}b\r\nContent-Length: 5",
+    ] {
+        let origin = origin(&format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\nhello"));
+        let gateway = Gateway::in_front_of(&origin);
+        let mut client = gateway.connect();
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx");
+        client.read_response().assert_refusal(502, "bad_gateway");
+    }
+}
+
+#[test]
+fn a_malformed_chunk_breaks_the_response_off() {
+    for chunks in [
+        "5\nhello\n0\n\n",
+        "0x5\r\nhello\r\n0\r\n\r\n",
+        "5\r\nhello0\r\n\r\n",
+    ] {
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let origin = origin(&format!("{head}{chunks}"));
+        let gateway = Gateway::in_front_of(&origin);
+        let mut client = gateway.connect();
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert!(client.try_response(true).is_err(), "{chunks:?}");
+    }
+}
+
+#[test]
+fn trailers_pass_and_cannot_say_how_long_the_body_was() {
+    let origin = origin(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
+         2\r\nok\r\n0\r\nX-Sum: 7\r\nContent-Length: 9\r\n\r\n",
+    );
+    let gateway = Gateway::in_front_of(&origin);
+    let mut client = gateway.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let framing = client.read_head().framing().expect("a body");
+    let trailers = client
+        .wire()
+        .body(framing, &mut |_| {})
+        .expect("a whole one");
+    assert_eq!(trailers.get("x-sum"), Some("7"));
+    assert_eq!(trailers.get("content-length"), None);
+    assert_eq!(client.get("/again").text(), "ok");
+}
+
+/// The backend does not wait for the body, nor takes it.
+#[test]
+fn an_answer_may_come_before_the_body() {
+    let origin = Origin::script(
+        Script::new()
+            .send("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno")
+            .hold(),
+    );
+    let gateway = Gateway::in_front_of(&origin);
+    let mut client = gateway.connect();
+    client.send("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nabc");
+    let response = client.read_response();
+    assert_eq!((response.status, response.text().as_str()), (403, "no"));
+    assert_eq!(response.header("connection"), Some("close"));
+}
+
 #[test]
 fn no_content_states_no_length() {
     let origin = origin("HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n");

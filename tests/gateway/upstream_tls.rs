@@ -93,8 +93,8 @@ fn connections_are_kept_and_never_shared_with_an_upstream_of_other_trust() {
     let other = Trust::new();
     let gateway = Gateway::start(&format!(
         "server: {{ threads: 1 }}\nupstreams:\n\
-         \x20 good: {{ backends: ['{address}'], tls: {{ ca: '{}' }} }}\n\
-         \x20 bad: {{ backends: ['{address}'], tls: {{ ca: '{}' }} }}\n\
+         \x20 good: {{ backends: ['{address}'], timeouts: {{ connect: 5s }}, tls: {{ ca: '{}' }} }}\n\
+         \x20 bad: {{ backends: ['{address}'], timeouts: {{ connect: 5s }}, tls: {{ ca: '{}' }} }}\n\
          routes:\n\
          \x20 - {{ match: {{ path: /good }}, upstream: good }}\n\
          \x20 - {{ match: {{ path: /bad }}, upstream: bad, retries: {{ attempts: 0 }} }}\n",

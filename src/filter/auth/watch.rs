@@ -19,26 +19,6 @@ pub enum Why {
     Revoked,
 }
 
-/// Something was ended because its token has expired.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the token has expired")]
-pub struct TokenExpired;
-
-/// Something was ended because its token was revoked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the token was revoked")]
-pub struct TokenRevoked;
-
-impl Why {
-    /// As the error that ends it.
-    pub fn into_error(self) -> Box<dyn std::error::Error + Send + Sync> {
-        match self {
-            Self::Expired => Box::new(TokenExpired),
-            Self::Revoked => Box::new(TokenRevoked),
-        }
-    }
-}
-
 /// What something goes on with: the tokens that were shown for it.
 pub struct Watch {
     list: Arc<Revocations>,

@@ -1,29 +1,13 @@
-//! The body of an HTTP/2 request: read with flow control, counted, and kept for a repetition while it
-//! is small.
+//! The body of an HTTP/2 request: read with flow control.
 
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use h2::RecvStream;
 use tokio::time::timeout;
 
 use super::running::Guard;
 use crate::listener::connection::{DRAIN_BYTES, LINGER};
-
-/// A body that is larger is not kept, and its request not repeated.
-const KEPT_BYTES: usize = 64 * 1024;
-
-/// What is kept of a body that may have to be sent again.
-#[derive(Debug)]
-enum Kept {
-    /// Nobody asked for it.
-    Nothing,
-    /// All of it so far.
-    Whole(BytesMut),
-    /// It was too much.
-    Truncated,
-}
 
 /// The body of one request.
 #[derive(Debug)]
@@ -33,9 +17,6 @@ pub struct Body {
     empty: bool,
     done: bool,
     read: usize,
-    kept: Kept,
-    /// Since when the client owes more of it.
-    waiting: Option<Instant>,
 }
 
 impl Body {
@@ -46,8 +27,6 @@ impl Body {
             empty,
             done: empty,
             read: 0,
-            kept: Kept::Nothing,
-            waiting: None,
         }
     }
 
@@ -57,14 +36,11 @@ impl Body {
             return Poll::Ready(None);
         }
         let Poll::Ready(next) = self.stream.poll_data(context) else {
-            self.waiting.get_or_insert_with(Instant::now);
             return Poll::Pending;
         };
-        self.waiting = None;
         Poll::Ready(match next {
             Some(Ok(piece)) => {
                 self.read += piece.len();
-                self.keep(&piece);
                 // It fails when the stream is gone, which the next read says as well.
                 let _ = self.stream.flow_control().release_capacity(piece.len());
                 Some(Ok(piece))
@@ -77,16 +53,6 @@ impl Body {
         })
     }
 
-    /// When the client has paused for too long.
-    pub fn deadline(&self, patience: Option<Duration>) -> Option<Instant> {
-        Some(self.waiting? + patience?)
-    }
-
-    /// It is not the client that is waited for.
-    pub fn pause(&mut self) {
-        self.waiting = None;
-    }
-
     /// Whether all of it was read.
     pub fn is_done(&self) -> bool {
         self.done || self.stream.is_end_stream()
@@ -95,41 +61,6 @@ impl Body {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.empty || (self.read == 0 && self.is_done())
-    }
-
-    /// Bytes read so far.
-    pub fn bytes_read(&self) -> usize {
-        self.read
-    }
-
-    /// From now on what is read is kept.
-    pub fn begin_keeping(&mut self) {
-        if matches!(self.kept, Kept::Nothing) {
-            self.kept = Kept::Whole(BytesMut::new());
-        }
-    }
-
-    fn keep(&mut self, piece: &Bytes) {
-        if let Kept::Whole(kept) = &mut self.kept {
-            if kept.len() + piece.len() <= KEPT_BYTES {
-                kept.extend_from_slice(piece);
-            } else {
-                self.kept = Kept::Truncated;
-            }
-        }
-    }
-
-    /// Whether there was more than is kept.
-    pub fn is_truncated(&self) -> bool {
-        matches!(self.kept, Kept::Truncated)
-    }
-
-    /// What is kept, if that is everything so far.
-    pub fn kept(&self) -> Option<Bytes> {
-        match &self.kept {
-            Kept::Whole(kept) if !kept.is_empty() => Some(kept.clone().freeze()),
-            _ => None,
-        }
     }
 
     /// Reads and forgets a small rest behind a complete response, so that the client can finish and

@@ -44,6 +44,8 @@ pub fn judge(parts: &mut Parts, ended: bool, bounds: &Bounds) -> Result<Head, Re
         framing,
         expects_continue,
         target,
+        keep_alive: true,
+        names_fields: false,
     })
 }
 

@@ -14,20 +14,18 @@ mod refuse;
 mod response;
 mod running;
 mod serve;
-mod session;
+mod stream;
 mod timer;
 
 pub use serve::serve;
-pub use session::DeadlineExceeded;
+pub use stream::Stream;
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use h2::server::Builder;
-use http::{Extensions, HeaderName, header};
+use http::{HeaderName, header};
 
 use crate::config::model::Limits;
-use crate::listener::connection::Origin;
 
 /// Requests that a connection may have open, and that may run for it, whatever it resets.
 pub const STREAMS: u32 = 100;
@@ -79,20 +77,4 @@ fn header_list_size(limits: &Limits) -> u32 {
     // The specification counts 32 bytes more for each field (RFC 9113 section 6.5.2).
     let size = 2 * limits.request_header_bytes + 32 * limits.request_header_fields;
     u32::try_from(size).unwrap_or(u32::MAX)
-}
-
-/// What a request knows of its connection, on the way through Pingora: for HTTP/1 it travels with the
-/// connection, here with the request's header.
-#[derive(Clone)]
-struct Slot(Arc<Mutex<Option<Box<Origin>>>>);
-
-/// Leaves it with a request.
-fn leave_origin(extensions: &mut Extensions, origin: Origin) {
-    extensions.insert(Slot(Arc::new(Mutex::new(Some(Box::new(origin))))));
-}
-
-/// Takes it out again.
-pub fn take_origin(extensions: &Extensions) -> Option<Box<Origin>> {
-    let slot = extensions.get::<Slot>()?;
-    slot.0.lock().unwrap_or_else(PoisonError::into_inner).take()
 }

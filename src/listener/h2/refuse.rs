@@ -1,4 +1,4 @@
-//! Refusing an HTTP/2 request before there is one for Pingora: answered on its stream, while the
+//! Refusing an HTTP/2 request before there is one for the gateway: answered on its stream, while the
 //! others go on.
 
 use std::net::SocketAddr;
@@ -10,10 +10,11 @@ use http::Method;
 use http::request::Parts;
 
 use super::body::Body;
-use super::response::Response;
+use super::response::Sender;
 use super::running::Guard;
 use crate::listener::ListenerState;
 use crate::listener::connection::{Refusals, Refused, log_refusal};
+use crate::listener::exchange::ClientFault;
 use crate::reply::Rejection;
 
 /// Answers with the refusal and forgets the body. It is small enough not to be waited for.
@@ -39,7 +40,7 @@ pub fn refuse(
         protocol: "HTTP/2.0",
     });
     log_refusal(listener, peer, rejection, &request_id);
-    let mut response = Response::new(respond, &parts.method);
+    let mut response = Sender::new(respond, &parts.method);
     match answer(&mut response, rejection, parts, &request_id) {
         Ok(()) => body.forget(guard),
         Err(error) => log::debug!("request_id={request_id} refusal not sent: {error}"),
@@ -47,13 +48,13 @@ pub fn refuse(
 }
 
 fn answer(
-    response: &mut Response,
+    response: &mut Sender,
     rejection: &Rejection,
     parts: &Parts,
     request_id: &str,
-) -> pingora_core::Result<()> {
-    let (header, content) = rejection.response(&parts.headers, parts.version, request_id)?;
+) -> Result<(), ClientFault> {
+    let (head, content) = rejection.response(&parts.headers, parts.version, request_id);
     let end = content.is_empty() || parts.method == Method::HEAD;
-    response.write_header(Box::new(header), end)?;
+    response.write_head(head, end)?;
     response.write_at_once(content)
 }

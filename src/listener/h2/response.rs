@@ -6,12 +6,13 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, SendStream};
-use http::{HeaderMap, Method, Response as HttpResponse, StatusCode};
-use pingora_core::ErrorType::{ConnectionClosed, InternalError, InvalidHTTPHeader};
-use pingora_core::{Error, Result};
-use pingora_http::ResponseHeader;
+use http::{HeaderMap, Method};
 
 use super::CONNECTION_FIELDS;
+use crate::listener::exchange::ClientFault;
+use crate::message::Response;
+
+type Result<T> = std::result::Result<T, ClientFault>;
 
 /// What is written at once; more would let one stream keep the connection's window from others.
 const WRITE_BYTES: usize = 32 * 1024;
@@ -32,37 +33,22 @@ enum State {
     GivenUp,
 }
 
-/// The response to one request.
-pub struct Response {
+/// Sends the response to one request.
+pub struct Sender {
     state: State,
-    /// The request was HEAD.
-    header_only: bool,
-    written: Option<Box<ResponseHeader>>,
-    sent: usize,
+    method: Method,
     /// Interim responses so far, and their bytes.
     interim: (usize, usize),
 }
 
-impl Response {
+impl Sender {
     /// Nothing is written yet.
     pub fn new(respond: SendResponse<Bytes>, method: &Method) -> Self {
         Self {
             state: State::Waiting(respond),
-            header_only: *method == Method::HEAD,
-            written: None,
-            sent: 0,
+            method: method.clone(),
             interim: (0, 0),
         }
-    }
-
-    /// The last header written.
-    pub fn written(&self) -> Option<&ResponseHeader> {
-        self.written.as_deref()
-    }
-
-    /// Bytes of body written.
-    pub fn bytes_sent(&self) -> usize {
-        self.sent
     }
 
     /// Whether it is complete.
@@ -71,24 +57,17 @@ impl Response {
     }
 
     /// Writes a header; `end` when nothing follows.
-    pub fn write_header(&mut self, header: Box<ResponseHeader>, end: bool) -> Result<()> {
+    pub fn write_head(&mut self, head: Response, end: bool) -> Result<()> {
         let State::Waiting(respond) = &mut self.state else {
-            // A second one has no place; Pingora's own sessions leave it out, too.
+            // A second one has no place.
             return Ok(());
         };
-        if header.status == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(Error::explain(InvalidHTTPHeader, "101 in HTTP/2"));
-        }
-        let interim = header.status.is_informational();
-        if interim && !admits(&mut self.interim, size(&header)) {
+        let interim = head.is_interim();
+        if interim && !admits(&mut self.interim, size(&head.headers)) {
             return Ok(());
         }
-        let bodiless = matches!(
-            header.status,
-            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
-        );
-        let end = end || self.header_only || bodiless;
-        let message = message(&header);
+        let end = end || head.is_bodiless(&self.method);
+        let message = message(head);
         if interim {
             respond.send_informational(message).map_err(lost)?;
         } else {
@@ -99,20 +78,16 @@ impl Response {
                 State::Streaming(stream)
             };
         }
-        self.written = Some(header);
         Ok(())
     }
 
     /// Writes as much of `data` as the client takes, and leaves the rest in it. Ready when nothing is
     /// left.
-    pub fn poll_write(
-        &mut self,
-        data: &mut Bytes,
-        end: bool,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<()>> {
+    pub fn poll_write(&mut self, data: &mut Bytes, context: &mut Context<'_>) -> Poll<Result<()>> {
         let State::Streaming(stream) = &mut self.state else {
-            return Poll::Ready(self.without_body(data));
+            // Body where there can be none: HEAD, 204 and 304.
+            data.clear();
+            return Poll::Ready(Ok(()));
         };
         while !data.is_empty() {
             let wanted = data.len().min(WRITE_BYTES);
@@ -120,42 +95,24 @@ impl Response {
             if stream.capacity() == 0 {
                 match stream.poll_capacity(context) {
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(None) => return Poll::Ready(Err(gone("stream closed"))),
+                    Poll::Ready(None) => return Poll::Ready(Err(ClientFault::Gone)),
                     Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(lost(error))),
                     Poll::Ready(Some(Ok(_))) => continue,
                 }
             }
             let piece = data.split_to(stream.capacity().min(wanted));
-            let last = end && data.is_empty();
-            self.sent += piece.len();
-            stream.send_data(piece, last).map_err(lost)?;
-            if last {
-                self.end();
-                return Poll::Ready(Ok(()));
-            }
+            stream.send_data(piece, false).map_err(lost)?;
         }
-        Poll::Ready(if end { self.finish() } else { Ok(()) })
+        Poll::Ready(Ok(()))
     }
 
     /// Writes a short body and its end, whether or not the client takes it yet.
     pub fn write_at_once(&mut self, data: Bytes) -> Result<()> {
         if let State::Streaming(stream) = &mut self.state {
-            self.sent += data.len();
             stream.send_data(data, true).map_err(lost)?;
             self.end();
         }
         Ok(())
-    }
-
-    /// Body where there can be none: silently nothing for HEAD, 204 and 304.
-    fn without_body(&self, data: &mut Bytes) -> Result<()> {
-        let allowed = data.is_empty() || self.is_complete();
-        data.clear();
-        if allowed {
-            Ok(())
-        } else {
-            Err(Error::explain(InternalError, "a body without a header"))
-        }
     }
 
     /// Ends it with trailers.
@@ -197,30 +154,28 @@ impl Response {
     }
 
     /// Ready when the client wants no response any more.
-    pub fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<Box<Error>> {
-        let reset = match &mut self.state {
-            State::Waiting(respond) => respond.poll_reset(context),
-            State::Streaming(stream) | State::Ended(stream) => stream.poll_reset(context),
-            State::GivenUp => return Poll::Ready(gone("given up")),
-        };
-        reset.map(|reason| match reason {
-            Ok(reason) => lost(h2::Error::from(reason)),
-            Err(error) => lost(error),
-        })
+    pub fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        match &mut self.state {
+            State::Waiting(respond) => respond.poll_reset(context).map(|_| ()),
+            State::Streaming(stream) | State::Ended(stream) => {
+                stream.poll_reset(context).map(|_| ())
+            }
+            State::GivenUp => Poll::Ready(()),
+        }
     }
 }
 
-impl Drop for Response {
+impl Drop for Sender {
     fn drop(&mut self) {
         self.give_up(Reason::INTERNAL_ERROR);
     }
 }
 
 /// The header as the library takes it, without what concerns the backend's connection alone.
-fn message(header: &ResponseHeader) -> HttpResponse<()> {
-    let mut message = HttpResponse::new(());
-    *message.status_mut() = header.status;
-    let mut fields = header.headers.clone();
+fn message(head: Response) -> http::Response<()> {
+    let mut message = http::Response::new(());
+    *message.status_mut() = head.status;
+    let mut fields = head.headers;
     for name in &CONNECTION_FIELDS {
         fields.remove(name);
     }
@@ -239,20 +194,16 @@ fn admits(so_far: &mut (usize, usize), bytes: usize) -> bool {
 }
 
 /// The bytes of its fields, as in HTTP/1.
-fn size(header: &ResponseHeader) -> usize {
-    let fields = header.headers.iter();
-    fields
+fn size(headers: &HeaderMap) -> usize {
+    headers
+        .iter()
         .map(|(name, value)| name.as_str().len() + value.len() + 4)
         .sum()
 }
 
-fn gone(why: &'static str) -> Box<Error> {
-    Error::explain(ConnectionClosed, why).into_down()
-}
-
-/// A failure of stream or connection, as a client that is gone.
-pub fn lost(error: h2::Error) -> Box<Error> {
-    Error::because(ConnectionClosed, "HTTP/2 stream", error).into_down()
+/// A failure of stream or connection is a client that is gone.
+fn lost(_: h2::Error) -> ClientFault {
+    ClientFault::Gone
 }
 
 #[cfg(test)]

@@ -10,45 +10,36 @@ use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use http::Request;
-use pingora_core::apps::HttpServerApp;
-use pingora_core::protocols::http::ServerSession;
-use pingora_core::protocols::http::custom::server::Session;
-use pingora_http::RequestHeader;
-use pingora_proxy::ProxyHttp;
 use tokio::time::timeout;
 
 use super::body::Body;
 use super::delivery::Delivery;
 use super::metered::{Metered, Signals};
 use super::refuse::refuse;
-use super::response::Response;
+use super::response::Sender;
 use super::running::Running;
-use super::session::Http2Session;
+use super::stream::Stream;
 use super::timer::Timer;
-use super::{STREAMS, builder, gate, leave_origin};
+use super::{STREAMS, builder, gate};
 use crate::config::model::Limits;
 use crate::grpc;
 use crate::lifecycle::{InFlight, Lifecycle};
 use crate::listener::ListenerState;
 use crate::listener::arrival::Arrival;
-use crate::listener::connection::{Edge, LINGER, Origin};
+use crate::listener::connection::{Edge, Handler, LINGER};
+use crate::listener::exchange::{Exchange, Origin, Remote};
 use crate::listener::head::Bounds;
-use crate::listener::lease::Shared;
-use crate::listener::pace::Pace;
+use crate::message;
 use crate::metrics::ConnectionClose;
 use crate::reply::Rejection;
 
 /// Serves a connection until it ends.
-pub async fn serve<SV>(arrival: Arrival, listener: Arc<ListenerState>, edge: Arc<Edge<SV>>)
-where
-    SV: ProxyHttp + Send + Sync + 'static,
-    SV::CTX: Send + Sync,
-{
+pub async fn serve<H: Handler>(arrival: Arrival, listener: Arc<ListenerState>, edge: Arc<Edge<H>>) {
     let _open = listener.metrics.http2_connection();
     let limits = edge.live.limits();
     let now = Instant::now();
     let signals = Arc::new(Signals::new(now));
-    let shared = Arc::new(Shared::new(arrival.peer, arrival.tls));
+    let remote = Arc::new(Remote::new(arrival.peer, arrival.tls));
     let delivery = Delivery::of(arrival.transport.id());
     let io = Metered::new(arrival.transport, Arc::clone(&signals));
     let handshake = builder(&limits).handshake(io);
@@ -84,7 +75,7 @@ where
     };
     while let Some((request, respond)) = served.next().await {
         served.limits = edge.live.limits();
-        served.begin(request, respond, &shared, &edge);
+        served.begin(request, respond, &remote, &edge);
     }
 }
 
@@ -292,16 +283,13 @@ impl Served {
     }
 
     /// Judges a request and hands it over, or refuses it.
-    fn begin<SV>(
+    fn begin<H: Handler>(
         &self,
         request: Request<RecvStream>,
         respond: SendResponse<Bytes>,
-        shared: &Arc<Shared>,
-        edge: &Arc<Edge<SV>>,
-    ) where
-        SV: ProxyHttp + Send + Sync + 'static,
-        SV::CTX: Send + Sync,
-    {
+        remote: &Arc<Remote>,
+        edge: &Arc<Edge<H>>,
+    ) {
         let received = Instant::now();
         let guard = self.running.begin();
         self.listener.metrics.http2_stream();
@@ -313,30 +301,26 @@ impl Served {
             Ok(judged) => judged,
             Err(rejection) => {
                 let stream = (Body::new(stream, ended), respond);
-                let from = (&*self.listener, shared.peer, received);
+                let from = (&*self.listener, remote.peer, received);
                 return refuse(&rejection, &parts, stream, from, &*edge.refusals, guard);
             }
         };
         let body = Body::new(stream, head.framing.is_done());
-        let response = Response::new(respond, &parts.method);
-        let shared = Arc::new(shared.for_stream());
+        let response = Sender::new(respond, &parts.method);
         let origin = Origin {
-            shared: Arc::clone(&shared),
+            remote: Arc::clone(remote),
             listener: Arc::clone(&self.listener),
             head,
             received,
         };
-        leave_origin(&mut parts.extensions, origin);
-        let header = RequestHeader::from(parts);
-        let mut session = Http2Session::new(header, body, response, shared, deadline, guard);
-        session.set_write_timeout(Some(self.limits.response_write_timeout));
-        let limits = &self.limits;
-        session.set_pace(Pace::new(
-            limits.request_body_min_rate,
-            limits.request_body_timeout,
-        ));
-        let (listener, edge) = (Arc::clone(&self.listener), Arc::clone(edge));
-        tokio::spawn(handle(session, listener, edge));
+        let request = message::Request {
+            method: parts.method,
+            version: parts.version,
+            headers: parts.headers,
+        };
+        let stream = Stream::new(body, response, deadline, guard);
+        let exchange = Exchange::http2(stream, request, origin, &self.limits);
+        tokio::spawn(handle(exchange, Arc::clone(edge)));
     }
 }
 
@@ -384,14 +368,9 @@ fn count_error(reason: Reason, listener: &ListenerState) {
 }
 
 /// Hands one request over.
-async fn handle<SV>(session: Http2Session, listener: Arc<ListenerState>, edge: Arc<Edge<SV>>)
-where
-    SV: ProxyHttp + Send + Sync + 'static,
-    SV::CTX: Send + Sync,
-{
+async fn handle<H: Handler>(exchange: Exchange, edge: Arc<Edge<H>>) {
     let _in_flight = edge.lifecycle.begin();
-    let _counted = listener.metrics.request();
-    let session = ServerSession::new_custom(Box::new(session));
+    let _counted = exchange.origin.listener.metrics.request();
     // A stream is not used again.
-    let _ = edge.proxy.process_new_http(session, &edge.closing).await;
+    edge.handler.handle(exchange).await.end();
 }

@@ -1,0 +1,171 @@
+//! From a request with a route to a backend, and to another one where the first fails.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+
+use super::failure::{Failure, Reach};
+use super::kept::Kept;
+use super::relay::{Relay, Relayed};
+use super::{Context, Gateway, authenticate, forward};
+use crate::forward::tunnel::{self, Broken};
+use crate::forward::{Failed, Link};
+use crate::listener::exchange::{ClientFault, Exchange};
+use crate::message::Response;
+use crate::reply::Rejection;
+use crate::upstream::Purpose;
+
+impl Gateway {
+    /// Has a backend answer.
+    pub(super) async fn proxy(
+        &self,
+        exchange: &mut Exchange,
+        context: &mut Context,
+    ) -> Result<(), Failure> {
+        let mut kept = Kept::default();
+        loop {
+            let Some(purpose) = forward::select(exchange, context) else {
+                return Err(Failure::Refused(Rejection::NoHealthyBackend));
+            };
+            forward::bound_call(exchange, context);
+            let attempt = self.attempt(exchange, context, purpose, &mut kept);
+            let (failed, reach) = match attempt.await {
+                Ok(()) => return Ok(()),
+                Err((Failure::Backend(failed), reach)) => (failed, reach),
+                Err((failure, _)) => return Err(failure),
+            };
+            if !self.attempt_failed(exchange, context, &kept, &failed, reach) {
+                return Err(Failure::Backend(failed));
+            }
+        }
+    }
+
+    /// Has the chosen backend answer.
+    async fn attempt(
+        &self,
+        exchange: &mut Exchange,
+        context: &mut Context,
+        purpose: Purpose,
+        kept: &mut Kept,
+    ) -> Result<(), (Failure, Reach)> {
+        let Some(attempt) = &context.attempt else {
+            return Err((Failure::Own("no attempt"), Reach::NothingSent));
+        };
+        let backend = Arc::clone(attempt.admitted.backend());
+        let opened = self.pool.open(&backend, purpose).await;
+        let (mut link, reused) =
+            opened.map_err(|failed| (Failure::Backend(failed), Reach::NothingSent))?;
+        note_connection(context, &link, reused);
+        let relayed = self.relay(exchange, context, &mut link, kept).await;
+        let reach = Reach::Sent {
+            on_kept_connection: reused,
+        };
+        match relayed.map_err(|failure| (failure, reach))? {
+            Relayed::Complete => {
+                if let Some(upstream) = &context.upstream {
+                    let idle = upstream.config.pool.idle_timeout;
+                    self.pool.close(link, &backend, purpose, idle);
+                }
+                Ok(())
+            }
+            Relayed::Upgraded(response) => {
+                // On the heap, so that requests do not make room for it.
+                let tunnelled = Box::pin(self.tunnel(exchange, context, link, response));
+                tunnelled.await.map_err(|failure| (failure, reach))
+            }
+        }
+    }
+
+    /// Carries the request to the backend and its response back.
+    async fn relay(
+        &self,
+        exchange: &mut Exchange,
+        context: &mut Context,
+        link: &mut Link,
+        kept: &mut Kept,
+    ) -> Result<Relayed, Failure> {
+        let is_http2 = link.is_http2();
+        let request = forward::dress(exchange, context, is_http2);
+        if is_http2 && forward::expects_continue(exchange) && exchange.status().is_none() {
+            // Interim responses do not come through from an HTTP/2 backend, so nobody else says it.
+            exchange.say_continue().map_err(Failure::Client)?;
+        }
+        let target = forward::target(exchange, context);
+        let framing = forward::framing(exchange);
+        link.send_head(request, &target, framing)
+            .map_err(Failure::Backend)?;
+        if forward::is_tunnel(exchange) {
+            // What follows is not the request's, and may be another protocol's.
+            link.end_body().map_err(Failure::Backend)?;
+        }
+        let mut relay = Relay::new(self, exchange, context, link, kept);
+        std::future::poll_fn(|task| relay.poll(task)).await
+    }
+
+    /// Carries bytes for as long as both sides like.
+    async fn tunnel(
+        &self,
+        exchange: &mut Exchange,
+        context: &mut Context,
+        mut link: Link,
+        mut response: Response,
+    ) -> Result<(), Failure> {
+        self.finish_head(exchange, context, &mut response);
+        exchange
+            .write_head(response, false)
+            .map_err(Failure::Client)?;
+        let (Some(wire), Some(upstream)) = (link.wire(), &context.upstream) else {
+            return Err(Failure::Own("a tunnel in HTTP/2"));
+        };
+        let idle = upstream.timeouts.upgraded_idle;
+        let patience = context.snapshot.limits.response_write_timeout;
+        let tunnelled = tunnel::run(exchange, wire, &self.ending, idle, patience).await;
+        tunnelled.map_err(|broken| match broken {
+            Broken::Client(fault @ ClientFault::Over(_)) => {
+                exchange.cut();
+                Failure::Client(fault)
+            }
+            Broken::Client(fault) => Failure::Client(fault),
+            Broken::Backend(failed) => Failure::Backend(failed),
+        })
+    }
+
+    /// Learns from the head of a response, and makes it the client's. An error: it is not to be passed
+    /// on.
+    pub(super) fn receive_head(
+        &self,
+        exchange: &mut Exchange,
+        context: &mut Context,
+        response: &mut Response,
+    ) -> Result<(), Failure> {
+        let is_upgrade = response.status == StatusCode::SWITCHING_PROTOCOLS;
+        if is_upgrade && !forward::is_tunnel(exchange) {
+            // Passed on, it would turn a connection into a tunnel that nobody asked for.
+            let failed = Failed::protocol("101 without an upgrade");
+            return Err(Failure::Backend(failed));
+        }
+        if let (Some(attempt), Some(upstream)) = (&mut context.attempt, &context.upstream) {
+            attempt.answered = Some(response.status.as_u16());
+            upstream.succeeded(attempt.admitted.backend());
+        }
+        authenticate::watch(response, exchange, context);
+        forward::note_call_end(context, &response.headers);
+        if is_upgrade {
+            return Ok(());
+        }
+        self.fit_to_client(exchange, response);
+        self.finish_head(exchange, context, response);
+        Ok(())
+    }
+}
+
+/// Counts the connection as in use.
+fn note_connection(context: &mut Context, link: &Link, reused: bool) {
+    let (Some(attempt), Some(upstream)) = (&mut context.attempt, &context.upstream) else {
+        return;
+    };
+    attempt.connection = Some(match link.shared() {
+        Some(shared) => upstream.metrics.shared_connection(reused, shared),
+        None => upstream.metrics.connection(reused),
+    });
+}
