@@ -164,7 +164,6 @@ fn route(number: usize, hosts: Vec<HostPattern>, path: PathPattern) -> Route {
         max_body_bytes: None,
         timeouts: TimeoutOverrides::default(),
         retry_attempts: None,
-        auth: None,
         maintenance: false,
     }
 }
