@@ -313,7 +313,7 @@ mod tests {
             assert_eq!(limiter.admit("pingora_core", start), Verdict::LeaveOut);
         }
         assert_eq!(
-            limiter.admit("pingora_proxy", start),
+            limiter.admit("pingora_core", start),
             Verdict::Write { left_out: 0 }
         );
         let later = start + WINDOW;

@@ -73,8 +73,8 @@ impl Checker<'_> {
         let headers = self.identity_headers(written, &at.key("identity_headers"));
         let validate = self.validate(&written.validate, &schemes, &at.key("validate"));
         let auth = (|| {
+            realm?;
             Some(Auth {
-                realm: realm?,
                 schemes: found.schemes.into_iter().collect::<Option<_>>()?,
                 identity_headers: headers?,
                 cache_entries: written.cache.entries as usize,
@@ -263,11 +263,10 @@ impl Checker<'_> {
                 .map(|(index, _)| index)
                 .collect();
         }
-        let validate = model::Validate {
+        Some((!chosen.is_empty()).then(|| model::Validate {
             path: path.clone(),
-            schemes: chosen,
-        };
-        Some((!validate.schemes.is_empty()).then_some(validate))
+            policy: policy::any_of(chosen, schemes),
+        }))
     }
 }
 

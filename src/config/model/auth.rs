@@ -13,8 +13,6 @@ use super::Der;
 /// Authentication and authorisation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Auth {
-    /// The `realm` of `WWW-Authenticate`: nothing in it has to be escaped.
-    pub realm: Arc<str>,
     /// Every scheme; routes refer to them by index. Names are unique.
     pub schemes: Vec<Scheme>,
     /// Headers that tell backends who calls.
@@ -26,12 +24,12 @@ pub struct Auth {
 }
 
 /// See [`Auth::validate`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Validate {
     /// Its path.
     pub path: String,
-    /// The schemes that it asks, all of them of tokens; never empty.
-    pub schemes: Vec<usize>,
+    /// What it asks for: a token of one of its schemes.
+    pub policy: AuthPolicy,
 }
 
 /// One way of proving who one is.
@@ -244,6 +242,22 @@ pub struct AuthPolicy {
     pub close_on_expiry: bool,
     /// The value of `WWW-Authenticate` for a client that showed nothing, one for each field.
     pub challenges: Arc<[HeaderValue]>,
+}
+
+impl AuthPolicy {
+    /// Asks for one of these schemes and nothing more.
+    pub fn any_of(schemes: Vec<usize>, challenges: Arc<[HeaderValue]>) -> Self {
+        Self {
+            schemes,
+            all: false,
+            optional: false,
+            scopes: Vec::new(),
+            roles: Vec::new(),
+            claims: Vec::new(),
+            close_on_expiry: false,
+            challenges,
+        }
+    }
 }
 
 /// A condition on a claim.

@@ -196,7 +196,7 @@ impl AskToken {
         if let Some(waiter) = verified.as_ref().err().and_then(|error| self.waiter(error)) {
             verified = self.verify_later(token, now, waiter, verified).await;
         }
-        let verified = Arc::new(verified.map_err(|error| label(&error))?);
+        let verified = Arc::new(verified.map_err(|error| error.kind())?);
         auth.tokens.insert(token, &self.providers, &verified);
         Ok(verified)
     }
@@ -227,23 +227,5 @@ impl AskToken {
             }
             _ => None,
         }
-    }
-}
-
-/// What is wrong with a token, as bodies, logs and metrics name it.
-fn label(error: &TokenError) -> AuthError {
-    match error {
-        TokenError::TooLarge => AuthError::TooLarge,
-        TokenError::Malformed(_) => AuthError::Malformed,
-        TokenError::UnsupportedAlgorithm => AuthError::UnsupportedAlgorithm,
-        TokenError::BadSignature => AuthError::BadSignature,
-        TokenError::UnknownKey { .. } => AuthError::UnknownKey,
-        TokenError::ProviderUnavailable { .. } => AuthError::ProviderUnavailable,
-        TokenError::Expired => AuthError::Expired,
-        TokenError::NotYetValid => AuthError::NotYetValid,
-        TokenError::WrongIssuer => AuthError::WrongIssuer,
-        TokenError::WrongAudience => AuthError::WrongAudience,
-        TokenError::WrongType => AuthError::WrongType,
-        TokenError::MissingClaim(_) => AuthError::MissingClaim,
     }
 }

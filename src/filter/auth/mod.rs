@@ -118,7 +118,7 @@ impl Auth {
         };
         auth.validate = config.validate.as_ref().map(|validate| Validate {
             path: validate.path.as_str().into(),
-            policy: Policy::of_tokens(&validate.schemes, &auth),
+            policy: Policy::compile(&validate.policy, &auth),
         });
         Ok(auth)
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 
 use super::ask::{self, Ask, Outcome};
 use super::credential::{self, Shown};
@@ -49,23 +49,6 @@ impl Policy {
             scope: (!config.scopes.is_empty()).then(|| config.scopes.join(" ").into()),
             config: config.clone(),
         }
-    }
-
-    /// Of an endpoint that takes tokens of these schemes.
-    pub fn of_tokens(schemes: &[usize], auth: &Auth) -> Self {
-        let realm = &auth.config.realm;
-        let challenge = HeaderValue::try_from(format!("Bearer realm=\"{realm}\""));
-        let config = AuthPolicy {
-            schemes: schemes.to_vec(),
-            all: false,
-            optional: false,
-            scopes: Vec::new(),
-            roles: Vec::new(),
-            claims: Vec::new(),
-            close_on_expiry: false,
-            challenges: challenge.into_iter().collect(),
-        };
-        Self::compile(&config, auth)
     }
 
     /// Whether what is open is ended when the credential expires.

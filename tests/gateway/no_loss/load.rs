@@ -93,7 +93,7 @@ pub struct Work {
 impl Work {
     /// The target.
     pub fn path(&self) -> String {
-        format!("/work/{}", self.number)
+        format!("/load/{}", self.number)
     }
 
     /// The request as HTTP/1.1.

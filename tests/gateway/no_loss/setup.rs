@@ -124,7 +124,7 @@ routes:
     match: {{ path: /generation/{generation} }}
     respond: {{ body: current }}
   - name: work
-    match: {{ path: /work/* }}
+    match: {{ path: /load/* }}
     upstream: [{{ upstream: a, weight: {first} }}, {{ upstream: b, weight: {second} }}]
     headers: {{ response: {{ set: {{ x-generation: '{generation}' }} }} }}
 "

@@ -46,7 +46,7 @@ impl Checker<'_> {
             RouteAuth::Name(name) if name == NONE => return Some(None),
             RouteAuth::Name(name) => {
                 let index = self.scheme_index(name, schemes, at)?;
-                return Some(Some(single(index, schemes)));
+                return Some(Some(any_of(vec![index], schemes)));
             }
             RouteAuth::Policy(policy) => policy,
         };
@@ -207,17 +207,10 @@ impl Checker<'_> {
     }
 }
 
-fn single(index: usize, schemes: &Schemes) -> AuthPolicy {
-    AuthPolicy {
-        schemes: vec![index],
-        all: false,
-        optional: false,
-        scopes: Vec::new(),
-        roles: Vec::new(),
-        claims: Vec::new(),
-        close_on_expiry: false,
-        challenges: challenges(&[index], schemes),
-    }
+/// Asks for one of these schemes and nothing more.
+pub(super) fn any_of(chosen: Vec<usize>, schemes: &Schemes) -> AuthPolicy {
+    let challenges = challenges(&chosen, schemes);
+    AuthPolicy::any_of(chosen, challenges)
 }
 
 /// What a client is told that showed nothing, each once.

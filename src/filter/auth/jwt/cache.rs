@@ -23,7 +23,7 @@ use aws_lc_rs::error::Unspecified;
 use serde_json::{Map, Value};
 use siphasher::sip128::{Hasher128, SipHasher24};
 
-use super::{NumericDate, Provider, TokenError, Verified, verify};
+use super::{NumericDate, Provider, Verified};
 
 /// Entries of a set. The more, the nearer is the choice to the oldest of all.
 const WAYS: usize = 16;
@@ -84,22 +84,6 @@ impl TokenCache {
         })
     }
 
-    /// As [`verify`](super::verify()), without a signature check for a token that was good before and
-    /// still is.
-    pub fn verify(
-        &self,
-        token: &str,
-        providers: &[Arc<Provider>],
-        now: SystemTime,
-    ) -> Result<Arc<Verified>, TokenError> {
-        if let Some(known) = self.get(token, providers, now) {
-            return Ok(known);
-        }
-        let verified = Arc::new(verify(token, providers, now)?);
-        self.insert(token, providers, &verified);
-        Ok(verified)
-    }
-
     /// What is known of a token, if it is still good.
     pub fn get(
         &self,
@@ -144,23 +128,14 @@ impl TokenCache {
         set.entries.push(entry);
     }
 
-    /// Drops what is no longer good; without it, such entries stay until their place is needed. It
-    /// holds one lock at a time.
-    pub fn sweep(&self, now: SystemTime) {
-        for set in &self.sets {
-            let mut set = lock(set);
-            set.entries
-                .retain(|entry| is_good(&entry.verified, now.into()));
-            set.bytes = set.entries.iter().map(|entry| entry.bytes).sum();
-        }
-    }
-
     /// How many tokens it holds.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.sets.iter().map(|set| lock(set).entries.len()).sum()
     }
 
     /// Whether it holds none.
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

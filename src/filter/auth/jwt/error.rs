@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::metrics::AuthError;
+
 /// Why a token is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
@@ -50,20 +52,21 @@ pub enum TokenError {
 }
 
 impl TokenError {
-    /// The value of `error_type`: a closed set. A token too large to be read counts as malformed.
-    pub const fn label(&self) -> &'static str {
+    /// What bodies, logs and metrics call it.
+    pub fn kind(&self) -> AuthError {
         match self {
-            Self::TooLarge | Self::Malformed(_) => "malformed",
-            Self::UnsupportedAlgorithm => "unsupported_algorithm",
-            Self::BadSignature => "bad_signature",
-            Self::UnknownKey { .. } => "unknown_key",
-            Self::ProviderUnavailable { .. } => "provider_unavailable",
-            Self::Expired => "expired",
-            Self::NotYetValid => "not_yet_valid",
-            Self::WrongIssuer => "wrong_issuer",
-            Self::WrongAudience => "wrong_audience",
-            Self::WrongType => "wrong_type",
-            Self::MissingClaim(_) => "missing_claim",
+            Self::TooLarge => AuthError::TooLarge,
+            Self::Malformed(_) => AuthError::Malformed,
+            Self::UnsupportedAlgorithm => AuthError::UnsupportedAlgorithm,
+            Self::BadSignature => AuthError::BadSignature,
+            Self::UnknownKey { .. } => AuthError::UnknownKey,
+            Self::ProviderUnavailable { .. } => AuthError::ProviderUnavailable,
+            Self::Expired => AuthError::Expired,
+            Self::NotYetValid => AuthError::NotYetValid,
+            Self::WrongIssuer => AuthError::WrongIssuer,
+            Self::WrongAudience => AuthError::WrongAudience,
+            Self::WrongType => AuthError::WrongType,
+            Self::MissingClaim(_) => AuthError::MissingClaim,
         }
     }
 

@@ -17,9 +17,10 @@
 //! provider.withdraw()         // nothing can be verified any more: provider_unavailable
 //!
 //! // On a request:
-//! cache.verify(token, &providers, now) -> Result<Arc<Verified>, TokenError>
-//! verify(token, &providers, now)       -> Result<Verified, TokenError>      // without the cache
-//! error.label()                                                             // the `error_type`
+//! cache.get(token, &providers, now)    -> Option<Arc<Verified>>
+//! verify(token, &providers, now)       -> Result<Verified, TokenError>
+//! cache.insert(token, &providers, &verified)
+//! error.kind()                                                              // the `error_type`
 //! ```
 //!
 //! `TokenError::UnknownKey` and `TokenError::ProviderUnavailable` say by index which provider of the

@@ -329,7 +329,7 @@ fn the_issuer_decides_who_is_asked() {
     ];
     let name = |token: &str| match verify(token, &providers, now()) {
         Ok(verified) => providers[verified.provider].settings().name.to_string(),
-        Err(error) => error.label().into(),
+        Err(error) => error.kind().as_str().into(),
     };
     assert_eq!(name(&issued(&one, Some("https://one.test"))), "one");
     assert_eq!(name(&issued(&one, Some("https://uno.test"))), "one");
@@ -365,7 +365,10 @@ fn the_issuer_decides_who_is_asked() {
     );
     assert_eq!(error(&issued(&one, Some(""))), TokenError::WrongIssuer);
     assert_eq!(
-        verify(&issued(&one, None), &[], now()).unwrap_err().label(),
+        verify(&issued(&one, None), &[], now())
+            .unwrap_err()
+            .kind()
+            .as_str(),
         "missing_claim"
     );
 }
@@ -391,5 +394,5 @@ fn of_several_providers_of_an_issuer_one_suffices_and_the_nearest_says_why_not()
     ];
     let error = verify(&token, &providers, now()).unwrap_err();
     assert_eq!(error, TokenError::ProviderUnavailable { provider: 1 });
-    assert_eq!(error.label(), "provider_unavailable");
+    assert_eq!(error.kind().as_str(), "provider_unavailable");
 }
