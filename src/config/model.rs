@@ -5,6 +5,7 @@
 
 mod auth;
 mod listener_tls;
+mod ratelimit;
 mod redis;
 
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use super::pattern::{HostPattern, PathPattern, Template};
 
 pub use auth::*;
 pub use listener_tls::{CertificateFiles, ClientAuth, ListenerTls, Tickets};
+pub use ratelimit::*;
 pub use redis::{Login, Redis};
 
 /// A checked configuration file.

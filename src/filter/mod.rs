@@ -8,4 +8,5 @@ pub mod framing;
 pub mod headers;
 pub mod hop_by_hop;
 pub mod maintenance;
+pub mod ratelimit;
 pub mod template;

@@ -1,0 +1,165 @@
+//! What `ratelimit` means: policies, their keys and windows, and what happens without Redis.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderName;
+use ipnet::IpNet;
+
+/// Limits on the rate of requests.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RateLimits {
+    /// The policies; routes refer to them by index. Empty when rate limiting is switched off.
+    pub policies: Vec<RatePolicy>,
+    /// Which fields tell clients of their limits.
+    pub headers: RateHeaders,
+    /// How long a request waits for Redis, with all its policies together.
+    pub timeout: Duration,
+    /// Whether readiness fails while Redis cannot answer.
+    pub required: bool,
+}
+
+/// Which fields tell clients of their limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateHeaders {
+    /// `RateLimit` and `RateLimit-Policy`.
+    pub standard: bool,
+    /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`.
+    pub x_ratelimit: bool,
+}
+
+/// One policy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RatePolicy {
+    /// Its name, the `policy` of metrics, of fields and of keys in Redis; unique.
+    pub name: Arc<str>,
+    /// What requests are counted by, together; empty counts all of them as one.
+    pub key: Vec<KeyPart>,
+    /// The limits, all of which hold; never empty, at most [`MAX_WINDOWS`].
+    pub windows: Arc<[Window]>,
+    /// Other limits for those whose claim has one of these values.
+    pub tiers: Option<Tiers>,
+    /// Who counts.
+    pub scope: Scope,
+    /// What a request costs.
+    pub cost: Cost,
+    /// What happens when Redis cannot answer.
+    pub failure_mode: FailureMode,
+    /// Whether it only counts, and lets everything through.
+    pub dry_run: bool,
+    /// Who is not limited.
+    pub exempt: Exempt,
+    /// Keys that are known at the same time, for each window.
+    pub max_keys: usize,
+}
+
+/// The most windows of one policy.
+pub const MAX_WINDOWS: usize = 4;
+
+/// So many in so long: a bucket that holds `burst` and is filled at `limit` for each `period`. In any
+/// span of time `t` it lets through `burst + limit × t / period` at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Requests, or what they cost; at least 1.
+    pub limit: u64,
+    /// In this time; at least a second.
+    pub period: Duration,
+    /// At once; at least 1.
+    pub burst: u64,
+}
+
+/// What requests are counted by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyPart {
+    /// The client's address, of which so many bits tell clients of IPv6 apart.
+    ClientIp {
+        /// At most 128.
+        ipv6_prefix: u8,
+    },
+    /// Who proved to call: the subject, and the scheme that accepted it.
+    Identity,
+    /// The name of the API key.
+    ApiKey,
+    /// The value of a header.
+    Header(HeaderName),
+    /// The value of a cookie.
+    Cookie(String),
+    /// A parameter of the path.
+    PathParam(String),
+    /// The route's name.
+    Route,
+    /// A claim of the token; dots lead into objects.
+    Claim(String),
+}
+
+impl KeyPart {
+    /// Whether it is known only behind authentication.
+    pub fn needs_identity(&self) -> bool {
+        matches!(self, Self::Identity | Self::ApiKey | Self::Claim(_))
+    }
+}
+
+/// Limits by the value of a claim.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tiers {
+    /// The claim; dots lead into objects.
+    pub claim: String,
+    /// Values and their limits, with as many windows each as the policy has.
+    pub limits: Vec<(String, Arc<[Window]>)>,
+}
+
+/// Who counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// This instance by itself.
+    Node,
+    /// All instances together, in Redis.
+    Shared(Mode),
+}
+
+/// How instances count together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Redis is asked for each request.
+    Precise,
+    /// Portions of a key's budget are leased, off the way of requests.
+    Fast,
+}
+
+/// What a request costs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// Before its response is known; may be 0 when a response says the cost.
+    pub request: u64,
+    /// A header of the response that says what it costs in all, and is not passed on.
+    pub response_header: Option<HeaderName>,
+}
+
+/// What happens when Redis cannot answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureMode {
+    /// This instance counts by itself, with its share of the limit.
+    FailLocal,
+    /// Everything is let through.
+    FailOpen,
+    /// Everything is refused with 503.
+    FailClosed,
+}
+
+/// Who is not limited.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exempt {
+    /// Clients in these networks.
+    pub networks: Vec<IpNet>,
+    /// Values of the whole key, as Redis and `/status` show it.
+    pub keys: Vec<String>,
+}
+
+/// A policy on a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteLimit {
+    /// Index into [`RateLimits::policies`].
+    pub policy: usize,
+    /// What a request of this route costs, in the place of the policy's own.
+    pub cost: Option<u64>,
+}

@@ -1,0 +1,3 @@
+//! How much: limits on the rate of requests.
+
+pub mod rate;
