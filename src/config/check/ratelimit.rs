@@ -99,6 +99,11 @@ impl Checker<'_> {
                 .map(Some),
             None => Some(None),
         };
+        if written.cost == 0 && written.cost_header.is_some() {
+            let what = "is 0 beside `cost_header`, and would refuse nothing, expected at least 1: what \
+                        a response says takes its place";
+            self.refuse(&at.key("cost"), what);
+        }
         let mode = written.failure_mode.unwrap_or(all.failure_mode);
         Some(RatePolicy {
             name: name.into(),

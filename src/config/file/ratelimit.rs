@@ -71,7 +71,8 @@ pub struct RatePolicy {
     #[schemars(range(min = 0, max = 1_000_000))]
     pub cost: u32,
     /// A header of the response that says what the request cost in all. It is not passed on. What it
-    /// says beyond `cost` is taken afterwards, even if no more is left.
+    /// says beyond `cost` is taken afterwards, even if no more is left, and what it says below is given
+    /// back.
     #[schemars(extend("examples" = ["x-request-cost"]))]
     pub cost_header: Option<String>,
     /// Other limits by a claim of the token.
