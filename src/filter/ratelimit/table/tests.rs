@@ -42,7 +42,7 @@ fn several_windows_are_taken_from_together_or_not_at_all() {
     let third = take(4, SECOND);
     assert!(third.admitted);
     assert_eq!((third.window, third.remaining), (1, 0));
-    assert_eq!(third.reset, Duration::from_secs(60 - 1 + 1));
+    assert_eq!(third.reset, Duration::from_secs(59));
     // The second again, although the first would say the same with a shorter wait.
     let fourth = take(7, SECOND);
     assert_eq!((fourth.window, fourth.admitted), (1, false));
@@ -233,6 +233,9 @@ impl Exact {
     }
 
     fn take(&mut self, key: u64, rates: &[Rate], cost: u64, now: Nanos) {
+        if cost == 0 {
+            return;
+        }
         for (rate, bucket) in rates.iter().zip(self.buckets(key, rates, now)) {
             let cost = i128::from(rate.interval) * i128::from(cost);
             bucket.missing = Self::missing(bucket) + cost;
@@ -321,8 +324,9 @@ proptest! {
         }
     }
 
+    // One place is always free, so that whatever is given back comes to its owner.
     #[test]
-    fn agrees_with_the_exact_one_on_few_keys(rates in rates(), acts in acts(16)) {
+    fn agrees_with_the_exact_one_on_few_keys(rates in rates(), acts in acts(WAYS as u64 - 1)) {
         let table = Table::new(1, rates.len());
         let (mut exact, mut now) = (Exact::default(), 1000 * SECOND);
         for (number, act, step) in acts {
@@ -333,7 +337,7 @@ proptest! {
                     let admitted = exact.admits(key, &rates, cost, now);
                     let verdict = table.take(key, &rates, cost, now);
                     prop_assert_eq!(verdict.admitted, admitted);
-                    if admitted && cost > 0 {
+                    if admitted {
                         exact.take(key, &rates, cost, now);
                     }
                     let said = (verdict.remaining, verdict.reset);
