@@ -63,7 +63,6 @@ struct Part(Mutex<Vec<Set>>);
 struct Place {
     way: usize,
     tat: Nanos,
-    known: bool,
 }
 
 impl Table {
@@ -109,9 +108,7 @@ impl Table {
     /// back while it lasts, but over time no more is let through than came in.
     pub fn give_back(&self, key: u64, rates: &[Rate], cost: u64) {
         self.each(key, rates, |set, place, rate| {
-            if place.known {
-                give_back(set, place, rate.give_back(place.tat, cost));
-            }
+            give_back(set, place, rate.give_back(place.tat, cost));
         });
     }
 
@@ -197,7 +194,6 @@ fn find(set: &Set, key: u64) -> Place {
         return Place {
             way,
             tat: set[TATS][way],
-            known: true,
         };
     }
     let tats = &set[TATS];
@@ -208,11 +204,11 @@ fn find(set: &Set, key: u64) -> Place {
     Place {
         way,
         tat: tats[way],
-        known: false,
     }
 }
 
-/// Lowers an entry, but not below the smallest of the others: keys that were pushed out rely on that.
+/// Lowers an entry, but not below the smallest of the others: keys that were pushed out rely on that. It
+/// changes nothing for a key without an entry, whose place is the smallest.
 fn give_back(set: &mut Set, place: Place, lower: Nanos) {
     let others = array::from_fn::<_, WAYS, _>(|way| match way == place.way {
         true => Nanos::MAX,
