@@ -54,6 +54,7 @@ mod revocations;
 mod rotation;
 mod routing;
 mod self_test;
+mod shared_limits;
 mod slow_clients;
 mod smuggling;
 mod status;

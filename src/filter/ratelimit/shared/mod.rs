@@ -140,7 +140,7 @@ impl Shared {
     fn tell(&self, key: &str, action: Action, rates: &[Rate], cost: u64) {
         if cost > 0 && self.is_answering() {
             // Lost where there is no room: it is a correction, and the limit itself holds.
-            drop(self.ask(key, action, Steps::new(rates, cost), None));
+            let _lost = self.ask(key, action, Steps::new(rates, cost), None);
         }
     }
 
