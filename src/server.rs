@@ -149,6 +149,7 @@ pub fn run(
         pool: Arc::default(),
         ending,
     };
+    ratelimit::watch_readiness(&gateway.live, &gateway.lifecycle, &store);
     gateway.lifecycle.met(Condition::Config);
     if gateway.live.load().auth.remote_keys().next().is_none() {
         gateway.lifecycle.met(Condition::KeySets);

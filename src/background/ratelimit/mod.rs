@@ -4,6 +4,7 @@
 //! time: the more is asked, the less a question costs.
 
 mod beat;
+mod readiness;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
@@ -14,6 +15,8 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::filter::ratelimit::shared::{Answer, Question, Shared};
 use crate::metrics::{RedisCommand, RedisError};
 use crate::store::{Call, Failure, Script, Store};
+
+pub use self::readiness::watch as watch_readiness;
 
 /// How many questions make a pipeline, which occupies Redis for two milliseconds or so.
 const AT_ONCE: usize = 256;

@@ -30,6 +30,8 @@ pub struct RateLimits {
     pub headers: RateHeaders,
     /// How long a request waits for Redis in all.
     pub timeout: Duration,
+    /// Whether readiness depends on Redis.
+    pub required: bool,
     shared: Arc<Shared>,
 }
 
@@ -51,6 +53,7 @@ impl RateLimits {
             policies: config.policies.iter().map(compile).collect(),
             headers: config.headers,
             timeout: config.timeout,
+            required: config.required,
             shared,
         }
     }
