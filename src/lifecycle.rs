@@ -244,7 +244,9 @@ mod tests {
     #[test]
     fn redis_comes_and_goes() {
         let life = Lifecycle::default();
-        [Condition::Config, Condition::Listeners, Condition::KeySets].map(|one| life.met(one));
+        for condition in Condition::ALL {
+            life.met(condition);
+        }
         life.set_redis_missing(true);
         assert_eq!(life.not_ready_reasons(), ["redis"]);
         life.set_redis_missing(false);

@@ -326,6 +326,14 @@ fn what_is_wrong_is_told_with_its_place() {
             "would refuse nothing",
         ),
         (
+            config("p: { limit: 5/s, cost: 6 }", "p"),
+            "expected at most the burst, 5",
+        ),
+        (
+            config("p: { limit: 5/s, burst: 2 }", "[{ policy: p, cost: 3 }]"),
+            "at most the burst, 2",
+        ),
+        (
             config("a b: { limit: 1/s }", "none"),
             "is no name for a policy",
         ),
