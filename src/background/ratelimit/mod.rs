@@ -4,9 +4,10 @@
 //! time: the more is asked, the less a question costs.
 
 mod beat;
+mod lend;
 mod readiness;
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Weak};
 use std::time::Instant;
 
 use redis::{RedisWrite, ToRedisArgs};
@@ -34,13 +35,14 @@ pub fn start(shared: &Arc<Shared>, store: &Arc<Store>) {
         let asking = Arc::clone(shared);
         store.spawn(async move { answer(questions, &asking, &weak).await });
         store.spawn(beat::keep(Arc::clone(shared), Arc::downgrade(store)));
+        store.spawn(lend::keep(Arc::clone(shared), Arc::downgrade(store)));
     }
 }
 
 async fn answer(
     mut questions: mpsc::Receiver<Question>,
     shared: &Arc<Shared>,
-    store: &std::sync::Weak<Store>,
+    store: &Weak<Store>,
 ) {
     let places = Arc::new(Semaphore::new(IN_FLIGHT));
     let mut asked = Vec::with_capacity(AT_ONCE);

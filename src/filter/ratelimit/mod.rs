@@ -6,6 +6,7 @@
 
 mod fields;
 mod key;
+pub mod lease;
 mod policy;
 pub mod rate;
 pub mod shared;

@@ -8,8 +8,9 @@ use http::HeaderName;
 
 use super::fields::Announced;
 use super::key;
+use super::lease::{Leases, Taken};
 use super::rate::{Nanos, Rate, Verdict};
-use super::shared::Shared;
+use super::shared::{Shared, Unanswered};
 use super::table::Table;
 use crate::config::model::{FailureMode, Mode, RatePolicy, Scope, Window};
 use crate::filter::headers::Facts;
@@ -30,6 +31,8 @@ pub struct Policy {
 /// What a policy counts in here. It goes over to the next generation.
 pub(super) struct Buckets {
     table: Table,
+    /// What is leased from Redis, in the mode that does so.
+    leases: Option<Arc<Leases>>,
     /// Makes the numbers of keys.
     state: RandomState,
     /// What times are counted from.
@@ -61,11 +64,20 @@ pub struct Charge {
     policy: Arc<Policy>,
     tier: Option<usize>,
     key: u64,
-    /// What instances call it, if they counted together.
-    name: Option<Box<str>>,
+    place: Place,
     cost: u64,
     /// What was decided.
     pub verdict: Verdict,
+}
+
+/// Where it was taken.
+enum Place {
+    /// From this instance's own buckets.
+    Here,
+    /// From the bucket of this name in Redis.
+    Redis(Box<str>),
+    /// From what was leased; with the name, if a response may say that it costs more.
+    Lease(Option<Box<str>>),
 }
 
 /// A request that is to be held against a policy.
@@ -91,12 +103,16 @@ impl Policy {
         let tiers = config.tiers.iter().flat_map(|tiers| &tiers.limits);
         let counts_the_same = |previous: &&Self| {
             let table = &previous.buckets.table;
-            previous.config.key == config.key && table.fits(config.max_keys, config.windows.len())
+            previous.config.key == config.key
+                && previous.config.scope == config.scope
+                && table.fits(config.max_keys, config.windows.len())
         };
         let buckets = match previous.filter(counts_the_same) {
             Some(previous) => Arc::clone(&previous.buckets),
             None => Arc::new(Buckets {
                 table: Table::new(config.max_keys, config.windows.len()),
+                leases: (config.scope == Scope::Shared(Mode::Fast))
+                    .then(|| Leases::new(shared, config.max_keys)),
                 state: RandomState::new(),
                 beginning: Instant::now(),
             }),
@@ -139,41 +155,63 @@ impl Policy {
             key: key::hash(&self.config.key, facts, &self.buckets.state),
             cost: cost.unwrap_or(self.config.cost.request),
         };
-        match self.config.scope {
-            Scope::Node => {
-                let rates = &self.limits(asked.tier).rates;
+        let rates = &self.limits(asked.tier).rates;
+        match (self.config.scope, &self.buckets.leases) {
+            (Scope::Node, _) => {
                 let verdict = self.count_here(&asked, rates, now);
-                self.decided(&asked, None, verdict, LimitSource::Local)
+                self.decided(&asked, Place::Here, verdict, LimitSource::Local)
             }
-            // On the heap, so that requests that are counted here do not make room for it.
-            Scope::Shared(mode) => Box::pin(self.ask(&asked, mode, now, until)).await,
+            (Scope::Shared(_), Some(leases)) => {
+                let name = || self.name(facts).into_string();
+                match leases.take(asked.key, name, rates, asked.cost, now) {
+                    Taken::Decided(verdict) => self.leased(&asked, verdict),
+                    Taken::Unanswered(_) => self.without_redis(&asked, now),
+                    // On the heap, so that requests that do not wait do not make room for it.
+                    Taken::Wait => Box::pin(self.wait(&asked, leases, now, until)).await,
+                }
+            }
+            (Scope::Shared(_), None) => Box::pin(self.ask(&asked, now, until)).await,
         }
     }
 
-    async fn ask(
+    async fn wait(
         self: &Arc<Self>,
         asked: &Asked<'_, '_>,
-        mode: Mode,
+        leases: &Leases,
         now: Instant,
         until: Instant,
     ) -> Outcome {
+        let answer = leases.wait(asked.key, asked.cost, until).await;
+        match self.waited(answer, now) {
+            Some(verdict) => self.leased(asked, verdict),
+            None => self.without_redis(asked, now),
+        }
+    }
+
+    async fn ask(self: &Arc<Self>, asked: &Asked<'_, '_>, now: Instant, until: Instant) -> Outcome {
         let name = self.name(asked.facts);
         let rates = &self.limits(asked.tier).rates;
-        let answer = match mode {
-            Mode::Precise | Mode::Fast => self.shared.take(&name, rates, asked.cost, until).await,
-        };
-        self.metrics.waited(now.elapsed());
-        match answer {
-            Ok(verdict) => self.decided(asked, Some(name), verdict, LimitSource::Redis),
-            Err(_) => {
-                self.metrics.failed();
-                self.without_redis(asked, now)
-            }
+        let answer = self.shared.take(&name, rates, asked.cost, until).await;
+        match self.waited(answer, now) {
+            Some(verdict) => self.decided(asked, Place::Redis(name), verdict, LimitSource::Redis),
+            None => self.without_redis(asked, now),
         }
+    }
+
+    fn waited(&self, answer: Result<Verdict, Unanswered>, since: Instant) -> Option<Verdict> {
+        self.metrics.waited(since.elapsed());
+        answer.ok()
+    }
+
+    fn leased(self: &Arc<Self>, asked: &Asked<'_, '_>, verdict: Verdict) -> Outcome {
+        let may_cost_more = self.config.cost.response_header.is_some();
+        let name = may_cost_more.then(|| self.name(asked.facts));
+        self.decided(asked, Place::Lease(name), verdict, LimitSource::Redis)
     }
 
     /// What happens when Redis cannot decide.
     fn without_redis(self: &Arc<Self>, asked: &Asked<'_, '_>, now: Instant) -> Outcome {
+        self.metrics.failed();
         let source = LimitSource::Fallback;
         match self.config.failure_mode {
             FailureMode::FailLocal => {
@@ -181,7 +219,7 @@ impl Policy {
                 let whole = self.limits(asked.tier).rates.iter();
                 let rates: Vec<Rate> = whole.map(|rate| rate.share(instances)).collect();
                 let verdict = self.count_here(asked, &rates, now);
-                self.decided(asked, None, verdict, source)
+                self.decided(asked, Place::Here, verdict, source)
             }
             FailureMode::FailOpen => {
                 self.metrics.decided(LimitResult::Allowed, source);
@@ -206,7 +244,7 @@ impl Policy {
     fn decided(
         self: &Arc<Self>,
         asked: &Asked<'_, '_>,
-        name: Option<Box<str>>,
+        place: Place,
         verdict: Verdict,
         source: LimitSource,
     ) -> Outcome {
@@ -220,7 +258,7 @@ impl Policy {
             policy: Arc::clone(self),
             tier: asked.tier,
             key: asked.key,
-            name,
+            place,
             // What was refused took nothing.
             cost: if verdict.admitted { asked.cost } else { 0 },
             verdict,
@@ -294,12 +332,11 @@ impl Charge {
     /// Without Redis a share was taken, of which this gives back less than it was.
     fn return_units(&self, units: u64) {
         let rates = &self.policy.limits(self.tier).rates;
-        match &self.name {
-            Some(name) => self.policy.shared.give_back(name, rates, units),
-            None => {
-                let table = &self.policy.buckets.table;
-                table.give_back(self.key, rates, units);
-            }
+        let buckets = &self.policy.buckets;
+        match (&self.place, &buckets.leases) {
+            (Place::Redis(name), _) => self.policy.shared.give_back(name, rates, units),
+            (Place::Lease(_), Some(leases)) => leases.give_back(self.key, units),
+            _ => buckets.table.give_back(self.key, rates, units),
         }
     }
 
@@ -315,12 +352,15 @@ impl Charge {
         }
         let more = total - self.cost;
         let rates = &self.policy.limits(self.tier).rates;
-        match &self.name {
-            Some(name) => self.policy.shared.charge(name, rates, more),
-            None => {
-                let (table, now) = (&self.policy.buckets.table, self.policy.buckets.nanos(now));
-                table.charge(self.key, rates, more, now);
+        let buckets = &self.policy.buckets;
+        match (&self.place, &buckets.leases) {
+            (Place::Redis(name), _) => self.policy.shared.charge(name, rates, more),
+            (Place::Lease(Some(name)), Some(leases)) => {
+                leases.charge(self.key, || name.to_string(), rates, more, now);
             }
+            _ => buckets
+                .table
+                .charge(self.key, rates, more, buckets.nanos(now)),
         }
     }
 }

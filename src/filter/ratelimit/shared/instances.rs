@@ -7,24 +7,15 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 const REMEMBERED: usize = 3;
 
 /// The number, and the last counts.
+#[derive(Default)]
 pub struct Instances {
     number: AtomicU32,
     last: [AtomicU32; REMEMBERED],
     turn: AtomicU32,
 }
 
-impl Default for Instances {
-    fn default() -> Self {
-        Self {
-            number: AtomicU32::new(1),
-            last: Default::default(),
-            turn: AtomicU32::new(0),
-        }
-    }
-}
-
 impl Instances {
-    /// How many there are, this one included.
+    /// How many there are, this one included; 0 before they were counted.
     pub fn number(&self) -> u32 {
         self.number.load(Relaxed)
     }
@@ -47,7 +38,7 @@ mod tests {
     #[test]
     fn more_count_at_once_and_fewer_after_a_while() {
         let instances = Instances::default();
-        assert_eq!(instances.number(), 1);
+        assert_eq!(instances.number(), 0);
         let counts = [3, 1, 3, 2, 2, 2, 0, 0, 0];
         let numbers = counts.map(|count| {
             instances.counted(count);

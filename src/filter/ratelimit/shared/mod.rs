@@ -9,7 +9,7 @@ mod question;
 mod report;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -19,6 +19,7 @@ use self::health::{Change, Health};
 use self::instances::Instances;
 use self::question::Steps;
 use self::report::{Line, Report};
+use super::lease::Leases;
 use super::rate::{Rate, Verdict};
 use crate::metrics::RedisError;
 
@@ -61,6 +62,10 @@ pub struct Shared {
     instances: Instances,
     /// In microseconds.
     patience: AtomicU64,
+    /// Those who lease tokens.
+    leases: Mutex<Vec<Weak<Leases>>>,
+    /// Somebody waits for tokens.
+    hurry: Notify,
 }
 
 impl Default for Shared {
@@ -76,6 +81,8 @@ impl Default for Shared {
             fell: Notify::new(),
             instances: Instances::default(),
             patience: AtomicU64::new(0),
+            leases: Mutex::default(),
+            hurry: Notify::new(),
         };
         shared.set_patience(PATIENCE);
         shared
@@ -123,7 +130,23 @@ impl Shared {
 
     /// How many instances count together, as far as is known; at least 1.
     pub fn instances(&self) -> u32 {
+        self.instances.number().max(1)
+    }
+
+    /// The same, but 0 before they were counted.
+    pub(super) fn known_instances(&self) -> u32 {
         self.instances.number()
+    }
+
+    /// These want to lease tokens from now on.
+    pub(super) fn lends(&self, leases: Weak<Leases>) {
+        lock(&self.leases).push(leases);
+        self.hurry();
+    }
+
+    /// There is an order that somebody waits for.
+    pub(super) fn hurry(&self) {
+        self.hurry.notify_one();
     }
 
     /// Whether the store answers, as far as is known.
@@ -219,6 +242,18 @@ impl Shared {
     /// The store counted so many instances.
     pub fn counted(&self, instances: u32) {
         self.instances.counted(instances);
+    }
+
+    /// Those who lease tokens.
+    pub fn leases(&self) -> Vec<Arc<Leases>> {
+        let mut leases = lock(&self.leases);
+        leases.retain(|leases| leases.strong_count() > 0);
+        leases.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Waits until there is an order that somebody waits for.
+    pub async fn hurried(&self) {
+        self.hurry.notified().await;
     }
 
     /// Waits until an outage begins.
