@@ -34,8 +34,8 @@ LIMIT = f"key: 'header:x-key', limit: 60/hour, burst: 1000, max_keys: {MAX_KEYS}
 # Name, policy, bytes for a key as docs/configuration.md has them. A shared one counts by itself in
 # the table of `scope: node`, too, when Redis is away.
 SCOPES = [
-    ("node", f"{LIMIT}, scope: node", 32),
-    ("fast", f"{LIMIT}, scope: shared, mode: fast", 332),
+    ("node", f"{LIMIT}, scope: node", 24),
+    ("fast", f"{LIMIT}, scope: shared, mode: fast", 324),
 ]
 
 
