@@ -1,0 +1,5 @@
+//! Limits that instances count together, with a real Redis between several instances of what counts.
+
+mod instance;
+mod outages;
+mod precise;
