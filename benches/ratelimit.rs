@@ -11,6 +11,8 @@ use edge_gateway::filter::ratelimit::table::Table;
 
 /// Between two requests: a million a second.
 const STEP: Nanos = 1000;
+/// The default of `max_keys`.
+const MAX_KEYS: usize = 100_000;
 
 fn main() {
     let mut criterion = Criterion::default()
@@ -46,7 +48,7 @@ fn hash(number: u64) -> u64 {
 }
 
 fn table(criterion: &mut Criterion, keys: u64, windows: usize) {
-    let table = Table::new(1_000_000, windows);
+    let table = Table::new((keys as usize).max(MAX_KEYS), windows);
     let rates = rates(windows);
     let mut number = 0;
     criterion.bench_function(&format!("take/{keys} keys, {windows} windows"), |bencher| {
@@ -60,7 +62,7 @@ fn table(criterion: &mut Criterion, keys: u64, windows: usize) {
 
 /// Each key is new and lives for an hour, so that soon every set is full.
 fn flood(criterion: &mut Criterion) {
-    let table = Table::new(100_000, 1);
+    let table = Table::new(MAX_KEYS, 1);
     let rates = [Rate::new(Window {
         limit: 1,
         period: Duration::from_secs(3600),

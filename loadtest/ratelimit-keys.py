@@ -30,12 +30,12 @@ OTHERS = [f"other{index}" for index in range(20)]
 
 # Each key of the flood counts for a minute, so that the table is full of them; the others use up two
 # thirds of their burst.
-LIMIT = f"key: 'header:x-key', limit: 60/hour, burst: 1000, max_keys: {MAX_KEYS}"
+LIMIT = f"key: 'header:x-key', limit: 60/h, burst: 1000, max_keys: {MAX_KEYS}"
 # Name, policy, bytes for a key as docs/configuration.md has them. A shared one counts by itself in
 # the table of `scope: node`, too, when Redis is away.
 SCOPES = [
-    ("node", f"{LIMIT}, scope: node", 32),
-    ("fast", f"{LIMIT}, scope: shared, mode: fast", 332),
+    ("node", f"{LIMIT}, scope: node", 24),
+    ("fast", f"{LIMIT}, scope: shared, mode: fast", 324),
 ]
 
 

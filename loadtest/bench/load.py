@@ -151,6 +151,15 @@ def answers(port):
     return True
 
 
+def listens(port):
+    """Whether somebody takes connections there."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
 def open_idle(port, count, into, tls=False):
     """Opens `count` connections, makes one request on each, and leaves them open in `into`."""
     context = tls_context() if tls else None

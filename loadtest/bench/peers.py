@@ -158,6 +158,10 @@ GATEWAY_SHARED_ROUTE = """  - {{name: limit_fast, match: {{path: /limit_fast}}, 
 """
 
 
+ENVOY_LIMIT = "envoy.filters.http.local_ratelimit"
+ENVOY_LIMIT_TYPE = "filters.http.local_ratelimit.v3.LocalRateLimit"
+
+
 @dataclass(frozen=True)
 class Ports:
     """Where everything listens, in a row: the backend, and the proxy with what belongs to it."""
@@ -330,7 +334,7 @@ def envoy_configuration(values):
     )
     router = envoy_type("envoy.filters.http.router", "filters.http.router.v3.Router")
     cluster = {"route": {"cluster": "bench"}}
-    limited = {"typed_per_filter_config": {"limit": envoy_limit(LIMIT)}}
+    limited = {"typed_per_filter_config": envoy_limit(LIMIT)}
     routes = [
         {"match": {"prefix": "/limit_node"}, **cluster, **limited},
         {"match": {"prefix": "/"}, **cluster},
@@ -340,7 +344,7 @@ def envoy_configuration(values):
         "filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix="bench",
         access_log=[access_log],
-        http_filters=[envoy_tokens(values), {"name": "limit", **envoy_limit_off()}, router],
+        http_filters=[envoy_tokens(values), envoy_limit_off(), router],
         route_config={"virtual_hosts": [{"name": "bench", "domains": ["*"], "routes": routes}]},
     )
     listeners = [
@@ -374,6 +378,26 @@ def envoy_tokens(values):
         providers={"bench": provider},
         rules=rules,
     )
+
+
+def envoy_limit_off():
+    """The filter that limits, which does nothing where a route does not say how much."""
+    return envoy_type(ENVOY_LIMIT, ENVOY_LIMIT_TYPE, stat_prefix="limit")
+
+
+def envoy_limit(limit):
+    """What a route says to it: one bucket, since keys would have to be listed one by one."""
+    bucket = {"max_tokens": limit, "tokens_per_fill": limit, "fill_interval": "1s"}
+    always = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
+    filtered = envoy_type(
+        ENVOY_LIMIT,
+        ENVOY_LIMIT_TYPE,
+        stat_prefix="limit",
+        token_bucket=bucket,
+        filter_enabled=always,
+        filter_enforced=always,
+    )
+    return {ENVOY_LIMIT: filtered["typed_config"]}
 
 
 def envoy_listener(name, port, chain):

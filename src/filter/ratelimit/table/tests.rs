@@ -120,10 +120,10 @@ fn without_windows_everything_is_admitted() {
 }
 
 #[test]
-fn the_bound_is_thirty_two_bytes_a_key_and_window() {
+fn the_bound_is_twenty_four_bytes_a_key_and_window() {
     for (keys, windows) in [(1, 1), (1000, 1), (100_000, 1), (1_000_000, 4)] {
         let table = Table::new(keys, windows);
-        let least = keys * 32 * windows;
+        let least = keys * 24 * windows;
         // Rounded up to whole sets in each part, and the locks.
         let most = least + PARTS * (windows * size_of::<Set>() + 64);
         assert!((least..=most).contains(&table.bytes()), "{}", table.bytes());
