@@ -157,6 +157,7 @@ fn route(number: usize, hosts: Vec<HostPattern>, path: PathPattern) -> Route {
             content_type: HeaderValue::from_static("text/plain"),
             body: Bytes::new(),
         }),
+        ip_access: None,
         auth: None,
         rewrite: None,
         request_headers: HeaderRules::default(),

@@ -6,6 +6,7 @@ mod authenticate;
 mod endpoints;
 mod failure;
 mod forward;
+mod ip_access;
 mod kept;
 mod receive;
 mod record;
@@ -68,6 +69,7 @@ impl Gateway {
         if self.answer_endpoint(exchange, context).await? {
             return Ok(());
         }
+        ip_access::judge(context).map_err(Failure::Refused)?;
         if self.send_to_https(exchange, context).await? {
             return Ok(());
         }

@@ -57,6 +57,8 @@ pub enum Rejection {
     Internal,
     /// The operators work on what is behind it; what they say about it.
     Maintenance(Arc<Notice>),
+    /// The client's address is not let in.
+    IpDenied,
     /// The client has not proved who it is, or may not do this.
     Auth(AuthRefusal),
 }
@@ -85,7 +87,7 @@ impl Notice {
 }
 
 /// Every label, for metrics that resolve their handles beforehand.
-pub const LABELS: [&str; 20] = [
+pub const LABELS: [&str; 21] = [
     "bad_request",
     "malformed_body",
     "header_too_large",
@@ -106,6 +108,7 @@ pub const LABELS: [&str; 20] = [
     "unauthorized",
     "forbidden",
     "auth_unavailable",
+    "ip_denied",
 ];
 
 impl Rejection {
@@ -134,6 +137,7 @@ impl Rejection {
                 Kind::Forbidden => 18,
                 Kind::Unavailable => 19,
             },
+            Self::IpDenied => 20,
         }
     }
 
@@ -159,6 +163,7 @@ impl Rejection {
             Self::BadGateway => StatusCode::BAD_GATEWAY,
             Self::GatewayTimeout | Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::IpDenied => StatusCode::FORBIDDEN,
             Self::Auth(refusal) => refusal.status(),
         }
     }
@@ -197,6 +202,7 @@ impl Rejection {
             Self::DeadlineExceeded => "The time allowed for the request is over.",
             Self::Internal => "Something went wrong.",
             Self::Maintenance(_) => MAINTENANCE,
+            Self::IpDenied => "Access from this address is denied.",
             Self::Auth(refusal) => refusal.sentence(),
         }
     }
@@ -412,6 +418,7 @@ mod tests {
             auth(AuthError::Missing),
             auth(AuthError::InsufficientScope),
             auth(AuthError::ProviderUnavailable),
+            Rejection::IpDenied,
         ];
         for (index, rejection) in every.iter().enumerate() {
             assert_eq!(rejection.index(), index);

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::config::model::{self, Limits, Shutdown};
 use crate::config::{Config, Fault, Secret};
 use crate::filter::auth::Auth;
+use crate::filter::ip_access::IpAccess;
 use crate::filter::maintenance::{self, Maintenance, Switches};
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::reply::Notice;
@@ -36,6 +37,8 @@ pub struct Snapshot {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Whose forwarding headers are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Who may call at all, by address.
+    pub ip_access: Option<IpAccess>,
     /// Bounds on what a client sends.
     pub limits: Limits,
     /// How the process ends.
@@ -93,6 +96,7 @@ impl Snapshot {
             auth: Arc::new(auth),
             upstreams,
             trusted_proxies: config.trusted_proxies.clone(),
+            ip_access: config.ip_access.as_ref().map(IpAccess::compile),
             limits: config.limits,
             shutdown: config.shutdown.clone(),
             admin_token: admin.and_then(|admin| admin.token.clone()),
@@ -103,6 +107,16 @@ impl Snapshot {
             notice: maintenance::notice(&config.maintenance),
             no_route: metrics.no_route(),
         })
+    }
+
+    /// Whether it has these lists of networks: a file may have others by now.
+    pub fn has_networks_of(&self, config: &Config) -> bool {
+        let same = |running: &Option<IpAccess>, read: &Option<model::IpAccess>| {
+            *running == read.as_ref().map(IpAccess::compile)
+        };
+        let mut routes = self.routes.iter().zip(&config.routes);
+        same(&self.ip_access, &config.ip_access)
+            && routes.all(|(running, read)| same(&running.ip_access, &read.ip_access))
     }
 
     /// An upstream by its name.

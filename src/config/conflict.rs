@@ -198,6 +198,7 @@ mod tests {
                 content_type: http::HeaderValue::from_static("text/plain"),
                 body: bytes::Bytes::new(),
             }),
+            ip_access: None,
             auth: None,
             rewrite: None,
             request_headers: HeaderRules::default(),

@@ -4,6 +4,7 @@
 //! for a malformed setting. Nothing here is read through serde.
 
 mod auth;
+mod ip_access;
 mod listener_tls;
 mod ratelimit;
 mod redis;
@@ -22,6 +23,7 @@ pub use super::scalar::Secret;
 use super::pattern::{HostPattern, PathPattern, Template};
 
 pub use auth::*;
+pub use ip_access::*;
 pub use listener_tls::{CertificateFiles, ClientAuth, ListenerTls, Tickets};
 pub use ratelimit::*;
 pub use redis::{Login, Redis};
@@ -39,6 +41,8 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// What a client may send, and how slowly.
     pub limits: Limits,
+    /// Who may call at all, by address; `None`: everyone.
+    pub ip_access: Option<IpAccess>,
     /// How the process ends.
     pub shutdown: Shutdown,
     /// Whether what goes to backends is down for maintenance.
@@ -375,6 +379,8 @@ pub struct Route {
     pub matcher: Match,
     /// What is done with them.
     pub action: Action,
+    /// Who may call it by address, of those who may call at all; `None`: everyone.
+    pub ip_access: Option<IpAccess>,
     /// Who may call it; `None`: everyone.
     pub auth: Option<AuthPolicy>,
     /// How the path is changed for the backend.

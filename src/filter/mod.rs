@@ -7,6 +7,7 @@ pub mod forwarding;
 pub mod framing;
 pub mod headers;
 pub mod hop_by_hop;
+pub mod ip_access;
 pub mod maintenance;
 pub mod ratelimit;
 pub mod template;

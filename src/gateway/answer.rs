@@ -1,9 +1,9 @@
 //! What the gateway answers by itself: fixed responses, redirects and refusals.
 
-use super::authenticate;
 use super::failure::Failure;
 use super::receive::request_of;
 use super::{Context, Gateway};
+use super::{authenticate, ip_access};
 use crate::config::model::Redirect;
 use crate::filter::maintenance;
 use crate::listener::connection::DRAIN_BYTES;
@@ -31,6 +31,7 @@ impl Gateway {
         if let Some(rejection) = maintenance::judge(all, &route.maintenance, proxied, notice) {
             return Err(Failure::Refused(rejection));
         }
+        ip_access::judge_route(context, &route).map_err(Failure::Refused)?;
         let admitted = authenticate::admit(exchange, context, &route).await;
         admitted.map_err(Failure::Refused)?;
         if is_too_large(exchange, route.max_body_bytes) {

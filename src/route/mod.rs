@@ -16,6 +16,7 @@ pub use router::{Found, Lookup, Router};
 use crate::config::model::{self, FixedResponse, Redirect, Rewrite, TimeoutOverrides};
 use crate::filter::auth::{Auth, Policy};
 use crate::filter::headers::HeaderFilter;
+use crate::filter::ip_access::IpAccess;
 use crate::filter::maintenance::Maintenance;
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::upstream::Upstream;
@@ -27,6 +28,8 @@ pub struct Route {
     pub name: Arc<str>,
     /// What is done with its requests.
     pub action: Action,
+    /// Who may call it by address; `None`: everyone.
+    pub ip_access: Option<IpAccess>,
     /// Who may call it; `None`: everyone.
     pub auth: Option<Policy>,
     /// How the path is changed for the backend.
@@ -130,6 +133,7 @@ impl Route {
                 model::Action::Redirect(redirect) => Action::Redirect(redirect.clone()),
                 model::Action::Respond(response) => Action::Respond(response.clone()),
             },
+            ip_access: config.ip_access.as_ref().map(IpAccess::compile),
             auth: config
                 .auth
                 .as_ref()

@@ -33,6 +33,7 @@ mod health;
 mod http2;
 mod http2_floods;
 mod http2_limits;
+mod ip_access;
 mod jwks;
 mod maintenance;
 mod memory;

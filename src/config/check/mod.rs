@@ -4,6 +4,7 @@ mod action;
 mod auth;
 mod backend_tls;
 mod header;
+mod ip_access;
 mod listener_tls;
 mod matching;
 mod process;
@@ -98,6 +99,7 @@ impl Checker<'_> {
         let access_log = self.access_log(&file.access_log);
         let metrics = self.metrics(&file.metrics);
         let redis = self.redis(file.redis.as_ref());
+        let ip_access = self.ip_access(file.ip_access.as_ref(), &Path::Root.key("ip_access"));
         let mut upstreams = self.upstreams(&file.upstreams);
         self.unnamed_upstreams(&file.routes, &mut upstreams);
         let indexes = upstreams
@@ -120,6 +122,7 @@ impl Checker<'_> {
                 .map(|(_, network)| network.0)
                 .collect(),
             limits: process::limits(&file.limits),
+            ip_access,
             shutdown: process::shutdown(&file.shutdown),
             maintenance: process::maintenance(&file.maintenance),
             log: process::log(&file.log),

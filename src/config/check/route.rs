@@ -79,6 +79,7 @@ impl Checker<'_> {
             Some(auth) => self.policy(auth, schemes, paths, &at.key("auth")),
             None => Some(None),
         };
+        let ip_access = self.ip_access(written.ip_access.as_ref(), &at.key("ip_access"));
         let headers = self.headers(&written.headers, paths, &at.key("headers"));
         let rewrite = written
             .rewrite
@@ -89,6 +90,7 @@ impl Checker<'_> {
             name,
             matcher: matcher?,
             action: action?,
+            ip_access,
             auth: auth?,
             rewrite: match rewrite {
                 Some(rewrite) => Some(rewrite?),

@@ -4,6 +4,7 @@
 //! Single values are typed here; what they mean together is the business of `check`.
 
 mod auth;
+mod ip_access;
 mod listener_tls;
 mod redis;
 mod route;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::scalar::{Address, Duration, List, Network, Secret, Size};
 
 pub use auth::*;
+pub use ip_access::*;
 pub use listener_tls::*;
 pub use redis::*;
 pub use route::*;
@@ -43,6 +45,10 @@ pub struct File {
     pub trusted_proxies: List<Network>,
     /// What a client may send, and how slowly.
     pub limits: Limits,
+    /// Who may call by the client's address, before a route is looked for; a route's own lists hold in
+    /// addition. `deny` wins over `allow`. Health and metrics endpoints are exempt.
+    #[schemars(extend("examples" = [{ "deny": ["203.0.113.0/24"], "deny_file": "blocked.txt" }]))]
+    pub ip_access: Option<IpAccess>,
     /// How the process ends after SIGTERM or SIGINT, or when a successor has taken over.
     pub shutdown: Shutdown,
     /// Maintenance: every route with an `upstream` answers 503 with `Retry-After`. Health, metrics and

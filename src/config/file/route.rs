@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::scalar::{Duration, Limit, List};
 use super::auth::RouteAuth;
+use super::ip_access::IpAccess;
 use super::upstream::one;
 
 /// One route. It has one of `upstream`, `redirect` and `respond`.
@@ -31,6 +32,9 @@ pub struct Route {
     pub redirect: Option<Redirect>,
     /// Answers with a fixed response.
     pub respond: Option<Respond>,
+    /// Who may call it by the client's address, in addition to what `ip_access` says at the top.
+    #[schemars(extend("examples" = [{ "allow": ["10.0.0.0/8"] }]))]
+    pub ip_access: Option<IpAccess>,
     /// Who may call it: `none` for everyone, the name of a scheme, or a policy. When left out, what
     /// `auth.default` says.
     #[schemars(extend("examples" = [
@@ -272,6 +276,7 @@ impl Default for Route {
             upstream: None,
             redirect: None,
             respond: None,
+            ip_access: None,
             auth: None,
             rewrite: None,
             headers: Headers::default(),

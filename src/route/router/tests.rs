@@ -31,6 +31,7 @@ fn route(name: &str, paths: &[&str]) -> Route {
             content_type: HeaderValue::from_static("text/plain"),
             body: bytes::Bytes::new(),
         }),
+        ip_access: None,
         auth: None,
         rewrite: None,
         request_headers: HeaderRules::default(),
