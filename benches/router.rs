@@ -158,6 +158,7 @@ fn route(number: usize, hosts: Vec<HostPattern>, path: PathPattern) -> Route {
             body: Bytes::new(),
         }),
         ip_access: None,
+        cors: None,
         auth: None,
         rewrite: None,
         request_headers: HeaderRules::default(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::filter::auth::Identity;
+use crate::filter::cors::Stage;
 use crate::filter::headers::Facts;
 use crate::metrics::PooledConnection;
 use crate::reply::Rejection;
@@ -34,6 +35,8 @@ pub struct RequestContext {
     pub route: Option<Arc<Route>>,
     /// The parameters of its path.
     pub params: Params,
+    /// Whether it is a browser's question whether another one may be sent.
+    pub cors: Stage,
     /// What became of authentication.
     pub auth: AuthState,
     /// Who calls, once that is proved.
@@ -92,6 +95,7 @@ impl RequestContext {
             trusted: false,
             route: None,
             params: Params::default(),
+            cors: Stage::Request,
             auth: AuthState::NotAsked,
             identity: None,
             upstream: None,

@@ -3,6 +3,7 @@
 mod answer;
 mod attempt;
 mod authenticate;
+mod cors;
 mod endpoints;
 mod failure;
 mod forward;

@@ -4,6 +4,7 @@
 //! the `error` of the body, the `error_type` of the access log and the `reason` of the metric.
 
 mod auth;
+mod cors;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use crate::lifecycle::Lifecycle;
 use crate::message::Response;
 
 pub use self::auth::AuthRefusal;
+pub use self::cors::CorsError;
 
 /// Tells the client what its request is called.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -59,6 +61,8 @@ pub enum Rejection {
     Maintenance(Arc<Notice>),
     /// The client's address is not let in.
     IpDenied,
+    /// A web page of another origin may not call.
+    CorsDenied(CorsError),
     /// The client has not proved who it is, or may not do this.
     Auth(AuthRefusal),
 }
@@ -87,7 +91,7 @@ impl Notice {
 }
 
 /// Every label, for metrics that resolve their handles beforehand.
-pub const LABELS: [&str; 21] = [
+pub const LABELS: [&str; 22] = [
     "bad_request",
     "malformed_body",
     "header_too_large",
@@ -109,6 +113,7 @@ pub const LABELS: [&str; 21] = [
     "forbidden",
     "auth_unavailable",
     "ip_denied",
+    "cors_denied",
 ];
 
 impl Rejection {
@@ -138,6 +143,7 @@ impl Rejection {
                 Kind::Unavailable => 19,
             },
             Self::IpDenied => 20,
+            Self::CorsDenied(_) => 21,
         }
     }
 
@@ -163,7 +169,7 @@ impl Rejection {
             Self::BadGateway => StatusCode::BAD_GATEWAY,
             Self::GatewayTimeout | Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::IpDenied => StatusCode::FORBIDDEN,
+            Self::IpDenied | Self::CorsDenied(_) => StatusCode::FORBIDDEN,
             Self::Auth(refusal) => refusal.status(),
         }
     }
@@ -203,6 +209,7 @@ impl Rejection {
             Self::Internal => "Something went wrong.",
             Self::Maintenance(_) => MAINTENANCE,
             Self::IpDenied => "Access from this address is denied.",
+            Self::CorsDenied(why) => why.sentence(),
             Self::Auth(refusal) => refusal.sentence(),
         }
     }
@@ -219,10 +226,11 @@ impl Rejection {
         }
     }
 
-    /// Why authentication failed, in a word of a closed set.
+    /// Why in particular, in a word of a closed set.
     fn error_type(&self) -> Option<&'static str> {
         match self {
             Self::Auth(refusal) => Some(refusal.error.as_str()),
+            Self::CorsDenied(why) => Some(why.as_str()),
             _ => None,
         }
     }
@@ -419,6 +427,7 @@ mod tests {
             auth(AuthError::InsufficientScope),
             auth(AuthError::ProviderUnavailable),
             Rejection::IpDenied,
+            Rejection::CorsDenied(CorsError::Origin),
         ];
         for (index, rejection) in every.iter().enumerate() {
             assert_eq!(rejection.index(), index);

@@ -199,6 +199,7 @@ mod tests {
                 body: bytes::Bytes::new(),
             }),
             ip_access: None,
+            cors: None,
             auth: None,
             rewrite: None,
             request_headers: HeaderRules::default(),

@@ -4,6 +4,7 @@
 //! for a malformed setting. Nothing here is read through serde.
 
 mod auth;
+mod cors;
 mod ip_access;
 mod listener_tls;
 mod ratelimit;
@@ -23,6 +24,7 @@ pub use super::scalar::Secret;
 use super::pattern::{HostPattern, PathPattern, Template};
 
 pub use auth::*;
+pub use cors::*;
 pub use ip_access::*;
 pub use listener_tls::{CertificateFiles, ClientAuth, ListenerTls, Tickets};
 pub use ratelimit::*;
@@ -43,6 +45,8 @@ pub struct Config {
     pub limits: Limits,
     /// Who may call at all, by address; `None`: everyone.
     pub ip_access: Option<IpAccess>,
+    /// Which pages of other origins may call what is no route's; `None`: nobody is told.
+    pub cors: Option<Cors>,
     /// How the process ends.
     pub shutdown: Shutdown,
     /// Whether what goes to backends is down for maintenance.
@@ -381,6 +385,8 @@ pub struct Route {
     pub action: Action,
     /// Who may call it by address, of those who may call at all; `None`: everyone.
     pub ip_access: Option<IpAccess>,
+    /// Which pages of other origins may call it; `None` leaves it to the backend.
+    pub cors: Option<Cors>,
     /// Who may call it; `None`: everyone.
     pub auth: Option<AuthPolicy>,
     /// How the path is changed for the backend.

@@ -137,6 +137,9 @@ impl Written {
             ("metrics", self.branch("metrics", &file.metrics)),
             ("auth", self.branch("auth", &file.auth)),
         ];
+        if let Some(cors) = &file.cors {
+            keys.push(("cors", self.branch("cors", cors)));
+        }
         if let Some(lists) = &file.ip_access {
             keys.push(("ip_access", self.branch("ip_access", lists)));
         }

@@ -3,8 +3,9 @@
 use super::failure::Failure;
 use super::receive::request_of;
 use super::{Context, Gateway};
-use super::{authenticate, ip_access};
+use super::{authenticate, cors, ip_access};
 use crate::config::model::Redirect;
+use crate::filter::cors::Stage;
 use crate::filter::maintenance;
 use crate::listener::connection::DRAIN_BYTES;
 use crate::listener::exchange::{ClientFault, Exchange};
@@ -28,10 +29,18 @@ impl Gateway {
         let proxied = matches!(route.action, Action::Proxy(_));
         let snapshot = &context.snapshot;
         let (all, notice) = (&snapshot.maintenance, &snapshot.notice);
-        if let Some(rejection) = maintenance::judge(all, &route.maintenance, proxied, notice) {
+        // What a browser asks is answered all the same: a page can read a refusal only of a request
+        // that its browser sends.
+        let is_request = context.cors == Stage::Request;
+        if is_request
+            && let Some(rejection) = maintenance::judge(all, &route.maintenance, proxied, notice)
+        {
             return Err(Failure::Refused(rejection));
         }
         ip_access::judge_route(context, &route).map_err(Failure::Refused)?;
+        if self.answer_preflight(exchange, context).await? {
+            return Ok(true);
+        }
         let admitted = authenticate::admit(exchange, context, &route).await;
         admitted.map_err(Failure::Refused)?;
         if is_too_large(exchange, route.max_body_bytes) {
@@ -126,6 +135,7 @@ impl Gateway {
                 route.response_headers.apply(facts, &mut response.headers);
             });
         }
+        cors::tell(exchange, context, response);
     }
 
     /// Refuses the request and remembers why.
@@ -151,6 +161,7 @@ impl Gateway {
         let id = context.request_id.as_str();
         let (mut head, body) = rejection.response(&request.headers, request.version, id);
         secure(context, &mut head);
+        cors::tell(exchange, context, &mut head);
         context.rejection = Some(rejection);
         exchange.answer(head, body).await
     }

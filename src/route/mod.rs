@@ -15,6 +15,7 @@ pub use router::{Found, Lookup, Router};
 
 use crate::config::model::{self, FixedResponse, Redirect, Rewrite, TimeoutOverrides};
 use crate::filter::auth::{Auth, Policy};
+use crate::filter::cors::Cors;
 use crate::filter::headers::HeaderFilter;
 use crate::filter::ip_access::IpAccess;
 use crate::filter::maintenance::Maintenance;
@@ -30,6 +31,8 @@ pub struct Route {
     pub action: Action,
     /// Who may call it by address; `None`: everyone.
     pub ip_access: Option<IpAccess>,
+    /// Which pages of other origins may call it; `None` leaves it to the backend.
+    pub cors: Option<Cors>,
     /// Who may call it; `None`: everyone.
     pub auth: Option<Policy>,
     /// How the path is changed for the backend.
@@ -134,6 +137,10 @@ impl Route {
                 model::Action::Respond(response) => Action::Respond(response.clone()),
             },
             ip_access: config.ip_access.as_ref().map(IpAccess::compile),
+            cors: config
+                .cors
+                .as_ref()
+                .map(|policy| Cors::compile(policy, &config.matcher.methods)),
             auth: config
                 .auth
                 .as_ref()

@@ -20,6 +20,7 @@ mod basic_auth;
 mod client_limit;
 mod config_cli;
 mod control;
+mod cors;
 mod demo;
 mod diff;
 mod documents;

@@ -3,6 +3,7 @@
 mod action;
 mod auth;
 mod backend_tls;
+mod cors;
 mod header;
 mod ip_access;
 mod listener_tls;
@@ -18,6 +19,7 @@ use std::path::Path as FilePath;
 use std::sync::Arc;
 
 pub use self::auth::expiry;
+use self::route::Defaults;
 use super::conflict::conflicts;
 use super::env::Env;
 use super::file::File;
@@ -100,6 +102,7 @@ impl Checker<'_> {
         let metrics = self.metrics(&file.metrics);
         let redis = self.redis(file.redis.as_ref());
         let ip_access = self.ip_access(file.ip_access.as_ref(), &Path::Root.key("ip_access"));
+        let cors = self.cors(file.cors.as_ref(), &Path::Root.key("cors"));
         let mut upstreams = self.upstreams(&file.upstreams);
         self.unnamed_upstreams(&file.routes, &mut upstreams);
         let indexes = upstreams
@@ -109,7 +112,11 @@ impl Checker<'_> {
             .collect();
         let (auth, schemes) = self.auth(&file.auth);
         let default = self.default_policy(&file.auth, &schemes);
-        let routes = self.routes(&file.routes, &indexes, &schemes, default.flatten().as_ref());
+        let defaults = Defaults {
+            auth: default.flatten(),
+            cors: cors.clone(),
+        };
+        let routes = self.routes(&file.routes, &indexes, &schemes, &defaults);
         let routes = self.told_apart(routes);
         self.warn_of_limits(&file.limits);
         Some(Config {
@@ -123,6 +130,7 @@ impl Checker<'_> {
                 .collect(),
             limits: process::limits(&file.limits),
             ip_access,
+            cors,
             shutdown: process::shutdown(&file.shutdown),
             maintenance: process::maintenance(&file.maintenance),
             log: process::log(&file.log),

@@ -8,10 +8,18 @@ use super::action::Indexes;
 use super::auth::Schemes;
 use super::process::label;
 use crate::config::file;
-use crate::config::model::{AuthPolicy, HeaderRules, Route, TimeoutOverrides};
+use crate::config::model::{AuthPolicy, Cors, HeaderRules, Route, TimeoutOverrides};
 use crate::config::pattern::PathPattern;
 use crate::config::scalar::List;
 use crate::config::tree::Path;
+
+/// What holds for routes that say nothing themselves.
+pub(super) struct Defaults {
+    /// Who may call.
+    pub auth: Option<AuthPolicy>,
+    /// Which pages of other origins may.
+    pub cors: Option<Cors>,
+}
 
 impl Checker<'_> {
     /// The routes in the order of the file; `None` is one that is not sound.
@@ -20,7 +28,7 @@ impl Checker<'_> {
         written: &List<file::Route>,
         indexes: &Indexes,
         schemes: &Schemes,
-        default: Option<&AuthPolicy>,
+        defaults: &Defaults,
     ) -> Vec<Option<Route>> {
         let root = Path::Root;
         let list = root.key("routes");
@@ -36,10 +44,16 @@ impl Checker<'_> {
             };
             let item = list.item(index);
             routes[index] = self.route(route, name.into(), indexes, schemes, &item);
-            if let Some(checked) = &mut routes[index]
-                && route.auth.is_none()
-            {
-                checked.auth = default.cloned();
+            let cors = self.route_cors(
+                route.cors.as_ref(),
+                defaults.cors.as_ref(),
+                &item.key("cors"),
+            );
+            if let Some(checked) = &mut routes[index] {
+                checked.cors = cors;
+                if route.auth.is_none() {
+                    checked.auth = defaults.auth.clone();
+                }
             }
         }
         routes
@@ -91,6 +105,7 @@ impl Checker<'_> {
             matcher: matcher?,
             action: action?,
             ip_access,
+            cors: None,
             auth: auth?,
             rewrite: match rewrite {
                 Some(rewrite) => Some(rewrite?),

@@ -4,6 +4,7 @@
 //! Single values are typed here; what they mean together is the business of `check`.
 
 mod auth;
+mod cors;
 mod ip_access;
 mod listener_tls;
 mod redis;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::scalar::{Address, Duration, List, Network, Secret, Size};
 
 pub use auth::*;
+pub use cors::*;
 pub use ip_access::*;
 pub use listener_tls::*;
 pub use redis::*;
@@ -49,6 +51,10 @@ pub struct File {
     /// addition. `deny` wins over `allow`. Health and metrics endpoints are exempt.
     #[schemars(extend("examples" = [{ "deny": ["203.0.113.0/24"], "deny_file": "blocked.txt" }]))]
     pub ip_access: Option<IpAccess>,
+    /// Cross-origin resource sharing for routes that say nothing themselves: which web pages of other
+    /// origins may call. When left out, the gateway leaves it to backends.
+    #[schemars(extend("examples" = [{ "allow_origins": ["https://app.example.com"] }]))]
+    pub cors: Option<Cors>,
     /// How the process ends after SIGTERM or SIGINT, or when a successor has taken over.
     pub shutdown: Shutdown,
     /// Maintenance: every route with an `upstream` answers 503 with `Retry-After`. Health, metrics and

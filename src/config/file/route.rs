@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::scalar::{Duration, Limit, List};
 use super::auth::RouteAuth;
+use super::cors::RouteCors;
 use super::ip_access::IpAccess;
 use super::upstream::one;
 
@@ -35,6 +36,10 @@ pub struct Route {
     /// Who may call it by the client's address, in addition to what `ip_access` says at the top.
     #[schemars(extend("examples" = [{ "allow": ["10.0.0.0/8"] }]))]
     pub ip_access: Option<IpAccess>,
+    /// Which web pages of other origins may call it: a policy in the place of the one at the top, or
+    /// `none` to leave it to the backend.
+    #[schemars(extend("examples" = ["none", { "allow_origins": ["https://app.example.com"] }]))]
+    pub cors: Option<RouteCors>,
     /// Who may call it: `none` for everyone, the name of a scheme, or a policy. When left out, what
     /// `auth.default` says.
     #[schemars(extend("examples" = [
@@ -277,6 +282,7 @@ impl Default for Route {
             redirect: None,
             respond: None,
             ip_access: None,
+            cors: None,
             auth: None,
             rewrite: None,
             headers: Headers::default(),

@@ -32,6 +32,7 @@ fn route(name: &str, paths: &[&str]) -> Route {
             body: bytes::Bytes::new(),
         }),
         ip_access: None,
+        cors: None,
         auth: None,
         rewrite: None,
         request_headers: HeaderRules::default(),
