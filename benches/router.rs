@@ -160,6 +160,7 @@ fn route(number: usize, hosts: Vec<HostPattern>, path: PathPattern) -> Route {
         ip_access: None,
         cors: None,
         auth: None,
+        limits: Vec::new(),
         rewrite: None,
         request_headers: HeaderRules::default(),
         response_headers: HeaderRules::default(),

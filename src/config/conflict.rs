@@ -201,6 +201,7 @@ mod tests {
             ip_access: None,
             cors: None,
             auth: None,
+            limits: Vec::new(),
             rewrite: None,
             request_headers: HeaderRules::default(),
             response_headers: HeaderRules::default(),

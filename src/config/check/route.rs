@@ -7,18 +7,25 @@ use super::Checker;
 use super::action::Indexes;
 use super::auth::Schemes;
 use super::process::label;
+use super::ratelimit::Policies;
 use crate::config::file;
 use crate::config::model::{AuthPolicy, Cors, HeaderRules, Route, TimeoutOverrides};
 use crate::config::pattern::PathPattern;
 use crate::config::scalar::List;
 use crate::config::tree::Path;
 
-/// What holds for routes that say nothing themselves.
-pub(super) struct Defaults {
-    /// Who may call.
-    pub auth: Option<AuthPolicy>,
-    /// Which pages of other origins may.
-    pub cors: Option<Cors>,
+/// What routes may refer to.
+pub(super) struct Known<'a> {
+    /// Upstreams by name.
+    pub upstreams: &'a Indexes,
+    /// The schemes of `auth`.
+    pub schemes: &'a Schemes,
+    /// What routes ask for that say nothing of `auth`.
+    pub default: Option<AuthPolicy>,
+    /// The policies of `ratelimit`.
+    pub policies: &'a Policies,
+    /// Which pages of other origins may call routes that say nothing of it.
+    pub cors: Option<&'a Cors>,
 }
 
 impl Checker<'_> {
@@ -26,9 +33,7 @@ impl Checker<'_> {
     pub(super) fn routes(
         &mut self,
         written: &List<file::Route>,
-        indexes: &Indexes,
-        schemes: &Schemes,
-        defaults: &Defaults,
+        known: &Known<'_>,
     ) -> Vec<Option<Route>> {
         let root = Path::Root;
         let list = root.key("routes");
@@ -43,18 +48,7 @@ impl Checker<'_> {
                 None => names.derive(route),
             };
             let item = list.item(index);
-            routes[index] = self.route(route, name.into(), indexes, schemes, &item);
-            let cors = self.route_cors(
-                route.cors.as_ref(),
-                defaults.cors.as_ref(),
-                &item.key("cors"),
-            );
-            if let Some(checked) = &mut routes[index] {
-                checked.cors = cors;
-                if route.auth.is_none() {
-                    checked.auth = defaults.auth.clone();
-                }
-            }
+            routes[index] = self.route(route, name.into(), known, &item);
         }
         routes
     }
@@ -82,18 +76,21 @@ impl Checker<'_> {
         &mut self,
         written: &file::Route,
         name: Arc<str>,
-        indexes: &Indexes,
-        schemes: &Schemes,
+        known: &Known<'_>,
         at: &Path<'_>,
     ) -> Option<Route> {
         let matcher = self.matcher(&written.matcher, &at.key("match"));
         let paths = matcher.as_ref().map(|matcher| matcher.paths.as_slice());
-        let action = self.action(written, paths, indexes, at);
+        let action = self.action(written, paths, known.upstreams, at);
         let auth = match &written.auth {
-            Some(auth) => self.policy(auth, schemes, paths, &at.key("auth")),
-            None => Some(None),
+            Some(auth) => self.policy(auth, known.schemes, paths, &at.key("auth")),
+            None => Some(known.default.clone()),
         };
+        let asked = auth.as_ref().and_then(Option::as_ref);
+        let limits = written.ratelimit.as_ref();
+        let limits = self.route_limits(limits, known.policies, paths, asked, at);
         let ip_access = self.ip_access(written.ip_access.as_ref(), &at.key("ip_access"));
+        let cors = self.route_cors(written.cors.as_ref(), known.cors, &at.key("cors"));
         let headers = self.headers(&written.headers, paths, &at.key("headers"));
         let rewrite = written
             .rewrite
@@ -105,8 +102,9 @@ impl Checker<'_> {
             matcher: matcher?,
             action: action?,
             ip_access,
-            cors: None,
+            cors,
             auth: auth?,
+            limits: limits?,
             rewrite: match rewrite {
                 Some(rewrite) => Some(rewrite?),
                 None => None,

@@ -1,3 +1,4 @@
 //! How much: limits on the rate of requests.
 
+pub mod key;
 pub mod rate;

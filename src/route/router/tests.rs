@@ -34,6 +34,7 @@ fn route(name: &str, paths: &[&str]) -> Route {
         ip_access: None,
         cors: None,
         auth: None,
+        limits: Vec::new(),
         rewrite: None,
         request_headers: HeaderRules::default(),
         response_headers: HeaderRules::default(),
