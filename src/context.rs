@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::filter::auth::Identity;
+use crate::filter::concurrency::Places;
+use crate::filter::cors::Stage;
 use crate::filter::headers::Facts;
 use crate::filter::ratelimit::Charge;
 use crate::metrics::PooledConnection;
@@ -35,6 +37,8 @@ pub struct RequestContext {
     pub route: Option<Arc<Route>>,
     /// The parameters of its path.
     pub params: Params,
+    /// Whether it is a browser's question whether another one may be sent.
+    pub cors: Stage,
     /// What became of authentication.
     pub auth: AuthState,
     /// Who calls, once that is proved.
@@ -43,6 +47,8 @@ pub struct RequestContext {
     pub charges: Vec<Charge>,
     /// How long it was held against them, if it was.
     pub limited_for: Option<Duration>,
+    /// Its places among the requests in flight.
+    pub places: Places,
     /// The upstream it goes to.
     pub upstream: Option<Arc<Upstream>>,
     /// The attempt in progress, or the last one.
@@ -97,10 +103,12 @@ impl RequestContext {
             trusted: false,
             route: None,
             params: Params::default(),
+            cors: Stage::Request,
             auth: AuthState::NotAsked,
             identity: None,
             charges: Vec::new(),
             limited_for: None,
+            places: Places::default(),
             upstream: None,
             attempt: None,
             tried: Tried::default(),

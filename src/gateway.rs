@@ -3,9 +3,12 @@
 mod answer;
 mod attempt;
 mod authenticate;
+mod concurrency;
+mod cors;
 mod endpoints;
 mod failure;
 mod forward;
+mod ip_access;
 mod kept;
 mod limit;
 mod receive;
@@ -69,6 +72,7 @@ impl Gateway {
         if self.answer_endpoint(exchange, context).await? {
             return Ok(());
         }
+        ip_access::judge(context).map_err(Failure::Refused)?;
         if self.send_to_https(exchange, context).await? {
             return Ok(());
         }

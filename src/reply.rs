@@ -4,6 +4,7 @@
 //! the `error` of the body, the `error_type` of the access log and the `reason` of the metric.
 
 mod auth;
+mod cors;
 mod limit;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::lifecycle::Lifecycle;
 use crate::message::Response;
 
 pub use self::auth::AuthRefusal;
+pub use self::cors::CorsError;
 pub use self::limit::LimitRefusal;
 
 /// Tells the client what its request is called.
@@ -59,6 +61,14 @@ pub enum Rejection {
     Internal,
     /// The operators work on what is behind it; what they say about it.
     Maintenance(Arc<Notice>),
+    /// The client's address is not let in.
+    IpDenied,
+    /// A web page of another origin may not call.
+    CorsDenied(CorsError),
+    /// Too many requests of all clients together are in flight.
+    Overloaded,
+    /// The client has too many requests in flight.
+    TooManyConcurrent,
     /// The client has not proved who it is, or may not do this.
     Auth(AuthRefusal),
     /// There were too many requests like this.
@@ -91,7 +101,7 @@ impl Notice {
 }
 
 /// Every label, for metrics that resolve their handles beforehand.
-pub const LABELS: [&str; 22] = [
+pub const LABELS: [&str; 26] = [
     "bad_request",
     "malformed_body",
     "header_too_large",
@@ -114,6 +124,10 @@ pub const LABELS: [&str; 22] = [
     "auth_unavailable",
     "rate_limited",
     "rate_limit_unavailable",
+    "ip_denied",
+    "cors_denied",
+    "overloaded",
+    "too_many_concurrent",
 ];
 
 impl Rejection {
@@ -144,6 +158,10 @@ impl Rejection {
             },
             Self::RateLimited(_) => 20,
             Self::RateLimitUnavailable => 21,
+            Self::IpDenied => 22,
+            Self::CorsDenied(_) => 23,
+            Self::Overloaded => 24,
+            Self::TooManyConcurrent => 25,
         }
     }
 
@@ -165,13 +183,15 @@ impl Rejection {
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NoHealthyBackend | Self::Maintenance(_) | Self::RateLimitUnavailable => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::NoHealthyBackend
+            | Self::Maintenance(_)
+            | Self::RateLimitUnavailable
+            | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::RateLimited(_) | Self::TooManyConcurrent => StatusCode::TOO_MANY_REQUESTS,
             Self::BadGateway => StatusCode::BAD_GATEWAY,
             Self::GatewayTimeout | Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::IpDenied | Self::CorsDenied(_) => StatusCode::FORBIDDEN,
             Self::Auth(refusal) => refusal.status(),
         }
     }
@@ -210,6 +230,10 @@ impl Rejection {
             Self::DeadlineExceeded => "The time allowed for the request is over.",
             Self::Internal => "Something went wrong.",
             Self::Maintenance(_) => MAINTENANCE,
+            Self::IpDenied => "Access from this address is denied.",
+            Self::CorsDenied(why) => why.sentence(),
+            Self::Overloaded => "There is too much to do at the moment.",
+            Self::TooManyConcurrent => "Too many requests at the same time.",
             Self::Auth(refusal) => refusal.sentence(),
             Self::RateLimited(_) => "There are too many requests.",
             Self::RateLimitUnavailable => "The service cannot count requests now.",
@@ -221,6 +245,7 @@ impl Rejection {
         match self {
             Self::NoHealthyBackend => Some(HeaderValue::from_static("5")),
             Self::Maintenance(notice) => Some(notice.retry_after.clone()),
+            Self::Overloaded | Self::TooManyConcurrent => Some(HeaderValue::from_static("1")),
             Self::Auth(refusal) if refusal.kind() == Kind::Unavailable => {
                 Some(HeaderValue::from_static("1"))
             }
@@ -230,10 +255,11 @@ impl Rejection {
         }
     }
 
-    /// Why authentication failed, in a word of a closed set.
+    /// Why in particular, in a word of a closed set.
     fn error_type(&self) -> Option<&'static str> {
         match self {
             Self::Auth(refusal) => Some(refusal.error.as_str()),
+            Self::CorsDenied(why) => Some(why.as_str()),
             _ => None,
         }
     }
@@ -343,7 +369,7 @@ impl Rejection {
     pub fn grpc_code(&self) -> u8 {
         match self {
             Self::DeadlineExceeded => grpc::DEADLINE_EXCEEDED,
-            Self::RateLimited(_) => grpc::RESOURCE_EXHAUSTED,
+            Self::RateLimited(_) | Self::TooManyConcurrent => grpc::RESOURCE_EXHAUSTED,
             _ => grpc::code_of(self.status()),
         }
     }
@@ -431,6 +457,15 @@ mod tests {
             auth(AuthError::Missing),
             auth(AuthError::InsufficientScope),
             auth(AuthError::ProviderUnavailable),
+            Rejection::RateLimited(LimitRefusal {
+                policy: "per-client".into(),
+                retry_after: 0,
+            }),
+            Rejection::RateLimitUnavailable,
+            Rejection::IpDenied,
+            Rejection::CorsDenied(CorsError::Origin),
+            Rejection::Overloaded,
+            Rejection::TooManyConcurrent,
         ];
         for (index, rejection) in every.iter().enumerate() {
             assert_eq!(rejection.index(), index);

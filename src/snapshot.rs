@@ -14,6 +14,8 @@ use tokio::sync::watch;
 use crate::config::model::{self, Limits, Shutdown};
 use crate::config::{Config, Fault, Secret};
 use crate::filter::auth::Auth;
+use crate::filter::cors::Cors;
+use crate::filter::ip_access::IpAccess;
 use crate::filter::maintenance::{self, Maintenance, Switches};
 use crate::filter::ratelimit::RateLimits;
 use crate::metrics::{Metrics, RouteMetrics};
@@ -39,6 +41,12 @@ pub struct Snapshot {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Whose forwarding headers are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Who may call at all, by address.
+    pub ip_access: Option<IpAccess>,
+    /// Which pages of other origins may call what is no route's.
+    pub cors: Option<Cors>,
+    /// Whether a route has such a policy.
+    pub has_cors: bool,
     /// Bounds on what a client sends.
     pub limits: Limits,
     /// How the process ends.
@@ -94,11 +102,17 @@ impl Snapshot {
             generation,
             source_hash: config.source_hash,
             router: Router::compile(&config.routes)?,
+            has_cors: routes.iter().any(|route| route.cors.is_some()),
             routes,
             auth: Arc::new(auth),
             rate_limits,
             upstreams,
             trusted_proxies: config.trusted_proxies.clone(),
+            ip_access: config.ip_access.as_ref().map(IpAccess::compile),
+            cors: config
+                .cors
+                .as_ref()
+                .map(|policy| Cors::compile(policy, &[])),
             limits: config.limits,
             shutdown: config.shutdown.clone(),
             admin_token: admin.and_then(|admin| admin.token.clone()),
@@ -109,6 +123,16 @@ impl Snapshot {
             notice: maintenance::notice(&config.maintenance),
             no_route: metrics.no_route(),
         })
+    }
+
+    /// Whether it has these lists of networks: a file may have others by now.
+    pub fn has_networks_of(&self, config: &Config) -> bool {
+        let same = |running: &Option<IpAccess>, read: &Option<model::IpAccess>| {
+            *running == read.as_ref().map(IpAccess::compile)
+        };
+        let mut routes = self.routes.iter().zip(&config.routes);
+        same(&self.ip_access, &config.ip_access)
+            && routes.all(|(running, read)| same(&running.ip_access, &read.ip_access))
     }
 
     /// An upstream by its name.

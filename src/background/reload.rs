@@ -425,12 +425,14 @@ fn handed_over(trigger: Trigger) -> Outcome {
     Outcome::HandedOver
 }
 
-/// Whether the same text led to the same backends: a host name may have another address by now.
+/// Whether the same text led to the same: a host name may have another address by now, and a file
+/// other lines.
 fn is_the_same(config: &Config, current: &Snapshot) -> bool {
     let running = current.upstreams.iter().map(|upstream| &upstream.config);
     config.source_hash == current.source_hash
         && running.eq(config.upstreams.iter())
         && current.auth.is_made_from(&config.auth)
+        && current.has_networks_of(config)
 }
 
 fn count_maintenance(metrics: &Metrics, snapshot: &Snapshot) {

@@ -4,6 +4,9 @@
 //! for a malformed setting. Nothing here is read through serde.
 
 mod auth;
+mod concurrency;
+mod cors;
+mod ip_access;
 mod listener_tls;
 mod ratelimit;
 mod redis;
@@ -22,6 +25,9 @@ pub use super::scalar::Secret;
 use super::pattern::{HostPattern, PathPattern, Template};
 
 pub use auth::*;
+pub use concurrency::*;
+pub use cors::*;
+pub use ip_access::*;
 pub use listener_tls::{CertificateFiles, ClientAuth, ListenerTls, Tickets};
 pub use ratelimit::*;
 pub use redis::{Login, Redis};
@@ -39,6 +45,10 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// What a client may send, and how slowly.
     pub limits: Limits,
+    /// Who may call at all, by address; `None`: everyone.
+    pub ip_access: Option<IpAccess>,
+    /// Which pages of other origins may call what is no route's; `None`: nobody is told.
+    pub cors: Option<Cors>,
     /// How the process ends.
     pub shutdown: Shutdown,
     /// Whether what goes to backends is down for maintenance.
@@ -221,6 +231,8 @@ pub struct Upstream {
     pub balance: Balance,
     /// What an attempt may take.
     pub timeouts: Timeouts,
+    /// How many requests may be in flight to it; `None`: any number.
+    pub concurrency: Option<Bounds>,
     /// How connections are kept.
     pub pool: Pool,
     /// When a request is tried again.
@@ -377,10 +389,17 @@ pub struct Route {
     pub matcher: Match,
     /// What is done with them.
     pub action: Action,
+    /// Who may call it by address, of those who may call at all; `None`: everyone.
+    pub ip_access: Option<IpAccess>,
+    /// Which pages of other origins may call it; `None` leaves it to the backend.
+    pub cors: Option<Cors>,
     /// Who may call it; `None`: everyone.
     pub auth: Option<AuthPolicy>,
     /// What it is limited by.
     pub limits: Vec<RouteLimit>,
+    /// How many may be in flight at the same time: those with a key first, at most
+    /// [`MAX_CONCURRENCY_LIMITS`].
+    pub concurrency: Vec<Concurrency>,
     /// How the path is changed for the backend.
     pub rewrite: Option<Rewrite>,
     /// Changes to the header of the request that goes to the backend.

@@ -1,9 +1,11 @@
 //! The small languages of the configuration: hosts, paths and templates with variables.
 
 mod host;
+mod origin;
 mod path;
 mod template;
 
+pub use origin::{Origin, OriginPattern};
 pub(super) use path::regex;
 
 use std::fmt;

@@ -121,7 +121,7 @@ impl Written {
             Some(list) => self.branch("listeners", list),
             None => self.branch("listeners", &single),
         };
-        let keys = [
+        let mut keys = vec![
             ("server", self.branch("server", &file.server)),
             ("listeners", listeners),
             ("admin", self.branch("admin", &file.admin)),
@@ -137,8 +137,15 @@ impl Written {
             ("metrics", self.branch("metrics", &file.metrics)),
             ("auth", self.branch("auth", &file.auth)),
         ];
+        if let Some(cors) = &file.cors {
+            keys.push(("cors", self.branch("cors", cors)));
+        }
+        if let Some(lists) = &file.ip_access {
+            keys.push(("ip_access", self.branch("ip_access", lists)));
+        }
+        let keys = keys.into_iter();
         let keys = keys.map(|(key, branch)| (key.to_owned().into(), branch));
-        Branch::Keys(keys.into())
+        Branch::Keys(keys.collect())
     }
 
     /// A hash of all that was written, references resolved. It holds for this process alone.

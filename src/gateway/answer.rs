@@ -2,8 +2,9 @@
 
 use super::failure::Failure;
 use super::receive::request_of;
-use super::{Context, Gateway, authenticate, limit};
+use super::{Context, Gateway, authenticate, cors, ip_access, limit};
 use crate::config::model::Redirect;
+use crate::filter::cors::Stage;
 use crate::filter::maintenance;
 use crate::listener::connection::DRAIN_BYTES;
 use crate::listener::exchange::{ClientFault, Exchange};
@@ -27,11 +28,24 @@ impl Gateway {
         let proxied = matches!(route.action, Action::Proxy(_));
         let snapshot = &context.snapshot;
         let (all, notice) = (&snapshot.maintenance, &snapshot.notice);
-        if let Some(rejection) = maintenance::judge(all, &route.maintenance, proxied, notice) {
+        // What a browser asks is answered all the same: a page can read a refusal only of a request
+        // that its browser sends.
+        let is_request = context.cors == Stage::Request;
+        if is_request
+            && let Some(rejection) = maintenance::judge(all, &route.maintenance, proxied, notice)
+        {
             return Err(Failure::Refused(rejection));
+        }
+        ip_access::judge_route(context, &route).map_err(Failure::Refused)?;
+        // First, so that nobody can have credentials checked without end.
+        let limited = limit::admit(exchange, context, &route.limits.of_clients).await;
+        limited.map_err(Failure::Refused)?;
+        if self.answer_preflight(exchange, context).await? {
+            return Ok(true);
         }
         let admitted = admit(exchange, context, &route).await;
         admitted.map_err(Failure::Refused)?;
+        self.enter_route(exchange, context, &route).await?;
         if is_too_large(exchange, route.max_body_bytes) {
             return Err(Failure::Refused(Rejection::BodyTooLarge));
         }
@@ -125,6 +139,7 @@ impl Gateway {
                 route.response_headers.apply(facts, &mut response.headers);
             });
         }
+        cors::tell(exchange, context, response);
     }
 
     /// Refuses the request and remembers why.
@@ -151,15 +166,14 @@ impl Gateway {
         let (mut head, body) = rejection.response(&request.headers, request.version, id);
         secure(context, &mut head);
         limit::tell(context, &mut head.headers);
+        cors::tell(exchange, context, &mut head);
         context.rejection = Some(rejection);
         exchange.answer(head, body).await
     }
 }
 
-/// Lets the request through to what the route does with it, or says why not. Limits by client come
-/// first, so that nobody can have credentials checked without end.
+/// Finds out who calls, and whether they may.
 async fn admit(exchange: &Exchange, context: &mut Context, route: &Route) -> Result<(), Rejection> {
-    limit::admit(exchange, context, &route.limits.of_clients).await?;
     authenticate::admit(exchange, context, route).await?;
     limit::admit(exchange, context, &route.limits.of_identities).await
 }

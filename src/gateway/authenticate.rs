@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::failure::Failure;
 use super::receive::request_of;
-use super::{Context, Gateway};
+use super::{Context, Gateway, cors};
 use crate::context::AuthState;
 use crate::filter::auth::watch::Why;
 use crate::filter::auth::{Grant, Identity, Policy, Shown};
@@ -127,6 +127,11 @@ impl Gateway {
         if request.path != &*validate.path {
             return Ok(false);
         }
+        cors::note(exchange, context);
+        if self.answer_preflight(exchange, context).await? {
+            return Ok(true);
+        }
+        let request = request_of(exchange, context);
         if !matches!(*request.method, Method::GET | Method::HEAD | Method::POST) {
             let allow = HeaderValue::from_static("GET, HEAD, POST");
             let rejection = Rejection::MethodNotAllowed(allow);

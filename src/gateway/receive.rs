@@ -2,7 +2,7 @@
 
 use http::{HeaderValue, header};
 
-use super::{Context, Gateway};
+use super::{Context, Gateway, cors};
 use crate::grpc;
 use crate::listener::exchange::Exchange;
 use crate::listener::{client_addr, nominated};
@@ -66,6 +66,9 @@ pub(super) fn check_direction(exchange: &Exchange, context: &Context) -> Result<
 
 /// Finds the request's route, or says why there is none.
 pub(super) fn find_route(exchange: &Exchange, context: &mut Context) -> Result<(), Rejection> {
+    if cors::find_route(exchange, context) {
+        return Ok(());
+    }
     let request = request_of(exchange, context);
     match context.snapshot.router.find(&request) {
         Found::Route { index, params } => {

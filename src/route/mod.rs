@@ -15,7 +15,10 @@ pub use router::{Found, Lookup, Router};
 
 use crate::config::model::{self, FixedResponse, Redirect, Rewrite, TimeoutOverrides};
 use crate::filter::auth::{Auth, Policy};
+use crate::filter::concurrency;
+use crate::filter::cors::Cors;
 use crate::filter::headers::HeaderFilter;
+use crate::filter::ip_access::IpAccess;
 use crate::filter::maintenance::Maintenance;
 use crate::filter::ratelimit::{RateLimits, RouteLimits};
 use crate::metrics::{Metrics, RouteMetrics};
@@ -28,10 +31,16 @@ pub struct Route {
     pub name: Arc<str>,
     /// What is done with its requests.
     pub action: Action,
+    /// Who may call it by address; `None`: everyone.
+    pub ip_access: Option<IpAccess>,
+    /// Which pages of other origins may call it; `None` leaves it to the backend.
+    pub cors: Option<Cors>,
     /// Who may call it; `None`: everyone.
     pub auth: Option<Policy>,
     /// What it is limited by.
     pub limits: RouteLimits,
+    /// How many of its requests may be in flight at the same time.
+    pub concurrency: Box<[concurrency::Limit]>,
     /// How the path is changed for the backend.
     pub rewrite: Option<Rewrite>,
     /// Changes to the request's header.
@@ -134,11 +143,22 @@ impl Route {
                 model::Action::Redirect(redirect) => Action::Redirect(redirect.clone()),
                 model::Action::Respond(response) => Action::Respond(response.clone()),
             },
+            ip_access: config.ip_access.as_ref().map(IpAccess::compile),
+            cors: config
+                .cors
+                .as_ref()
+                .map(|policy| Cors::compile(policy, &config.matcher.methods)),
             auth: config
                 .auth
                 .as_ref()
                 .map(|policy| Policy::compile(policy, auth)),
             limits: RouteLimits::compile(&config.limits, limits),
+            concurrency: concurrency::Limit::of_route(
+                &config.concurrency,
+                &config.name,
+                metrics,
+                previous.map_or(&[], |previous| &previous.concurrency),
+            ),
             rewrite: config.rewrite.clone(),
             request_headers: HeaderFilter::compile(&config.request_headers),
             response_headers: HeaderFilter::compile(&config.response_headers),

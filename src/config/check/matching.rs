@@ -193,7 +193,8 @@ impl Checker<'_> {
     }
 }
 
-fn method(text: &str) -> Result<Method, Invalid> {
+/// A method, which is told from others by its case.
+pub(super) fn method(text: &str) -> Result<Method, Invalid> {
     let refused = || {
         let expected = "one in upper case such as `GET`";
         Invalid::new(format!("{} is not a method", quote(text)), expected)

@@ -3,7 +3,10 @@
 mod action;
 mod auth;
 mod backend_tls;
+mod concurrency;
+mod cors;
 mod header;
+mod ip_access;
 mod listener_tls;
 mod matching;
 mod process;
@@ -100,6 +103,8 @@ impl Checker<'_> {
         let access_log = self.access_log(&file.access_log);
         let metrics = self.metrics(&file.metrics);
         let redis = self.redis(file.redis.as_ref());
+        let ip_access = self.ip_access(file.ip_access.as_ref(), &Path::Root.key("ip_access"));
+        let cors = self.cors(file.cors.as_ref(), &Path::Root.key("cors"));
         let mut upstreams = self.upstreams(&file.upstreams);
         self.unnamed_upstreams(&file.routes, &mut upstreams);
         let indexes = upstreams
@@ -115,6 +120,8 @@ impl Checker<'_> {
             schemes: &schemes,
             default: default.flatten(),
             policies: &policies,
+            max_body_bytes: file.limits.max_body_size.0,
+            cors: cors.as_ref(),
         };
         let routes = self.routes(&file.routes, &known);
         let routes = self.told_apart(routes);
@@ -129,6 +136,8 @@ impl Checker<'_> {
                 .map(|(_, network)| network.0)
                 .collect(),
             limits: process::limits(&file.limits),
+            ip_access,
+            cors,
             shutdown: process::shutdown(&file.shutdown),
             maintenance: process::maintenance(&file.maintenance),
             log: process::log(&file.log),

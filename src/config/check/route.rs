@@ -9,7 +9,7 @@ use super::auth::Schemes;
 use super::process::label;
 use super::ratelimit::Policies;
 use crate::config::file;
-use crate::config::model::{AuthPolicy, HeaderRules, Route, TimeoutOverrides};
+use crate::config::model::{AuthPolicy, Cors, HeaderRules, Route, TimeoutOverrides};
 use crate::config::pattern::PathPattern;
 use crate::config::scalar::List;
 use crate::config::tree::Path;
@@ -24,6 +24,10 @@ pub(super) struct Known<'a> {
     pub default: Option<AuthPolicy>,
     /// The policies of `ratelimit`.
     pub policies: &'a Policies,
+    /// The largest request body of routes that say nothing of it.
+    pub max_body_bytes: Option<u64>,
+    /// Which pages of other origins may call routes that say nothing of it.
+    pub cors: Option<&'a Cors>,
 }
 
 impl Checker<'_> {
@@ -87,6 +91,14 @@ impl Checker<'_> {
         let asked = auth.as_ref().and_then(Option::as_ref);
         let limits = written.ratelimit.as_ref();
         let limits = self.route_limits(limits, known.policies, paths, asked, at);
+        let ip_access = self.ip_access(written.ip_access.as_ref(), &at.key("ip_access"));
+        let cors = self.route_cors(written.cors.as_ref(), known.cors, &at.key("cors"));
+        let concurrency = self.concurrency(
+            written.concurrency.as_ref(),
+            paths,
+            asked.is_some(),
+            &at.key("concurrency"),
+        );
         let headers = self.headers(&written.headers, paths, &at.key("headers"));
         let rewrite = written
             .rewrite
@@ -97,15 +109,21 @@ impl Checker<'_> {
             name,
             matcher: matcher?,
             action: action?,
+            ip_access,
+            cors,
             auth: auth?,
             limits: limits?,
+            concurrency: concurrency?,
             rewrite: match rewrite {
                 Some(rewrite) => Some(rewrite?),
                 None => None,
             },
             request_headers,
             response_headers,
-            max_body_bytes: written.max_body_size.0,
+            max_body_bytes: match &written.max_body_size {
+                Some(limit) => limit.0,
+                None => known.max_body_bytes,
+            },
             timeouts: TimeoutOverrides {
                 first_byte: written
                     .timeouts

@@ -4,6 +4,9 @@
 //! Single values are typed here; what they mean together is the business of `check`.
 
 mod auth;
+mod concurrency;
+mod cors;
+mod ip_access;
 mod listener_tls;
 mod ratelimit;
 mod redis;
@@ -17,9 +20,12 @@ use std::time::Duration as StdDuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::scalar::{Address, Duration, List, Network, Secret, Size};
+use super::scalar::{Address, Duration, Limit, List, Network, Secret, Size};
 
 pub use auth::*;
+pub use concurrency::*;
+pub use cors::*;
+pub use ip_access::*;
 pub use listener_tls::*;
 pub use ratelimit::*;
 pub use redis::*;
@@ -45,6 +51,14 @@ pub struct File {
     pub trusted_proxies: List<Network>,
     /// What a client may send, and how slowly.
     pub limits: Limits,
+    /// Who may call by the client's address, before a route is looked for; a route's own lists hold in
+    /// addition. `deny` wins over `allow`. Health and metrics endpoints are exempt.
+    #[schemars(extend("examples" = [{ "deny": ["203.0.113.0/24"], "deny_file": "blocked.txt" }]))]
+    pub ip_access: Option<IpAccess>,
+    /// Cross-origin resource sharing for routes that say nothing themselves: which web pages of other
+    /// origins may call. When left out, the gateway leaves it to backends.
+    #[schemars(extend("examples" = [{ "allow_origins": ["https://app.example.com"] }]))]
+    pub cors: Option<Cors>,
     /// How the process ends after SIGTERM or SIGINT, or when a successor has taken over.
     pub shutdown: Shutdown,
     /// Maintenance: every route with an `upstream` answers 503 with `Retry-After`. Health, metrics and
@@ -192,6 +206,8 @@ pub struct Limits {
     /// The longest request target (path and query); beyond it 414.
     #[schemars(extend("x-min" = "256", "x-max" = "60KiB"))]
     pub uri_size: Size,
+    /// The largest request body that goes to an upstream; beyond it 413. A route may say otherwise.
+    pub max_body_size: Limit,
     /// How long a client may pause inside a request body; then 408.
     pub request_body_timeout: Duration,
     /// How much of a request body must come each second; `0` for no minimum. The first five
@@ -352,6 +368,7 @@ impl Default for Limits {
             request_header_size: Size(32 << 10),
             request_header_count: 100,
             uri_size: Size(8 << 10),
+            max_body_size: Limit(Some(10 << 20)),
             request_body_timeout: secs(30),
             request_body_min_rate: Size(1 << 10),
             response_write_timeout: secs(60),

@@ -6,12 +6,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::scalar::{Duration, Limit, List};
-use super::auth::RouteAuth;
+use super::auth::{OneOrMany, RouteAuth};
+use super::concurrency::Concurrency;
+use super::cors::RouteCors;
+use super::ip_access::IpAccess;
 use super::ratelimit::RouteLimits;
 use super::upstream::one;
 
 /// One route. It has one of `upstream`, `redirect` and `respond`.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Route {
     /// The `route` label in metrics and logs; unique. When left out, it is made of the first host
@@ -32,6 +35,13 @@ pub struct Route {
     pub redirect: Option<Redirect>,
     /// Answers with a fixed response.
     pub respond: Option<Respond>,
+    /// Who may call it by the client's address, in addition to what `ip_access` says at the top.
+    #[schemars(extend("examples" = [{ "allow": ["10.0.0.0/8"] }]))]
+    pub ip_access: Option<IpAccess>,
+    /// Which web pages of other origins may call it: a policy in the place of the one at the top, or
+    /// `none` to leave it to the backend.
+    #[schemars(extend("examples" = ["none", { "allow_origins": ["https://app.example.com"] }]))]
+    pub cors: Option<RouteCors>,
     /// Who may call it: `none` for everyone, the name of a scheme, or a policy. When left out, what
     /// `auth.default` says.
     #[schemars(extend("examples" = [
@@ -47,13 +57,21 @@ pub struct Route {
         ["per-client", { "policy": "per-user", "cost": 5 }],
     ]))]
     pub ratelimit: Option<RouteLimits>,
+    /// How many of its requests may be in flight at the same time: one limit, or a list of up to three
+    /// with different keys, which all hold. Each instance counts by itself.
+    #[schemars(extend("examples" = [
+        { "limit": 100, "queue": 50, "queue_timeout": "1s" },
+        [{ "limit": 100 }, { "limit": 5, "key": "client_ip" }],
+    ]))]
+    pub concurrency: Option<OneOrMany<Concurrency>>,
     /// How the path is changed for the backend, in one of three ways; the query stays. Only with
     /// `upstream`.
     pub rewrite: Option<Rewrite>,
     /// Changes to headers: removals first, then `set`, then `add`.
     pub headers: Headers,
-    /// The largest request body that goes to an upstream; beyond it 413.
-    pub max_body_size: Limit,
+    /// The largest request body that goes to an upstream; beyond it 413. When left out, what
+    /// `limits.max_body_size` says.
+    pub max_body_size: Option<Limit>,
     /// The route's own timeouts in the place of its upstream's. Only with `upstream`.
     pub timeouts: RouteTimeouts,
     /// The route's own retries in the place of its upstream's. Only with `upstream`.
@@ -270,26 +288,6 @@ pub struct RouteRetries {
     /// Attempts after the first; 0 turns retrying off.
     #[schemars(range(min = 0, max = 10))]
     pub attempts: Option<u32>,
-}
-
-impl Default for Route {
-    fn default() -> Self {
-        Self {
-            name: None,
-            matcher: Match::default(),
-            upstream: None,
-            redirect: None,
-            respond: None,
-            auth: None,
-            ratelimit: None,
-            rewrite: None,
-            headers: Headers::default(),
-            max_body_size: Limit(Some(10 << 20)),
-            timeouts: RouteTimeouts::default(),
-            retries: RouteRetries::default(),
-            maintenance: false,
-        }
-    }
 }
 
 impl Default for Redirect {

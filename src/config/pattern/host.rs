@@ -46,7 +46,8 @@ impl HostPattern {
     }
 }
 
-fn is_label(label: &str) -> bool {
+/// Whether this may stand between the dots of a host name.
+pub(super) fn is_label(label: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     (1..=63).contains(&label.len()) && label.bytes().all(allowed)
 }

@@ -5,7 +5,7 @@
 //! before authentication, so that nobody burns processors with signatures.
 
 mod fields;
-mod key;
+pub(super) mod key;
 pub mod lease;
 mod policy;
 pub mod rate;

@@ -52,7 +52,7 @@ impl Checker<'_> {
     }
 
     /// The text of a file, or a problem.
-    pub(super) fn text_of_file<'t>(
+    pub(in crate::config::check) fn text_of_file<'t>(
         &mut self,
         file: &str,
         bytes: &'t [u8],
@@ -67,7 +67,7 @@ impl Checker<'_> {
     }
 
     /// What messages call a file: its path, or what was written when that came from elsewhere.
-    pub(super) fn name_of_file(&self, file: &str, at: &Path<'_>) -> Arc<str> {
+    pub(in crate::config::check) fn name_of_file(&self, file: &str, at: &Path<'_>) -> Arc<str> {
         match self.source.tree.at(at).and_then(Node::shown) {
             Some(shown) => quote(shown).into(),
             None => self.source.base.join(file).display().to_string().into(),

@@ -1,0 +1,45 @@
+//! What `cors` means: who may call from a web page, and what the page sees.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, Method};
+
+use crate::config::pattern::OriginPattern;
+
+/// A policy.
+#[derive(Clone, Debug)]
+pub struct Cors {
+    /// Whose pages may.
+    pub origins: Origins,
+    /// What they may ask for; `Any` is what the route answers.
+    pub methods: Listed<Method>,
+    /// Which request headers they may send.
+    pub headers: Listed<HeaderName>,
+    /// Which response headers they may read.
+    pub expose: Listed<HeaderName>,
+    /// Whether they may call with credentials; never together with [`Origins::Any`].
+    pub credentials: bool,
+    /// Whether pages of a public network may call.
+    pub private_network: bool,
+    /// How long a browser may remember what it was allowed.
+    pub max_age: Duration,
+}
+
+/// Whose pages may call.
+#[derive(Clone, Debug)]
+pub enum Origins {
+    /// Everybody's.
+    Any,
+    /// Those that match one of these; never empty.
+    Listed(Arc<[OriginPattern]>),
+}
+
+/// Some or all of a kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listed<T> {
+    /// All of them.
+    Any,
+    /// These.
+    Only(Vec<T>),
+}
