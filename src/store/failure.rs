@@ -34,6 +34,11 @@ impl Failure {
         Self::new(kind, error.to_string())
     }
 
+    /// Whether the server answered with an error of this code, such as `NOSCRIPT`.
+    pub fn has_code(&self, code: &str) -> bool {
+        self.what == code
+    }
+
     /// Whether another connection may do better than this one.
     pub fn spoils_connection(&self) -> bool {
         // After a failover the one that was written to is a replica.
@@ -120,6 +125,14 @@ mod tests {
         assert_eq!(kind(extension("OOM")), Kind::OutOfMemory);
         assert_eq!(kind(extension("WRONGPASS")), Kind::Auth);
         assert_eq!(kind(extension("MISCONF")), Kind::Other);
+    }
+
+    #[test]
+    fn the_code_of_an_answer_is_kept() {
+        let missing = RedisError::from((ErrorKind::Server(ServerErrorKind::NoScript), "x"));
+        assert!(Failure::from(missing).has_code("NOSCRIPT"));
+        let wrong = redis::make_extension_error("WRONGTYPE".to_owned(), Some("x".to_owned()));
+        assert!(Failure::from(wrong).has_code("WRONGTYPE"));
     }
 
     #[test]

@@ -6,8 +6,10 @@
 
 mod dial;
 mod failure;
+mod keyed;
 mod pool;
 mod report;
+mod slot;
 
 use std::future::Future;
 use std::io;
@@ -30,6 +32,7 @@ use crate::metrics::{RedisCommand, RedisError as Kind, RedisMetrics};
 
 pub use self::dial::Backoff;
 pub use self::failure::Failure;
+pub use self::keyed::{Answer, Keyed};
 
 /// The store, whether one is configured or not.
 pub struct Store {
@@ -162,6 +165,41 @@ impl Store {
             Err(failure) => self.failed(failure),
         }
         answer
+    }
+
+    /// Sends commands, each to the server that has its key, and waits for their answers: at most
+    /// `within`, for all of them together. They go out at once, and in their order where they go to the
+    /// same server; each is answered or fails by itself.
+    pub async fn each(
+        &self,
+        command: RedisCommand,
+        commands: Vec<Keyed>,
+        within: Duration,
+    ) -> Vec<Answer> {
+        let count = commands.len();
+        let Some(connected) = self.connected.load_full() else {
+            let failure = Failure::new(Kind::Connect, "none is configured");
+            return vec![Err(failure); count];
+        };
+        let asked = Instant::now();
+        let answers = keyed::exchange(&connected.pool, commands, within).await;
+        if answers.iter().any(Result::is_ok) {
+            self.metrics.answered(command, asked.elapsed());
+        }
+        self.count_failures(&answers);
+        answers
+    }
+
+    /// What fails for the same reason fails once.
+    fn count_failures(&self, answers: &[Answer]) {
+        let mut last = None;
+        for failure in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+            // Its caller goes on with the whole script.
+            if last != Some(failure) && !failure.has_code("NOSCRIPT") {
+                self.failed(failure);
+            }
+            last = Some(failure);
+        }
     }
 
     /// A connection that listens to what others tell; of the settings in force.
