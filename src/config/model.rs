@@ -24,7 +24,7 @@ use super::pattern::{HostPattern, PathPattern, Template};
 pub use auth::*;
 pub use listener_tls::{CertificateFiles, ClientAuth, ListenerTls, Tickets};
 pub use ratelimit::*;
-pub use redis::{Login, Redis};
+pub use redis::{Login, Node, Redis, Sentinel, Servers};
 
 /// A checked configuration file.
 #[derive(Clone, Debug)]

@@ -39,6 +39,12 @@ impl Failure {
         self.what == code
     }
 
+    /// Whether it is an answer that somebody who asks has to be ready for: a server that does not know
+    /// a script yet, or a key that a hand has made something else.
+    pub(super) fn is_expected(&self) -> bool {
+        self.has_code("NOSCRIPT") || self.has_code("WRONGTYPE")
+    }
+
     /// Whether another connection may do better than this one.
     pub fn spoils_connection(&self) -> bool {
         // After a failover the one that was written to is a replica.
@@ -86,6 +92,12 @@ fn of_server(kind: ServerErrorKind) -> Kind {
         ServerErrorKind::NoPerm => Kind::Auth,
         ServerErrorKind::ReadOnly => Kind::ReadOnly,
         ServerErrorKind::BusyLoading => Kind::Loading,
+        ServerErrorKind::Moved
+        | ServerErrorKind::Ask
+        | ServerErrorKind::TryAgain
+        | ServerErrorKind::ClusterDown
+        | ServerErrorKind::MasterDown
+        | ServerErrorKind::CrossSlot => Kind::Cluster,
         _ => Kind::Other,
     }
 }
@@ -96,6 +108,7 @@ fn of_code(code: &str) -> Kind {
         "NOAUTH" | "WRONGPASS" | "NOPERM" => Kind::Auth,
         "READONLY" => Kind::ReadOnly,
         "LOADING" => Kind::Loading,
+        "MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN" | "MASTERDOWN" | "CROSSSLOT" => Kind::Cluster,
         _ => Kind::Other,
     }
 }

@@ -38,16 +38,20 @@ pub(super) async fn exchange(pool: &Pool, commands: Vec<Keyed>, within: Duration
         pipeline.add_command(one.command);
     }
     match send(pool, &pipeline, within).await {
-        Ok(answers) => answers
+        Ok(answers) if answers.len() == count => answers
             .into_iter()
             .map(|answer| answer.map_err(Failure::from))
             .collect(),
+        Ok(_) => {
+            let failure = Failure::new(Kind::Protocol, "another number of answers");
+            vec![Err(failure); count]
+        }
         Err(failure) => vec![Err(failure); count],
     }
 }
 
-/// The outer failure: none was answered.
-async fn send(
+/// Sends a pipeline that ignores errors. The outer failure: none was answered.
+pub(super) async fn send(
     pool: &Pool,
     commands: &Pipeline,
     within: Duration,
@@ -57,8 +61,7 @@ async fn send(
     };
     let answers = commands.query_async::<Vec<RedisResult<Value>>>(&mut taken.connection);
     let answers = match timeout(within, answers).await {
-        Ok(Ok(answers)) if answers.len() == commands.len() => Ok(answers),
-        Ok(Ok(_)) => Err(Failure::new(Kind::Protocol, "another number of answers")),
+        Ok(Ok(answers)) => Ok(answers),
         Ok(Err(error)) => Err(Failure::from(error)),
         Err(_) => Err(Failure::new(Kind::Timeout, "no answer in time")),
     };

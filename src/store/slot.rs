@@ -1,5 +1,8 @@
 //! Which slot of a Cluster a key is in, as the Cluster specification of Redis has it.
 
+/// How many there are.
+pub(super) const SLOTS: usize = 16_384;
+
 /// The slot of a key: CRC-16 of it, or of what stands in its first pair of braces, so that keys can be
 /// kept together.
 pub(super) fn slot(key: &[u8]) -> u16 {

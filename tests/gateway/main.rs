@@ -44,6 +44,8 @@ mod process;
 mod proxy_protocol;
 mod proxying;
 mod redis;
+mod redis_cluster;
+mod redis_sentinel;
 mod refusals;
 mod reload;
 mod reload_state;
