@@ -162,9 +162,19 @@ impl Store {
         commands: Vec<Keyed>,
         within: Duration,
     ) -> Vec<Answer> {
-        let Some(connected) = self.connected.load_full() else {
-            return vec![Err(none_configured()); commands.len()];
-        };
+        match self.connected.load_full() {
+            Some(connected) => self.each_of(&connected, command, commands, within).await,
+            None => vec![Err(none_configured()); commands.len()],
+        }
+    }
+
+    async fn each_of(
+        &self,
+        connected: &Connected,
+        command: RedisCommand,
+        commands: Vec<Keyed>,
+        within: Duration,
+    ) -> Vec<Answer> {
         let asked = Instant::now();
         let answers = connected.connections.each(commands, within).await;
         if answers.iter().any(Result::is_ok) {
@@ -181,15 +191,15 @@ impl Store {
         command: RedisCommand,
         mut steps: Vec<Vec<Keyed>>,
     ) -> Result<Vec<Value>, Failure> {
-        let within = self.command_timeout();
-        let connected = self.connected.load_full();
-        if connected.is_some_and(|connected| connected.connections.are_one()) {
+        let connected = self.connected.load_full().ok_or_else(none_configured)?;
+        let within = connected.context.settings.command_timeout;
+        if connected.connections.are_one() {
             // One server does things in the order in which they arrive.
             steps = vec![steps.into_iter().flatten().collect()];
         }
         let mut all = Vec::new();
         for step in steps {
-            for answer in self.each(command, step, within).await {
+            for answer in self.each_of(&connected, command, step, within).await {
                 all.push(answer?);
             }
         }

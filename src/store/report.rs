@@ -1,5 +1,6 @@
 //! What operators are told of the store: a line of the log now and then, and the last failure.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -18,6 +19,8 @@ struct Told {
     address: String,
     last: Option<(SystemTime, Failure)>,
     spoke: Option<Instant>,
+    /// When connections were told of.
+    connections: HashMap<String, Instant>,
     left_out: u64,
 }
 
@@ -40,11 +43,9 @@ impl Report {
 
     /// There is a connection.
     pub fn connected(&self, address: &str) {
-        let mut told = self.lock();
-        // What comes next is news.
-        told.spoke = None;
-        told.left_out = 0;
-        log::info!("redis: connected to {address}");
+        if self.lock().connected(address, Instant::now()) {
+            log::info!("redis: connected to {address}");
+        }
     }
 
     /// Sentinels name this master, and named another before, or none.
@@ -77,6 +78,19 @@ impl Report {
 }
 
 impl Told {
+    /// Says whether it is worth a line: one that comes and goes is not each time.
+    fn connected(&mut self, address: &str, now: Instant) -> bool {
+        self.connections.retain(|_, told| now < *told + PAUSE);
+        if self.connections.contains_key(address) {
+            return false;
+        }
+        self.connections.insert(address.to_owned(), now);
+        // What comes next is news.
+        self.spoke = None;
+        self.left_out = 0;
+        true
+    }
+
     fn failed(&mut self, address: &str, failure: &Failure, now: Instant) -> Option<String> {
         self.last = Some((SystemTime::now(), failure.clone()));
         let is_early = self.spoke.is_some_and(|spoke| now < spoke + PAUSE);
@@ -114,5 +128,15 @@ mod tests {
             .failed(address, &failure, now + PAUSE)
             .unwrap_or_default();
         assert!(later.ends_with(" (1 further failures before)"), "{later}");
+    }
+
+    #[test]
+    fn a_connection_that_comes_and_goes_is_told_now_and_then() {
+        let mut told = Told::default();
+        let now = Instant::now();
+        assert!(told.connected("a:1", now));
+        assert!(told.connected("b:1", now));
+        assert!(!told.connected("a:1", now + PAUSE / 2));
+        assert!(told.connected("a:1", now + PAUSE));
     }
 }

@@ -6,7 +6,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use crate::revocations::{TOKEN, in_sync, is_revoked, lift, revoke};
 use crate::support::client::request;
 use crate::support::redis_cluster::SPARE;
-use crate::support::{Gateway, Redis, RedisCluster, eventually};
+use crate::support::{Authority, Gateway, Redis, RedisCluster, eventually};
 
 /// The stream of revocations.
 const LOG: &str = "revocations:log";
@@ -182,6 +182,59 @@ fn a_master_that_fails_is_replaced() {
     });
     assert_eq!(revoke(&all[0], &body("last"))["redis"], "stored");
     eventually("last", || all.iter().all(|one| is_revoked(one, "last")));
+}
+
+#[test]
+fn a_cluster_of_one_is_reached_by_tls_with_a_password() {
+    let (ours, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    ours.issue(&["127.0.0.1"]).write(folder.path(), "server");
+    std::fs::write(path("ours.pem"), &ours.pem).unwrap();
+    let port = Redis::free_port();
+    let redis = Redis::with(&[
+        "--cluster-enabled",
+        "yes",
+        "--requirepass",
+        "hunter2",
+        // Without it, ports for plain connections are named.
+        "--tls-cluster",
+        "yes",
+        "--tls-port",
+        &port.to_string(),
+        "--tls-auth-clients",
+        "no",
+        "--tls-cert-file",
+        &path("server.crt"),
+        "--tls-key-file",
+        &path("server.key"),
+        "--tls-ca-cert-file",
+        &path("ours.pem"),
+    ]);
+    let start = |password: &str| {
+        Gateway::start(&format!(
+            "admin: {{ address: 127.0.0.1:0, token: {TOKEN} }}\n\
+             redis: {{ cluster: {{ nodes: ['127.0.0.1:{port}'] }}, tls: true, ca: '{}', password: {password} }}\n\
+             routes: [{{ name: a, respond: {{}} }}]",
+            path("ours.pem")
+        ))
+    };
+    let (gateway, refused) = (start("hunter2"), start("wrong"));
+    // It has no slot yet, and names no host of its own.
+    eventually("slots are missing", || {
+        let answer = revoke(&gateway, &body("early"));
+        answer["redis"] == "pending"
+    });
+    let first_to_last = ["CLUSTER", "ADDSLOTSRANGE", "0", "16383"];
+    assert_eq!(redis.ask(&first_to_last), "OK");
+    eventually("it is up", || is_up(&gateway));
+    eventually("it has what was pending", || has(&redis, "early"));
+    let status = gateway.status();
+    let server = &status["redis"]["servers"][0]["address"];
+    assert_eq!(*server, format!("127.0.0.1:{port}"));
+    eventually("a wrong password is told", || {
+        refused.status()["redis"]["last_failure"]["kind"] == "auth"
+    });
+    assert!(!status.to_string().contains("hunter2"));
 }
 
 #[test]

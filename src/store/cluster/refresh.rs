@@ -38,6 +38,40 @@ struct Seen {
     epoch: u64,
 }
 
+/// What some said of whom none can be believed.
+struct Heard {
+    /// The latest change that is known already.
+    known: u64,
+    best: Option<Seen>,
+    last: Failure,
+}
+
+impl Heard {
+    fn new(known: u64) -> Self {
+        Self {
+            known,
+            best: None,
+            last: Failure::new(Kind::Connect, "no server can be asked"),
+        }
+    }
+
+    /// Gives it back if it can be believed.
+    fn consider(&mut self, seen: Result<Seen, Failure>) -> Option<Seen> {
+        match seen {
+            Ok(seen) if seen.is_well && seen.epoch >= self.known => return Some(seen),
+            Ok(seen) => {
+                let rank = |one: &Seen| (one.is_well, one.epoch);
+                let best = self.best.as_ref();
+                if best.is_none_or(|best| rank(&seen) > rank(best)) {
+                    self.best = Some(seen);
+                }
+            }
+            Err(failure) => self.last = failure,
+        }
+        None
+    }
+}
+
 impl Cluster {
     /// Keeps the view true, for ever.
     pub async fn keep_view(self: Arc<Self>) {
@@ -71,45 +105,28 @@ impl Cluster {
     /// Asks one server after another until one can be believed. Otherwise the one counts that is
     /// likeliest to know.
     async fn look(&self) -> Result<Seen, Failure> {
-        let mut best: Option<Seen> = None;
-        let mut last = Failure::new(Kind::Connect, "no server can be asked");
-        let known = self.epoch.load(Relaxed);
-        let mut consider = |seen: Result<Seen, Failure>| match seen {
-            Ok(seen) if seen.is_well && seen.epoch >= known => Some(seen),
-            Ok(seen) => {
-                let rank = |one: &Seen| (one.is_well, one.epoch);
-                if best.as_ref().is_none_or(|best| rank(&seen) > rank(best)) {
-                    best = Some(seen);
-                }
-                None
-            }
-            Err(failure) => {
-                last = failure;
-                None
-            }
-        };
+        let within = self.context.settings.command_timeout;
+        let mut heard = Heard::new(self.epoch.load(Relaxed));
         let mut asked = BTreeSet::new();
         for (node, pool) in self.connected() {
-            let within = self.context.settings.command_timeout;
             let answers = send(&pool, &questions(), within).await;
             let seen = answers.and_then(|answers| read(answers, &node));
-            if let Some(seen) = consider(seen) {
+            if let Some(seen) = heard.consider(seen) {
                 return Ok(seen);
             }
             asked.insert(node);
         }
         let mut dials = JoinSet::new();
         for node in self.known().difference(&asked).take(MAX_DIALLED) {
-            let within = self.context.settings.command_timeout;
             dials.spawn(dial(Arc::clone(&self.access), node.clone(), within));
         }
         while let Some(seen) = dials.join_next().await {
             let ended = |_| Err(Failure::new(Kind::Other, "asking a server ended early"));
-            if let Some(seen) = consider(seen.unwrap_or_else(ended)) {
+            if let Some(seen) = heard.consider(seen.unwrap_or_else(ended)) {
                 return Ok(seen);
             }
         }
-        best.ok_or(last)
+        heard.best.ok_or(heard.last)
     }
 
     /// Some servers that there are connections to, in an order of chance.
@@ -237,5 +254,20 @@ mod tests {
         assert_eq!((read.is_well, read.epoch), (true, 6));
         let read = seen("cluster_state:fail\r\n").unwrap();
         assert_eq!((read.is_well, read.epoch), (false, 0));
+    }
+
+    #[test]
+    fn who_is_cut_off_or_behind_is_believed_last() {
+        let say = |state: &str, epoch: u64| {
+            seen(&format!(
+                "cluster_state:{state}\r\ncluster_current_epoch:{epoch}\r\n"
+            ))
+        };
+        let mut heard = Heard::new(6);
+        assert!(heard.consider(say("fail", 9)).is_none());
+        assert!(heard.consider(say("ok", 5)).is_none());
+        assert!(heard.consider(say("fail", 10)).is_none());
+        assert_eq!(heard.best.as_ref().map(|best| best.epoch), Some(5));
+        assert!(heard.consider(say("ok", 6)).is_some());
     }
 }

@@ -122,47 +122,57 @@ impl Cluster {
         let mut left = Vec::new();
         let mut has_doubt = false;
         for Sent { group, came } in sent {
-            let came = match came {
-                Ok(came) => came,
+            match came {
+                Ok(came) => {
+                    let asked = group.member.pool.dialer.node();
+                    for (open, answer) in group.open.into_iter().zip(came) {
+                        left.extend(settle(open, answer, asked.as_ref(), answers));
+                    }
+                }
                 Err(failure) => {
                     // A failover may be why.
                     has_doubt = true;
                     for open in group.open {
                         put(answers, open.index, Err(failure.clone()));
                     }
-                    continue;
                 }
-            };
-            let asked = group.member.pool.dialer.node();
-            for (mut open, answer) in group.open.into_iter().zip(came) {
-                let error = match answer {
-                    Ok(value) => {
-                        put(answers, open.index, Ok(value));
-                        continue;
-                    }
-                    Err(error) => error,
-                };
-                let next = asked.as_ref().and_then(|asked| redirect(&error, asked));
-                let failure = Failure::from(error);
-                let Some(next) = next else {
-                    put(answers, open.index, Err(failure));
-                    continue;
-                };
-                has_doubt |= !matches!(next, Redirect::Ask(_));
-                open.refused = Some(failure);
-                open.way = match next {
-                    Redirect::Moved(node) => Way::At(node),
-                    Redirect::Ask(node) => Way::Asking(node),
-                    Redirect::Wait => Way::Owner,
-                };
-                left.push(open);
             }
         }
+        has_doubt |= left.iter().any(|open| !matches!(open.way, Way::Asking(_)));
         if has_doubt {
             self.context.doubt.notify_one();
         }
         left
     }
+}
+
+/// Keeps an answer, unless it says that the command is to be sent again.
+fn settle(
+    mut open: Open,
+    answer: RedisResult<Value>,
+    asked: Option<&Node>,
+    answers: &mut [Option<Answer>],
+) -> Option<Open> {
+    let error = match answer {
+        Ok(value) => {
+            put(answers, open.index, Ok(value));
+            return None;
+        }
+        Err(error) => error,
+    };
+    let next = asked.and_then(|asked| redirect(&error, asked));
+    let failure = Failure::from(error);
+    let Some(next) = next else {
+        put(answers, open.index, Err(failure));
+        return None;
+    };
+    open.refused = Some(failure);
+    open.way = match next {
+        Redirect::Moved(node) => Way::At(node),
+        Redirect::Ask(node) => Way::Asking(node),
+        Redirect::Wait => Way::Owner,
+    };
+    Some(open)
 }
 
 /// A group, and what came back.

@@ -51,6 +51,9 @@ impl Topology {
                 return None;
             };
             let span = usize::try_from(*first).ok()?..=usize::try_from(*last).ok()?;
+            if span.is_empty() {
+                return None;
+            }
             let master = node(master, asked)?;
             found.masters.push(master.clone());
             // One whose address is not known yet is of no use.
