@@ -48,6 +48,8 @@ mod proxy_protocol;
 mod proxying;
 mod ratelimit;
 mod redis;
+mod redis_cluster;
+mod redis_sentinel;
 mod refusals;
 mod reload;
 mod reload_state;

@@ -59,12 +59,11 @@ async fn beat(shared: &Shared, store: &Store) {
     }];
     let asked = store.run::<u32, _>(RedisCommand::RateLimit, &SCRIPT, &calls);
     let outcome = match timeout(shared.patience(), asked).await {
-        Ok(Ok(answers)) => match answers.into_iter().next() {
+        Ok(answers) => match answers.into_iter().next() {
             Some(Ok(count)) => Ok(count),
             Some(Err(failure)) => Err(failure.kind),
             None => Err(RedisError::Protocol),
         },
-        Ok(Err(failure)) => Err(failure.kind),
         Err(_) => Err(RedisError::Timeout),
     };
     if let Ok(count) = outcome {
