@@ -14,6 +14,9 @@ use crate::store::{Call, Script, Store};
 /// Between two signs of life.
 const BEAT: Duration = Duration::from_secs(1);
 
+/// After one that failed without making an outage: at the start there is no connection yet.
+const RETRY: Duration = Duration::from_millis(100);
+
 /// Who was not here for as long, does not count.
 const GONE_MILLIS: u64 = 3500;
 
@@ -47,12 +50,13 @@ pub(super) async fn keep(shared: Arc<Shared>, store: Weak<Store>) {
             },
         }
         let Some(store) = store.upgrade() else { return };
-        next = Instant::now() + BEAT;
-        beat(&shared, &store).await;
+        let is_well = beat(&shared, &store).await;
+        next = Instant::now() + if is_well { BEAT } else { RETRY };
     }
 }
 
-async fn beat(shared: &Shared, store: &Store) {
+/// Says whether that worked.
+async fn beat(shared: &Shared, store: &Store) -> bool {
     let calls = [Call {
         key: KEY,
         arguments: (shared.name(), GONE_MILLIS),
@@ -76,4 +80,5 @@ async fn beat(shared: &Shared, store: &Store) {
         (false, Ok(_)) => shared.answered(1, now),
         (false, Err(why)) => shared.failed(why, now),
     }
+    outcome.is_ok()
 }

@@ -56,7 +56,9 @@ impl Instance {
     pub fn several(redis: &Redis, count: u32) -> Vec<Self> {
         let all: Vec<_> = (0..count).map(|_| Self::start(redis, PATIENT)).collect();
         for instance in &all {
-            eventually("all are counted", || instance.shared.instances() == count);
+            eventually("all are counted", || {
+                instance.shared.known_instances() == count
+            });
         }
         all
     }

@@ -134,7 +134,7 @@ impl Shared {
     }
 
     /// The same, but 0 before they were counted.
-    pub(super) fn known_instances(&self) -> u32 {
+    pub fn known_instances(&self) -> u32 {
         self.instances.number()
     }
 
