@@ -158,6 +158,7 @@ fn route(number: usize, hosts: Vec<HostPattern>, path: PathPattern) -> Route {
             body: Bytes::new(),
         }),
         auth: None,
+        limits: Vec::new(),
         rewrite: None,
         request_headers: HeaderRules::default(),
         response_headers: HeaderRules::default(),

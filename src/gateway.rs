@@ -7,6 +7,7 @@ mod endpoints;
 mod failure;
 mod forward;
 mod kept;
+mod limit;
 mod receive;
 mod record;
 mod relay;

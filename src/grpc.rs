@@ -14,6 +14,8 @@ pub const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// The client's time for the call is over.
 pub const DEADLINE_EXCEEDED: u8 = 4;
+/// There is too much.
+pub const RESOURCE_EXHAUSTED: u8 = 8;
 
 /// Whether a request with these fields is a call. gRPC-Web is not gRPC: it is ordinary HTTP to us.
 pub fn is_call(headers: &HeaderMap) -> bool {

@@ -4,6 +4,7 @@
 //! the `error` of the body, the `error_type` of the access log and the `reason` of the metric.
 
 mod auth;
+mod limit;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use crate::lifecycle::Lifecycle;
 use crate::message::Response;
 
 pub use self::auth::AuthRefusal;
+pub use self::limit::LimitRefusal;
 
 /// Tells the client what its request is called.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -59,6 +61,10 @@ pub enum Rejection {
     Maintenance(Arc<Notice>),
     /// The client has not proved who it is, or may not do this.
     Auth(AuthRefusal),
+    /// There were too many requests like this.
+    RateLimited(LimitRefusal),
+    /// Nobody can say whether there were too many.
+    RateLimitUnavailable,
 }
 
 const MAINTENANCE: &str = "The service is down for maintenance.";
@@ -85,7 +91,7 @@ impl Notice {
 }
 
 /// Every label, for metrics that resolve their handles beforehand.
-pub const LABELS: [&str; 20] = [
+pub const LABELS: [&str; 22] = [
     "bad_request",
     "malformed_body",
     "header_too_large",
@@ -106,6 +112,8 @@ pub const LABELS: [&str; 20] = [
     "unauthorized",
     "forbidden",
     "auth_unavailable",
+    "rate_limited",
+    "rate_limit_unavailable",
 ];
 
 impl Rejection {
@@ -134,6 +142,8 @@ impl Rejection {
                 Kind::Forbidden => 18,
                 Kind::Unavailable => 19,
             },
+            Self::RateLimited(_) => 20,
+            Self::RateLimitUnavailable => 21,
         }
     }
 
@@ -155,7 +165,10 @@ impl Rejection {
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NoHealthyBackend | Self::Maintenance(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoHealthyBackend | Self::Maintenance(_) | Self::RateLimitUnavailable => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::BadGateway => StatusCode::BAD_GATEWAY,
             Self::GatewayTimeout | Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -198,6 +211,8 @@ impl Rejection {
             Self::Internal => "Something went wrong.",
             Self::Maintenance(_) => MAINTENANCE,
             Self::Auth(refusal) => refusal.sentence(),
+            Self::RateLimited(_) => "There are too many requests.",
+            Self::RateLimitUnavailable => "The service cannot count requests now.",
         }
     }
 
@@ -209,6 +224,8 @@ impl Rejection {
             Self::Auth(refusal) if refusal.kind() == Kind::Unavailable => {
                 Some(HeaderValue::from_static("1"))
             }
+            Self::RateLimited(refusal) => Some(refusal.retry_after()),
+            Self::RateLimitUnavailable => Some(HeaderValue::from_static("1")),
             _ => None,
         }
     }
@@ -232,9 +249,10 @@ impl Rejection {
     /// are request ids; an operator's message is escaped already.
     fn body(&self, request_id: &str, problem: bool) -> String {
         let (label, message) = (self.label(), self.message());
-        let detail = match self.error_type() {
-            Some(error_type) => format!(r#","error_type":"{error_type}""#),
-            None => String::new(),
+        let detail = match (self, self.error_type()) {
+            (Self::RateLimited(refusal), _) => format!(r#","policy":"{}""#, refusal.policy),
+            (_, Some(error_type)) => format!(r#","error_type":"{error_type}""#),
+            (_, None) => String::new(),
         };
         if problem {
             let status = self.status();
@@ -325,6 +343,7 @@ impl Rejection {
     pub fn grpc_code(&self) -> u8 {
         match self {
             Self::DeadlineExceeded => grpc::DEADLINE_EXCEEDED,
+            Self::RateLimited(_) => grpc::RESOURCE_EXHAUSTED,
             _ => grpc::code_of(self.status()),
         }
     }

@@ -199,6 +199,7 @@ mod tests {
                 body: bytes::Bytes::new(),
             }),
             auth: None,
+            limits: Vec::new(),
             rewrite: None,
             request_headers: HeaderRules::default(),
             response_headers: HeaderRules::default(),

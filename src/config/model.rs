@@ -53,6 +53,8 @@ pub struct Config {
     pub redis: Option<Redis>,
     /// Who may call.
     pub auth: Auth,
+    /// How much.
+    pub ratelimit: RateLimits,
     /// Named groups of backends, in order of name; routes refer to them by index.
     pub upstreams: Vec<Upstream>,
     /// The routes, in the order of the file (which decides nothing).
@@ -377,6 +379,8 @@ pub struct Route {
     pub action: Action,
     /// Who may call it; `None`: everyone.
     pub auth: Option<AuthPolicy>,
+    /// What it is limited by.
+    pub limits: Vec<RouteLimit>,
     /// How the path is changed for the backend.
     pub rewrite: Option<Rewrite>,
     /// Changes to the header of the request that goes to the backend.

@@ -68,6 +68,10 @@ scalar!(
     Network(IpNet), "network", "string", units::network, IpNet::to_string
 );
 scalar!(
+    /// So many in so long.
+    Rate((u64, StdDuration)), "rate", "string", units::rate, units::show_rate
+);
+scalar!(
     /// A status, or a range of them.
     Statuses((u16, u16)), "statuses", ["string", "integer"], units::statuses, units::show_statuses
 );
@@ -129,6 +133,7 @@ pub(super) fn check(format: &str, text: &str) -> Option<Result<(), Invalid>> {
         "share" => units::share(text).map(drop),
         "address" => units::address(text).map(drop),
         "network" => units::network(text).map(drop),
+        "rate" => units::rate(text).map(drop),
         "statuses" => units::statuses(text).map(drop),
         _ => return None,
     })
@@ -143,6 +148,7 @@ pub(super) fn expected(format: &str) -> Option<&'static str> {
         "share" => "a share such as `20%`",
         "address" => "an address such as `0.0.0.0:8080`",
         "network" => "a network such as `10.0.0.0/8`",
+        "rate" => "a rate such as `100/s`",
         "statuses" => "a status or range such as `200-399`",
         _ => return None,
     })

@@ -144,6 +144,54 @@ pub(super) fn network(text: &str) -> Result<IpNet, Invalid> {
         })
 }
 
+/// The greatest rate, above which its interval could not be told in nanoseconds exactly enough.
+const MAX_PER_SECOND: u64 = 1_000_000;
+
+/// The names of periods beside durations.
+const PERIODS: [(&str, &[&str], u64); 4] = [
+    ("s", &["sec", "second"], 1),
+    ("min", &["m", "minute"], 60),
+    ("h", &["hour"], 3_600),
+    ("day", &["d"], 86_400),
+];
+
+/// `100/s`, `1000/min`, `5000/h`, `50000/day`, `30/10s`.
+pub(super) fn rate(text: &str) -> Result<(u64, Duration), Invalid> {
+    const EXPECTED: &str = "a rate such as `100/s`, `1000/min`, `50000/day` or `30/10s`";
+    let refused = |what: &str| Invalid::new(format!("{} {what}", quote(text)), EXPECTED);
+    let Some((count, per)) = text.split_once('/') else {
+        return Err(refused("is no rate"));
+    };
+    let count: u64 = count.trim().parse().map_err(|_| refused("is no rate"))?;
+    let per = per.trim();
+    let named = PERIODS
+        .iter()
+        .find(|(name, others, _)| *name == per || others.contains(&per));
+    let period = match named {
+        Some((_, _, seconds)) => Duration::from_secs(*seconds),
+        None => duration(per).map_err(|_| refused("has no period that is known"))?,
+    };
+    if count == 0 || period < Duration::from_secs(1) {
+        return Err(refused("is less than one, or in less than a second"));
+    }
+    if count > MAX_PER_SECOND.saturating_mul(period.as_secs()) {
+        let most = format!("at most `{MAX_PER_SECOND}/s`");
+        return Err(Invalid::new(format!("{} is too much", quote(text)), most));
+    }
+    Ok((count, period))
+}
+
+/// A rate as it is written.
+pub(super) fn show_rate((count, period): &(u64, Duration)) -> String {
+    let named = PERIODS
+        .iter()
+        .find(|(_, _, seconds)| *period == Duration::from_secs(*seconds));
+    match named {
+        Some((name, _, _)) => format!("{count}/{name}"),
+        None => format!("{count}/{}", show_duration(period)),
+    }
+}
+
 /// `200`, `200-399`.
 pub(super) fn statuses(text: &str) -> Result<(u16, u16), Invalid> {
     let code = |text: &str| {
@@ -219,6 +267,35 @@ mod tests {
                 .expected
                 .ends_with("or `unlimited`")
         );
+    }
+
+    #[test]
+    fn rates_have_a_period() {
+        for (text, count, seconds) in [
+            ("100/s", 100, 1),
+            ("1000/min", 1000, 60),
+            ("5/h", 5, 3600),
+            ("50000/day", 50_000, 86_400),
+            ("30/10s", 30, 10),
+        ] {
+            let found = rate(text).unwrap();
+            assert_eq!(found, (count, Duration::from_secs(seconds)));
+            assert_eq!(show_rate(&found), text);
+        }
+        assert_eq!(rate("7 / minute").unwrap(), rate("7/m").unwrap());
+        for wrong in [
+            "",
+            "5",
+            "/s",
+            "0/s",
+            "-1/s",
+            "1/week",
+            "1/500ms",
+            "2000000/s",
+            "1.5/s",
+        ] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -1,9 +1,8 @@
 //! What the gateway answers by itself: fixed responses, redirects and refusals.
 
-use super::authenticate;
 use super::failure::Failure;
 use super::receive::request_of;
-use super::{Context, Gateway};
+use super::{Context, Gateway, authenticate, limit};
 use crate::config::model::Redirect;
 use crate::filter::maintenance;
 use crate::listener::connection::DRAIN_BYTES;
@@ -11,7 +10,7 @@ use crate::listener::exchange::{ClientFault, Exchange};
 use crate::listener::framing::Framing;
 use crate::message::Response;
 use crate::reply::{REQUEST_ID, Rejection, id_value};
-use crate::route::{Action, redirect};
+use crate::route::{Action, Route, redirect};
 use bytes::Bytes;
 use http::{HeaderValue, header};
 
@@ -31,7 +30,7 @@ impl Gateway {
         if let Some(rejection) = maintenance::judge(all, &route.maintenance, proxied, notice) {
             return Err(Failure::Refused(rejection));
         }
-        let admitted = authenticate::admit(exchange, context, &route).await;
+        let admitted = admit(exchange, context, &route).await;
         admitted.map_err(Failure::Refused)?;
         if is_too_large(exchange, route.max_body_bytes) {
             return Err(Failure::Refused(Rejection::BodyTooLarge));
@@ -117,6 +116,7 @@ impl Gateway {
     ) {
         response.insert(REQUEST_ID, id_value(context.request_id.as_str()));
         secure(context, response);
+        limit::tell(context, &mut response.headers);
         if let Some(route) = &context.route
             && !route.response_headers.is_empty()
         {
@@ -150,9 +150,18 @@ impl Gateway {
         let id = context.request_id.as_str();
         let (mut head, body) = rejection.response(&request.headers, request.version, id);
         secure(context, &mut head);
+        limit::tell(context, &mut head.headers);
         context.rejection = Some(rejection);
         exchange.answer(head, body).await
     }
+}
+
+/// Lets the request through to what the route does with it, or says why not. Limits by client come
+/// first, so that nobody can have credentials checked without end.
+async fn admit(exchange: &Exchange, context: &mut Context, route: &Route) -> Result<(), Rejection> {
+    limit::admit(exchange, context, &route.limits.of_clients).await?;
+    authenticate::admit(exchange, context, route).await?;
+    limit::admit(exchange, context, &route.limits.of_identities).await
 }
 
 /// Tells browsers to stay with `https`. In the place of what a backend says: there must be one

@@ -53,6 +53,19 @@ pub(super) const AUTH_CACHE: Definition = counter(
     "Credentials looked for among those found good before, by result.",
 );
 
+pub(super) const RATELIMIT_DECISIONS: Definition = counter(
+    "ratelimit_decisions_total",
+    "Requests that a policy of rate limits decided about, by result and who decided.",
+);
+pub(super) const RATELIMIT_ERRORS: Definition = counter(
+    "ratelimit_errors_total",
+    "Requests that Redis should have decided about and could not.",
+);
+pub(super) const RATELIMIT_CHECK_DURATION: Definition = histogram(
+    "ratelimit_check_duration_seconds",
+    "What requests waited for Redis to decide about them.",
+);
+
 pub(super) const JWKS_FETCHES: Definition = counter(
     "jwks_fetches_total",
     "Fetches of a provider's key set, by result.",

@@ -15,6 +15,7 @@ mod label;
 mod listener;
 mod live;
 mod openmetrics;
+mod ratelimit;
 mod redis;
 mod render;
 mod revocations;
@@ -41,6 +42,7 @@ pub use self::label::MethodLabel;
 pub use self::listener::{
     ConnectionClose, ConnectionGuard, Http2Guard, InFlightGuard, ListenerMetrics,
 };
+pub use self::ratelimit::{LimitResult, LimitSource, RateLimitMetrics};
 pub use self::redis::{RedisCommand, RedisError, RedisMetrics};
 pub use self::render::{Format, render};
 pub use self::revocations::RevocationMetrics;
@@ -80,6 +82,7 @@ pub struct Metrics {
     no_route: Arc<RouteMetrics>,
     auth: Arc<AuthMetrics>,
     jwks: Live<Arc<str>, JwksMetrics>,
+    rate_limits: Live<Arc<str>, RateLimitMetrics>,
     refusals: Mutex<BTreeMap<&'static str, Counter>>,
     reloads_succeeded: Counter,
     reloads_failed: Counter,
@@ -129,6 +132,7 @@ impl Metrics {
             no_route,
             auth: Arc::default(),
             jwks: Live::default(),
+            rate_limits: Live::default(),
             refusals: Mutex::default(),
             reloads_succeeded: plain_counter(),
             reloads_failed: plain_counter(),
@@ -178,6 +182,12 @@ impl Metrics {
     /// The handle of a provider whose keys are fetched.
     pub fn jwks(&self, provider: &str) -> Arc<JwksMetrics> {
         self.jwks.get(provider.into(), JwksMetrics::default)
+    }
+
+    /// The handle of a policy that limits the rate of requests.
+    pub fn rate_limit(&self, policy: &str) -> Arc<RateLimitMetrics> {
+        self.rate_limits
+            .get(policy.into(), RateLimitMetrics::default)
     }
 
     /// The counter of requests refused for this reason, to be taken when the process starts.
@@ -249,6 +259,7 @@ impl Metrics {
         self.revocations.collect(&self.namespace, &mut families);
         self.auth.collect(&self.namespace, &mut families);
         jwks::collect(&self.namespace, &self.jwks.held(), &mut families);
+        ratelimit::collect(&self.namespace, &self.rate_limits.held(), &mut families);
         self.collect_process(&mut families);
         families.extend(self.process.collect());
         families.retain(|family| !family.get_metric().is_empty());

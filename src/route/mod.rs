@@ -17,6 +17,7 @@ use crate::config::model::{self, FixedResponse, Redirect, Rewrite, TimeoutOverri
 use crate::filter::auth::{Auth, Policy};
 use crate::filter::headers::HeaderFilter;
 use crate::filter::maintenance::Maintenance;
+use crate::filter::ratelimit::{RateLimits, RouteLimits};
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::upstream::Upstream;
 use crate::upstream::balance::Schedule;
@@ -29,6 +30,8 @@ pub struct Route {
     pub action: Action,
     /// Who may call it; `None`: everyone.
     pub auth: Option<Policy>,
+    /// What it is limited by.
+    pub limits: RouteLimits,
     /// How the path is changed for the backend.
     pub rewrite: Option<Rewrite>,
     /// Changes to the request's header.
@@ -117,6 +120,7 @@ impl Route {
         config: &model::Route,
         upstreams: &[Arc<Upstream>],
         auth: &Auth,
+        limits: &RateLimits,
         metrics: &Metrics,
         previous: Option<&Self>,
     ) -> Self {
@@ -134,6 +138,7 @@ impl Route {
                 .auth
                 .as_ref()
                 .map(|policy| Policy::compile(policy, auth)),
+            limits: RouteLimits::compile(&config.limits, limits),
             rewrite: config.rewrite.clone(),
             request_headers: HeaderFilter::compile(&config.request_headers),
             response_headers: HeaderFilter::compile(&config.response_headers),

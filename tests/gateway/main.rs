@@ -43,6 +43,7 @@ mod open_ends;
 mod process;
 mod proxy_protocol;
 mod proxying;
+mod ratelimit;
 mod redis;
 mod refusals;
 mod reload;

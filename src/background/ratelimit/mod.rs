@@ -5,6 +5,7 @@
 
 mod beat;
 mod lend;
+mod readiness;
 
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::Instant;
@@ -15,6 +16,8 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::filter::ratelimit::shared::{Answer, Question, Shared};
 use crate::metrics::{RedisCommand, RedisError};
 use crate::store::{Call, Failure, Script, Store};
+
+pub use self::readiness::watch as watch_readiness;
 
 /// How many questions make a pipeline, which occupies Redis for two milliseconds or so.
 const AT_ONCE: usize = 256;

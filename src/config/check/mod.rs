@@ -7,6 +7,7 @@ mod header;
 mod listener_tls;
 mod matching;
 mod process;
+mod ratelimit;
 mod redis;
 mod route;
 mod upstream;
@@ -17,6 +18,7 @@ use std::path::Path as FilePath;
 use std::sync::Arc;
 
 pub use self::auth::expiry;
+use self::route::Known;
 use super::conflict::conflicts;
 use super::env::Env;
 use super::file::File;
@@ -107,7 +109,14 @@ impl Checker<'_> {
             .collect();
         let (auth, schemes) = self.auth(&file.auth);
         let default = self.default_policy(&file.auth, &schemes);
-        let routes = self.routes(&file.routes, &indexes, &schemes, default.flatten().as_ref());
+        let (limits, policies) = self.rate_limits(&file.ratelimit, file.redis.is_some());
+        let known = Known {
+            upstreams: &indexes,
+            schemes: &schemes,
+            default: default.flatten(),
+            policies: &policies,
+        };
+        let routes = self.routes(&file.routes, &known);
         let routes = self.told_apart(routes);
         self.warn_of_limits(&file.limits);
         Some(Config {
@@ -127,6 +136,7 @@ impl Checker<'_> {
             metrics: metrics?,
             redis: redis?,
             auth: auth?,
+            ratelimit: limits?,
             upstreams: upstreams.into_values().collect::<Option<_>>()?,
             routes: routes?,
             source_hash: fnv1a(self.source.text),

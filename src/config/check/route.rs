@@ -7,20 +7,31 @@ use super::Checker;
 use super::action::Indexes;
 use super::auth::Schemes;
 use super::process::label;
+use super::ratelimit::Policies;
 use crate::config::file;
 use crate::config::model::{AuthPolicy, HeaderRules, Route, TimeoutOverrides};
 use crate::config::pattern::PathPattern;
 use crate::config::scalar::List;
 use crate::config::tree::Path;
 
+/// What routes may refer to.
+pub(super) struct Known<'a> {
+    /// Upstreams by name.
+    pub upstreams: &'a Indexes,
+    /// The schemes of `auth`.
+    pub schemes: &'a Schemes,
+    /// What routes ask for that say nothing of `auth`.
+    pub default: Option<AuthPolicy>,
+    /// The policies of `ratelimit`.
+    pub policies: &'a Policies,
+}
+
 impl Checker<'_> {
     /// The routes in the order of the file; `None` is one that is not sound.
     pub(super) fn routes(
         &mut self,
         written: &List<file::Route>,
-        indexes: &Indexes,
-        schemes: &Schemes,
-        default: Option<&AuthPolicy>,
+        known: &Known<'_>,
     ) -> Vec<Option<Route>> {
         let root = Path::Root;
         let list = root.key("routes");
@@ -35,12 +46,7 @@ impl Checker<'_> {
                 None => names.derive(route),
             };
             let item = list.item(index);
-            routes[index] = self.route(route, name.into(), indexes, schemes, &item);
-            if let Some(checked) = &mut routes[index]
-                && route.auth.is_none()
-            {
-                checked.auth = default.cloned();
-            }
+            routes[index] = self.route(route, name.into(), known, &item);
         }
         routes
     }
@@ -68,17 +74,19 @@ impl Checker<'_> {
         &mut self,
         written: &file::Route,
         name: Arc<str>,
-        indexes: &Indexes,
-        schemes: &Schemes,
+        known: &Known<'_>,
         at: &Path<'_>,
     ) -> Option<Route> {
         let matcher = self.matcher(&written.matcher, &at.key("match"));
         let paths = matcher.as_ref().map(|matcher| matcher.paths.as_slice());
-        let action = self.action(written, paths, indexes, at);
+        let action = self.action(written, paths, known.upstreams, at);
         let auth = match &written.auth {
-            Some(auth) => self.policy(auth, schemes, paths, &at.key("auth")),
-            None => Some(None),
+            Some(auth) => self.policy(auth, known.schemes, paths, &at.key("auth")),
+            None => Some(known.default.clone()),
         };
+        let asked = auth.as_ref().and_then(Option::as_ref);
+        let limits = written.ratelimit.as_ref();
+        let limits = self.route_limits(limits, known.policies, paths, asked, at);
         let headers = self.headers(&written.headers, paths, &at.key("headers"));
         let rewrite = written
             .rewrite
@@ -90,6 +98,7 @@ impl Checker<'_> {
             matcher: matcher?,
             action: action?,
             auth: auth?,
+            limits: limits?,
             rewrite: match rewrite {
                 Some(rewrite) => Some(rewrite?),
                 None => None,

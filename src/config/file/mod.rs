@@ -5,6 +5,7 @@
 
 mod auth;
 mod listener_tls;
+mod ratelimit;
 mod redis;
 mod route;
 mod upstream;
@@ -20,6 +21,7 @@ use super::scalar::{Address, Duration, List, Network, Secret, Size};
 
 pub use auth::*;
 pub use listener_tls::*;
+pub use ratelimit::*;
 pub use redis::*;
 pub use route::*;
 pub use upstream::*;
@@ -62,6 +64,8 @@ pub struct File {
     /// Who may call: schemes by which clients prove who they are, and what routes ask for that say
     /// nothing themselves.
     pub auth: Auth,
+    /// How much: policies that limit the rate of requests, which routes name.
+    pub ratelimit: RateLimits,
     /// Named groups of backends. Names have letters, digits, `_`, `-` and `.`.
     pub upstreams: BTreeMap<String, Upstream>,
     /// What is done with which requests; at least one. Each route has exactly one of `upstream`,

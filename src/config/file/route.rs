@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::scalar::{Duration, Limit, List};
 use super::auth::RouteAuth;
+use super::ratelimit::RouteLimits;
 use super::upstream::one;
 
 /// One route. It has one of `upstream`, `redirect` and `respond`.
@@ -39,6 +40,13 @@ pub struct Route {
         { "any_of": ["main", "partners"], "scopes": ["users.read"] },
     ]))]
     pub auth: Option<RouteAuth>,
+    /// What it is limited by: `none`, the name of a policy of `ratelimit.policies`, or a list of them.
+    /// When left out, what `ratelimit.default` says.
+    #[schemars(extend("examples" = [
+        "none",
+        ["per-client", { "policy": "per-user", "cost": 5 }],
+    ]))]
+    pub ratelimit: Option<RouteLimits>,
     /// How the path is changed for the backend, in one of three ways; the query stays. Only with
     /// `upstream`.
     pub rewrite: Option<Rewrite>,
@@ -273,6 +281,7 @@ impl Default for Route {
             redirect: None,
             respond: None,
             auth: None,
+            ratelimit: None,
             rewrite: None,
             headers: Headers::default(),
             max_body_size: Limit(Some(10 << 20)),

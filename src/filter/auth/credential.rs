@@ -89,7 +89,10 @@ fn has_scheme(value: &HeaderValue, scheme: Option<&str>) -> bool {
 }
 
 /// RFC 6265 section 4.2.1; HTTP/2 may split the field (RFC 9113 section 8.2.3).
-fn of_cookie<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, AuthError> {
+pub(in crate::filter) fn of_cookie<'a>(
+    headers: &'a HeaderMap,
+    name: &str,
+) -> Result<Option<&'a str>, AuthError> {
     let mut found = None;
     for value in headers.get_all(header::COOKIE) {
         for pair in value.as_bytes().split(|byte| *byte == b';') {

@@ -32,6 +32,7 @@ fn route(name: &str, paths: &[&str]) -> Route {
             body: bytes::Bytes::new(),
         }),
         auth: None,
+        limits: Vec::new(),
         rewrite: None,
         request_headers: HeaderRules::default(),
         response_headers: HeaderRules::default(),

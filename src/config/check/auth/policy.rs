@@ -147,7 +147,7 @@ impl Checker<'_> {
     }
 
     /// A claim whose dots lead into objects.
-    pub(super) fn claim(&mut self, claim: &str, at: &Path<'_>) -> Option<String> {
+    pub(in crate::config::check) fn claim(&mut self, claim: &str, at: &Path<'_>) -> Option<String> {
         if claim.is_empty() || claim.starts_with('.') || claim.ends_with('.') {
             self.refuse(
                 at,

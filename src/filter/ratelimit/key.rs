@@ -1,0 +1,276 @@
+//! What requests are counted by: a number for this instance, a name for all of them.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::net::IpAddr;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use ipnet::{Ipv4Net, Ipv6Net};
+use serde_json::Value;
+
+use crate::config::model::KeyPart;
+use crate::filter::auth::credential;
+use crate::filter::headers::Facts;
+use crate::metrics::AuthMethod;
+
+/// The longest part that a name has as it is; longer ones are hashed.
+const MAX_PART: usize = 128;
+
+/// Between the parts of a name.
+const SEPARATOR: char = '|';
+
+/// The value of one part.
+enum Found<'a> {
+    /// An address, or the network that stands for one client.
+    Client(IpAddr, u8),
+    /// What may be read by operators.
+    Plain(Cow<'a, str>),
+    /// Who calls: the scheme and the subject.
+    Subject(&'a str, &'a str),
+    /// What may be a secret, such as a cookie.
+    Private(&'a [u8]),
+}
+
+/// The number that a request's key has here. Nobody outside can foresee it, so nobody can choose keys
+/// that meet.
+pub fn hash(parts: &[KeyPart], facts: &Facts<'_>, state: &RandomState) -> u64 {
+    let mut hasher = state.build_hasher();
+    for part in parts {
+        match find(part, facts) {
+            Some(found) => found.hash(&mut hasher),
+            None => client(facts, part).hash_as(&mut hasher, 9),
+        }
+    }
+    hasher.finish()
+}
+
+/// The name of a request's key, the same on every instance: without what may be a secret, and of
+/// visible ASCII.
+pub fn name(parts: &[KeyPart], facts: &Facts<'_>) -> String {
+    let mut name = String::new();
+    for (index, part) in parts.iter().enumerate() {
+        if index > 0 {
+            name.push(SEPARATOR);
+        }
+        match find(part, facts) {
+            Some(found) => found.write(&mut name),
+            None => {
+                // Never taken for what the part is about.
+                name.push('~');
+                client(facts, part).write(&mut name);
+            }
+        }
+    }
+    if name.is_empty() {
+        name.push_str("all");
+    }
+    name
+}
+
+/// What the request has of this part.
+fn find<'a>(part: &KeyPart, facts: &Facts<'a>) -> Option<Found<'a>> {
+    match part {
+        KeyPart::ClientIp { .. } => Some(client(facts, part)),
+        KeyPart::Identity => {
+            let identity = facts.identity?;
+            Some(Found::Subject(&identity.scheme, identity.subject()))
+        }
+        KeyPart::ApiKey => {
+            let identity = facts.identity?;
+            let is_key = identity.method == AuthMethod::ApiKey;
+            is_key.then(|| Found::Subject(&identity.scheme, identity.subject()))
+        }
+        KeyPart::Header(name) => Some(Found::Private(facts.headers.get(name)?.as_bytes())),
+        KeyPart::Cookie(name) => {
+            let value = credential::of_cookie(facts.headers, name).ok()??;
+            Some(Found::Private(value.as_bytes()))
+        }
+        KeyPart::PathParam(name) => Some(Found::Plain((facts.path_param)(name)?.into())),
+        KeyPart::Route => Some(Found::Plain(facts.route.into())),
+        KeyPart::Claim(path) => claim(path, facts).map(Found::Plain),
+    }
+}
+
+/// A claim as a text, if it is a single value.
+pub fn claim<'a>(path: &str, facts: &Facts<'a>) -> Option<Cow<'a, str>> {
+    match facts.identity?.claim(path)? {
+        Value::String(text) => Some(text.as_str().into()),
+        Value::Number(number) => Some(number.to_string().into()),
+        Value::Bool(value) => Some(value.to_string().into()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+fn client<'a>(facts: &Facts<'_>, part: &KeyPart) -> Found<'a> {
+    let prefix = match part {
+        KeyPart::ClientIp { ipv6_prefix } => *ipv6_prefix,
+        // What one customer usually has for himself.
+        _ => 64,
+    };
+    Found::Client(facts.client_ip.to_canonical(), prefix)
+}
+
+impl Found<'_> {
+    fn hash(&self, hasher: &mut impl Hasher) {
+        let kind = match self {
+            Self::Client(..) => 1,
+            Self::Plain(_) => 2,
+            Self::Subject(..) => 3,
+            Self::Private(_) => 4,
+        };
+        self.hash_as(hasher, kind);
+    }
+
+    fn hash_as(&self, hasher: &mut impl Hasher, kind: u8) {
+        hasher.write_u8(kind);
+        match self {
+            Self::Client(IpAddr::V4(address), _) => hasher.write_u32(address.to_bits()),
+            Self::Client(IpAddr::V6(address), prefix) => {
+                let mask = u128::MAX << (128 - u32::from((*prefix).clamp(1, 128)));
+                hasher.write_u128(address.to_bits() & mask);
+            }
+            // With its length, so that no two pairs of parts are the same bytes.
+            Self::Plain(text) => text.hash(hasher),
+            Self::Subject(scheme, subject) => (scheme, subject).hash(hasher),
+            Self::Private(bytes) => bytes.hash(hasher),
+        }
+    }
+
+    fn write(&self, name: &mut String) {
+        // Writing to a string cannot fail.
+        let _ = match self {
+            Self::Client(IpAddr::V4(address), _) => {
+                write!(name, "{}", Ipv4Net::from(*address).addr())
+            }
+            Self::Client(IpAddr::V6(address), prefix) => match Ipv6Net::new(*address, *prefix) {
+                Ok(network) if *prefix < 128 => write!(name, "{}", network.trunc()),
+                _ => write!(name, "{address}"),
+            },
+            Self::Plain(text) => write!(name, "{}", Readable(text)),
+            Self::Subject(scheme, subject) => {
+                write!(name, "{}:{}", Readable(scheme), Readable(subject))
+            }
+            Self::Private(bytes) => write!(name, "{}", Digest(bytes)),
+        };
+    }
+}
+
+/// A text as a name has it.
+struct Readable<'a>(&'a str);
+
+impl std::fmt::Display for Readable<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.0.len() > MAX_PART {
+            return Digest(self.0.as_bytes()).fmt(f);
+        }
+        for byte in self.0.bytes() {
+            match byte {
+                b'%' | b'|' | b'~' | b'#' | b'{' | b'}' => write!(f, "%{byte:02X}")?,
+                0x21..=0x7e => f.write_char(char::from(byte))?,
+                _ => write!(f, "%{byte:02X}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// 128 bits of the SHA-256 of something.
+struct Digest<'a>(&'a [u8]);
+
+impl std::fmt::Display for Digest<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_char('#')?;
+        for byte in digest(&SHA256, self.0).as_ref().iter().take(16) {
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+mod tests {
+    use super::*;
+    use crate::filter::fixture::{Request, facts};
+
+    const CLIENT: KeyPart = KeyPart::ClientIp { ipv6_prefix: 64 };
+
+    fn header(name: &'static str) -> KeyPart {
+        KeyPart::Header(http::HeaderName::from_static(name))
+    }
+
+    fn named(parts: &[KeyPart], request: &Request) -> String {
+        name(parts, &facts(request))
+    }
+
+    #[test]
+    fn names_can_be_typed_and_hold_no_secret() {
+        let request = Request::get("/")
+            .header("x-tenant", "hunter2")
+            .header("cookie", "a=b; sid=hunter2")
+            .param("id", "a b|c%~\u{e9}");
+        assert_eq!(named(&[CLIENT], &request), "192.0.2.1");
+        assert_eq!(named(&[], &request), "all");
+        assert_eq!(
+            named(&[KeyPart::Route, CLIENT], &request),
+            "users|192.0.2.1"
+        );
+        let id = KeyPart::PathParam("id".to_owned());
+        assert_eq!(named(&[id], &request), "a%20b%7Cc%25%7E%C3%A9");
+        let digest = named(&[header("x-tenant")], &request);
+        assert!(digest.starts_with('#') && digest.len() == 33, "{digest}");
+        let cookie = KeyPart::Cookie("sid".to_owned());
+        assert_eq!(named(&[cookie], &request), digest);
+    }
+
+    #[test]
+    fn the_client_takes_the_place_of_what_is_missing() {
+        let request = Request::get("/");
+        for part in [
+            header("x-tenant"),
+            KeyPart::Cookie("sid".to_owned()),
+            KeyPart::PathParam("id".to_owned()),
+            KeyPart::Claim("tenant".to_owned()),
+            KeyPart::Identity,
+            KeyPart::ApiKey,
+        ] {
+            assert_eq!(named(&[part], &request), "~192.0.2.1");
+        }
+    }
+
+    #[test]
+    fn networks_of_version_6_are_one_client() {
+        let request = Request::get("/");
+        let state = RandomState::new();
+        let of = |address: &str, prefix| {
+            let facts = Facts {
+                client_ip: address.parse().unwrap(),
+                ..facts(&request)
+            };
+            let parts = [KeyPart::ClientIp {
+                ipv6_prefix: prefix,
+            }];
+            (name(&parts, &facts), hash(&parts, &facts, &state))
+        };
+        assert_eq!(of("2001:db8::1", 64), of("2001:db8::2:0:0:1", 64));
+        assert_eq!(of("2001:db8::1", 64).0, "2001:db8::/64");
+        assert_ne!(of("2001:db8::1", 128), of("2001:db8::2", 128));
+        assert_eq!(of("2001:db8::1", 128).0, "2001:db8::1");
+        assert_eq!(of("::ffff:192.0.2.7", 64), of("192.0.2.7", 64));
+    }
+
+    #[test]
+    fn different_keys_have_different_numbers() {
+        let state = RandomState::new();
+        let request = |a: &str, b: &str| Request::get("/").header("x-a", a).header("x-b", b);
+        let of = |request: &Request| hash(&[header("x-a"), header("x-b")], &facts(request), &state);
+        assert_eq!(of(&request("ab", "c")), of(&request("ab", "c")));
+        assert_ne!(of(&request("ab", "c")), of(&request("a", "bc")));
+        // Whoever sends an address as a header does not get that client's key.
+        let sent = Request::get("/").header("x-a", "192.0.2.1");
+        let missing = Request::get("/");
+        let one = |request: &Request| hash(&[header("x-a")], &facts(request), &state);
+        assert_ne!(one(&sent), one(&missing));
+    }
+}
