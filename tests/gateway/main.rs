@@ -44,6 +44,7 @@ mod process;
 mod proxy_protocol;
 mod proxying;
 mod ratelimit;
+mod ratelimit_shared;
 mod redis;
 mod refusals;
 mod reload;
