@@ -42,6 +42,7 @@ impl Instance {
         store.configure(config.redis.as_ref());
         let shared = Arc::new(Shared::default());
         shared.set_patience(patience);
+        shared.set_used(true);
         ratelimit::start(&shared, &store);
         let instance = Self { shared, store };
         eventually("connected", || {
