@@ -47,6 +47,7 @@ mod process;
 mod proxy_protocol;
 mod proxying;
 mod ratelimit;
+mod ratelimit_shared;
 mod redis;
 mod redis_cluster;
 mod redis_sentinel;
