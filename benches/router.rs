@@ -161,6 +161,7 @@ fn route(number: usize, hosts: Vec<HostPattern>, path: PathPattern) -> Route {
         cors: None,
         auth: None,
         limits: Vec::new(),
+        concurrency: Vec::new(),
         rewrite: None,
         request_headers: HeaderRules::default(),
         response_headers: HeaderRules::default(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::filter::auth::Identity;
+use crate::filter::concurrency::Places;
 use crate::filter::cors::Stage;
 use crate::filter::headers::Facts;
 use crate::metrics::PooledConnection;
@@ -41,6 +42,8 @@ pub struct RequestContext {
     pub auth: AuthState,
     /// Who calls, once that is proved.
     pub identity: Option<Arc<Identity>>,
+    /// Its places among the requests in flight.
+    pub places: Places,
     /// The upstream it goes to.
     pub upstream: Option<Arc<Upstream>>,
     /// The attempt in progress, or the last one.
@@ -98,6 +101,7 @@ impl RequestContext {
             cors: Stage::Request,
             auth: AuthState::NotAsked,
             identity: None,
+            places: Places::default(),
             upstream: None,
             attempt: None,
             tried: Tried::default(),

@@ -3,6 +3,7 @@
 mod answer;
 mod attempt;
 mod authenticate;
+mod concurrency;
 mod cors;
 mod endpoints;
 mod failure;

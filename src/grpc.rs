@@ -12,6 +12,8 @@ pub const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// How long the client gives a call.
 pub const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
+/// There is not enough of something for the call.
+pub const RESOURCE_EXHAUSTED: u8 = 8;
 /// The client's time for the call is over.
 pub const DEADLINE_EXCEEDED: u8 = 4;
 

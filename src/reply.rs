@@ -63,6 +63,10 @@ pub enum Rejection {
     IpDenied,
     /// A web page of another origin may not call.
     CorsDenied(CorsError),
+    /// Too many requests of all clients together are in flight.
+    Overloaded,
+    /// The client has too many requests in flight.
+    TooManyConcurrent,
     /// The client has not proved who it is, or may not do this.
     Auth(AuthRefusal),
 }
@@ -91,7 +95,7 @@ impl Notice {
 }
 
 /// Every label, for metrics that resolve their handles beforehand.
-pub const LABELS: [&str; 22] = [
+pub const LABELS: [&str; 24] = [
     "bad_request",
     "malformed_body",
     "header_too_large",
@@ -114,6 +118,8 @@ pub const LABELS: [&str; 22] = [
     "auth_unavailable",
     "ip_denied",
     "cors_denied",
+    "overloaded",
+    "too_many_concurrent",
 ];
 
 impl Rejection {
@@ -144,6 +150,8 @@ impl Rejection {
             },
             Self::IpDenied => 20,
             Self::CorsDenied(_) => 21,
+            Self::Overloaded => 22,
+            Self::TooManyConcurrent => 23,
         }
     }
 
@@ -165,7 +173,10 @@ impl Rejection {
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NoHealthyBackend | Self::Maintenance(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoHealthyBackend | Self::Maintenance(_) | Self::Overloaded => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::TooManyConcurrent => StatusCode::TOO_MANY_REQUESTS,
             Self::BadGateway => StatusCode::BAD_GATEWAY,
             Self::GatewayTimeout | Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -210,6 +221,8 @@ impl Rejection {
             Self::Maintenance(_) => MAINTENANCE,
             Self::IpDenied => "Access from this address is denied.",
             Self::CorsDenied(why) => why.sentence(),
+            Self::Overloaded => "There is too much to do at the moment.",
+            Self::TooManyConcurrent => "Too many requests at the same time.",
             Self::Auth(refusal) => refusal.sentence(),
         }
     }
@@ -219,6 +232,7 @@ impl Rejection {
         match self {
             Self::NoHealthyBackend => Some(HeaderValue::from_static("5")),
             Self::Maintenance(notice) => Some(notice.retry_after.clone()),
+            Self::Overloaded | Self::TooManyConcurrent => Some(HeaderValue::from_static("1")),
             Self::Auth(refusal) if refusal.kind() == Kind::Unavailable => {
                 Some(HeaderValue::from_static("1"))
             }
@@ -339,6 +353,7 @@ impl Rejection {
     pub fn grpc_code(&self) -> u8 {
         match self {
             Self::DeadlineExceeded => grpc::DEADLINE_EXCEEDED,
+            Self::TooManyConcurrent => grpc::RESOURCE_EXHAUSTED,
             _ => grpc::code_of(self.status()),
         }
     }
@@ -428,6 +443,8 @@ mod tests {
             auth(AuthError::ProviderUnavailable),
             Rejection::IpDenied,
             Rejection::CorsDenied(CorsError::Origin),
+            Rejection::Overloaded,
+            Rejection::TooManyConcurrent,
         ];
         for (index, rejection) in every.iter().enumerate() {
             assert_eq!(rejection.index(), index);

@@ -123,6 +123,7 @@ fn target(upstream: &model::Upstream, backend: &model::Backend) -> model::Upstre
         backends: vec![backend],
         retries: of_requests,
         outlier: ejection,
+        concurrency: None,
         ..upstream.clone()
     }
 }

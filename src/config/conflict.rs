@@ -202,6 +202,7 @@ mod tests {
             cors: None,
             auth: None,
             limits: Vec::new(),
+            concurrency: Vec::new(),
             rewrite: None,
             request_headers: HeaderRules::default(),
             response_headers: HeaderRules::default(),

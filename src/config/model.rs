@@ -4,6 +4,7 @@
 //! for a malformed setting. Nothing here is read through serde.
 
 mod auth;
+mod concurrency;
 mod cors;
 mod ip_access;
 mod listener_tls;
@@ -24,6 +25,7 @@ pub use super::scalar::Secret;
 use super::pattern::{HostPattern, PathPattern, Template};
 
 pub use auth::*;
+pub use concurrency::*;
 pub use cors::*;
 pub use ip_access::*;
 pub use listener_tls::{CertificateFiles, ClientAuth, ListenerTls, Tickets};
@@ -229,6 +231,8 @@ pub struct Upstream {
     pub balance: Balance,
     /// What an attempt may take.
     pub timeouts: Timeouts,
+    /// How many requests may be in flight to it; `None`: any number.
+    pub concurrency: Option<Bounds>,
     /// How connections are kept.
     pub pool: Pool,
     /// When a request is tried again.
@@ -393,6 +397,9 @@ pub struct Route {
     pub auth: Option<AuthPolicy>,
     /// What it is limited by.
     pub limits: Vec<RouteLimit>,
+    /// How many may be in flight at the same time: those with a key first, at most
+    /// [`MAX_CONCURRENCY_LIMITS`].
+    pub concurrency: Vec<Concurrency>,
     /// How the path is changed for the backend.
     pub rewrite: Option<Rewrite>,
     /// Changes to the header of the request that goes to the backend.

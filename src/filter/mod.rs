@@ -1,6 +1,7 @@
 //! What is decided about a request between its route and its backend.
 
 pub mod auth;
+pub mod concurrency;
 pub mod cors;
 #[cfg(test)]
 pub(crate) mod fixture;

@@ -43,6 +43,7 @@ impl Gateway {
         }
         let admitted = authenticate::admit(exchange, context, &route).await;
         admitted.map_err(Failure::Refused)?;
+        self.enter_route(exchange, context, &route).await?;
         if is_too_large(exchange, route.max_body_bytes) {
             return Err(Failure::Refused(Rejection::BodyTooLarge));
         }

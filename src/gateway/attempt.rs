@@ -22,6 +22,7 @@ impl Gateway {
         exchange: &mut Exchange,
         context: &mut Context,
     ) -> Result<(), Failure> {
+        self.enter_upstream(exchange, context).await?;
         let mut kept = Kept::default();
         loop {
             let Some(purpose) = forward::select(exchange, context) else {

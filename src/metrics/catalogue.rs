@@ -66,6 +66,19 @@ pub(super) const RATELIMIT_CHECK_DURATION: Definition = histogram(
     "What requests waited for Redis to decide about them.",
 );
 
+pub(super) const CONCURRENCY_IN_FLIGHT: Definition = gauge(
+    "concurrency_in_flight",
+    "Requests that have a place of a limit on requests at the same time.",
+);
+pub(super) const CONCURRENCY_QUEUED: Definition = gauge(
+    "concurrency_queued",
+    "Requests that wait for a place of such a limit.",
+);
+pub(super) const CONCURRENCY_REJECTED: Definition = counter(
+    "concurrency_rejected_total",
+    "Requests that were refused because a limit had no place for them.",
+);
+
 pub(super) const JWKS_FETCHES: Definition = counter(
     "jwks_fetches_total",
     "Fetches of a provider's key set, by result.",

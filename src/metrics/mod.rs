@@ -7,6 +7,7 @@
 mod auth;
 mod backend;
 mod catalogue;
+mod concurrency;
 mod family;
 mod grpc;
 mod histogram;
@@ -35,6 +36,7 @@ use prometheus::proto::MetricFamily;
 
 pub use self::auth::{AuthError, AuthMethod, AuthMetrics};
 pub use self::backend::{BackendMetrics, ProbeResult};
+pub use self::concurrency::{ConcurrencyMetrics, ConcurrencyRefusal};
 pub use self::grpc::GrpcCode;
 pub use self::histogram::Histogram;
 pub use self::jwks::{JwksFetch, JwksMetrics};
@@ -83,6 +85,7 @@ pub struct Metrics {
     auth: Arc<AuthMetrics>,
     jwks: Live<Arc<str>, JwksMetrics>,
     rate_limits: Live<Arc<str>, RateLimitMetrics>,
+    concurrency: Live<concurrency::Key, ConcurrencyMetrics>,
     refusals: Mutex<BTreeMap<&'static str, Counter>>,
     reloads_succeeded: Counter,
     reloads_failed: Counter,
@@ -133,6 +136,7 @@ impl Metrics {
             auth: Arc::default(),
             jwks: Live::default(),
             rate_limits: Live::default(),
+            concurrency: Live::default(),
             refusals: Mutex::default(),
             reloads_succeeded: plain_counter(),
             reloads_failed: plain_counter(),
@@ -188,6 +192,13 @@ impl Metrics {
     pub fn rate_limit(&self, policy: &str) -> Arc<RateLimitMetrics> {
         self.rate_limits
             .get(policy.into(), RateLimitMetrics::default)
+    }
+
+    /// The handle of a limit on requests at the same time, of a route or of an upstream; the other is
+    /// empty.
+    pub fn concurrency(&self, route: &str, upstream: &str, key: &str) -> Arc<ConcurrencyMetrics> {
+        let key = (route.into(), upstream.into(), key.into());
+        self.concurrency.get(key, ConcurrencyMetrics::default)
     }
 
     /// The counter of requests refused for this reason, to be taken when the process starts.
@@ -259,6 +270,7 @@ impl Metrics {
         self.revocations.collect(&self.namespace, &mut families);
         self.auth.collect(&self.namespace, &mut families);
         jwks::collect(&self.namespace, &self.jwks.held(), &mut families);
+        concurrency::collect(&self.namespace, &self.concurrency.held(), &mut families);
         ratelimit::collect(&self.namespace, &self.rate_limits.held(), &mut families);
         self.collect_process(&mut families);
         families.extend(self.process.collect());

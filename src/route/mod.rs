@@ -15,6 +15,7 @@ pub use router::{Found, Lookup, Router};
 
 use crate::config::model::{self, FixedResponse, Redirect, Rewrite, TimeoutOverrides};
 use crate::filter::auth::{Auth, Policy};
+use crate::filter::concurrency;
 use crate::filter::cors::Cors;
 use crate::filter::headers::HeaderFilter;
 use crate::filter::ip_access::IpAccess;
@@ -35,6 +36,8 @@ pub struct Route {
     pub cors: Option<Cors>,
     /// Who may call it; `None`: everyone.
     pub auth: Option<Policy>,
+    /// How many of its requests may be in flight at the same time.
+    pub concurrency: Box<[concurrency::Limit]>,
     /// How the path is changed for the backend.
     pub rewrite: Option<Rewrite>,
     /// Changes to the request's header.
@@ -145,6 +148,12 @@ impl Route {
                 .auth
                 .as_ref()
                 .map(|policy| Policy::compile(policy, auth)),
+            concurrency: concurrency::Limit::of_route(
+                &config.concurrency,
+                &config.name,
+                metrics,
+                previous.map_or(&[], |previous| &previous.concurrency),
+            ),
             rewrite: config.rewrite.clone(),
             request_headers: HeaderFilter::compile(&config.request_headers),
             response_headers: HeaderFilter::compile(&config.response_headers),

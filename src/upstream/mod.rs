@@ -22,6 +22,7 @@ pub use peer::Purpose;
 use retry::RetryBudget;
 
 use crate::config::model;
+use crate::filter::concurrency::Limit;
 use crate::metrics::{FailureReason, Metrics, ProbeResult, UpstreamMetrics};
 use crate::tls::backend::BackendTls;
 
@@ -39,6 +40,8 @@ pub struct Upstream {
     pub metrics: Arc<UpstreamMetrics>,
     /// What it was built from.
     pub config: model::Upstream,
+    /// How many requests may be in flight to it.
+    pub concurrency: Option<Limit>,
     backends: Vec<Arc<Backend>>,
     complaints: Complaints,
     budget: Arc<RetryBudget>,
@@ -108,7 +111,11 @@ impl Upstream {
         let budget = previous
             .filter(|previous| previous.config.retries == config.retries)
             .map(|previous| Arc::clone(&previous.budget));
+        let places = previous.and_then(|previous| previous.concurrency.as_ref());
         let upstream = Self {
+            concurrency: config
+                .concurrency
+                .map(|bounds| Limit::of_upstream(bounds, &config.name, metrics, places)),
             name: Arc::clone(&config.name),
             timeouts: config.timeouts.clone(),
             retry_attempts: config.retries.attempts,
@@ -339,6 +346,7 @@ mod tests {
                 write: second,
                 upgraded_idle: second,
             },
+            concurrency: None,
             pool: model::Pool {
                 idle_timeout: second,
             },

@@ -20,7 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tls", &["config", "metrics"]),
     ("store", &["config", "metrics"]),
     ("filter", &["config", "message", "metrics", "reply", "tls"]),
-    ("upstream", &["config", "metrics", "reply", "tls"]),
+    ("upstream", &["config", "filter", "metrics", "reply", "tls"]),
     (
         "route",
         &["config", "metrics", "filter", "upstream", "reply", "tls"],

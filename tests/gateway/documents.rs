@@ -200,6 +200,7 @@ fn busy_gateway(origin: &Origin) -> Gateway {
     let at = authority.folder().display();
     let failing = "HTTP/1.1 200 OK\r\nGrpc-Status: 14\r\nContent-Length: 0\r\n\r\n";
     let calls = Origin::script(Script::new().read_body().send(failing));
+    let slow = Origin::script(Script::new().hold());
     let provider = IdentityProvider::with(&[&Signer::es256("a")]);
     let redis = Redis::start();
     let gateway = Gateway::start(&format!(
@@ -214,11 +215,13 @@ upstreams:
   calls: {{ backends: ['{}'] }}
   good: {{ backends: ['{}'], health_check: {{ interval: 100ms, timeout: 100ms }} }}
   dead: {{ backends: ['{}'] }}
+  slow: {{ backends: ['{}'] }}
 routes:
   - {{ name: calls, match: {{ path: /call }}, upstream: calls }}
   - {{ name: good, match: {{ path: /good }}, upstream: good }}
   - {{ name: mine, match: {{ path: /mine }}, auth: jwt, upstream: good }}
   - {{ name: dead, match: {{ path: /dead }}, upstream: dead }}
+  - {{ name: full, match: {{ path: /full }}, concurrency: {{ limit: 1 }}, upstream: slow }}
 auth:
   jwt:
     - {{ secret: '{SECRET}' }}
@@ -227,6 +230,7 @@ redis: {{ url: '{}' }}",
         calls.address(),
         origin.address(),
         dead.address(),
+        slow.address(),
         provider.address(),
         redis.url()
     ));
@@ -241,6 +245,11 @@ redis: {{ url: '{}' }}",
     let mut client = setup.connect(secure, "a.test").unwrap();
     assert_eq!(client.get("a.test", "/good?tls").status, 200);
     // Refused, and counted.
+    let mut first = gateway.connect();
+    first.send("GET /full HTTP/1.1\r\nHost: a\r\n\r\n");
+    gateway.wait_metric("gateway_concurrency_in_flight", &[], 1.0);
+    assert_eq!(get(gateway.addr(), "/full").status, 503);
+    drop(first);
     assert_eq!(get(gateway.addr(), "/mine").status, 401);
     let token = Signer::hs256(SECRET).token(serde_json::json!({}));
     let field = format!("Authorization: Bearer {token}");

@@ -18,6 +18,7 @@ mod architecture;
 mod auth;
 mod basic_auth;
 mod client_limit;
+mod concurrency;
 mod config_cli;
 mod control;
 mod cors;

@@ -3,6 +3,7 @@
 mod action;
 mod auth;
 mod backend_tls;
+mod concurrency;
 mod cors;
 mod header;
 mod ip_access;

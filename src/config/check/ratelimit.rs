@@ -389,7 +389,8 @@ fn policy_name(name: &str) -> Result<(), Invalid> {
     ))
 }
 
-fn key_part(text: &str, ipv6_prefix: u8) -> Result<KeyPart, Invalid> {
+/// A part of what requests are counted by.
+pub(super) fn key_part(text: &str, ipv6_prefix: u8) -> Result<KeyPart, Invalid> {
     let part = match text.split_once(':') {
         None => match text {
             "client_ip" => Some(KeyPart::ClientIp { ipv6_prefix }),

@@ -91,6 +91,12 @@ impl Checker<'_> {
         let limits = self.route_limits(limits, known.policies, paths, asked, at);
         let ip_access = self.ip_access(written.ip_access.as_ref(), &at.key("ip_access"));
         let cors = self.route_cors(written.cors.as_ref(), known.cors, &at.key("cors"));
+        let concurrency = self.concurrency(
+            written.concurrency.as_ref(),
+            paths,
+            asked.is_some(),
+            &at.key("concurrency"),
+        );
         let headers = self.headers(&written.headers, paths, &at.key("headers"));
         let rewrite = written
             .rewrite
@@ -105,6 +111,7 @@ impl Checker<'_> {
             cors,
             auth: auth?,
             limits: limits?,
+            concurrency: concurrency?,
             rewrite: match rewrite {
                 Some(rewrite) => Some(rewrite?),
                 None => None,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use http::{HeaderValue, Uri};
 
 use super::Checker;
+use super::concurrency::of_upstream;
 use crate::config::file;
 use crate::config::model::{
     Backend, Balance, HealthCheck, Http2, Outlier, Pool, Protocol, Retries, Timeouts, Upstream,
@@ -215,6 +216,7 @@ impl Checker<'_> {
                 file::Balance::RoundRobin => Balance::RoundRobin,
             },
             timeouts: timeouts(&written.timeouts),
+            concurrency: written.concurrency.as_ref().map(of_upstream),
             pool: Pool {
                 idle_timeout: written.pool.idle_timeout.0,
             },

@@ -4,6 +4,7 @@
 //! Single values are typed here; what they mean together is the business of `check`.
 
 mod auth;
+mod concurrency;
 mod cors;
 mod ip_access;
 mod listener_tls;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::scalar::{Address, Duration, List, Network, Secret, Size};
 
 pub use auth::*;
+pub use concurrency::*;
 pub use cors::*;
 pub use ip_access::*;
 pub use listener_tls::*;

@@ -6,7 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::scalar::{Duration, Limit, List};
-use super::auth::RouteAuth;
+use super::auth::{OneOrMany, RouteAuth};
+use super::concurrency::Concurrency;
 use super::cors::RouteCors;
 use super::ip_access::IpAccess;
 use super::ratelimit::RouteLimits;
@@ -56,6 +57,13 @@ pub struct Route {
         ["per-client", { "policy": "per-user", "cost": 5 }],
     ]))]
     pub ratelimit: Option<RouteLimits>,
+    /// How many of its requests may be in flight at the same time: one limit, or a list of up to three
+    /// with different keys, which all hold. Each instance counts by itself.
+    #[schemars(extend("examples" = [
+        { "limit": 100, "queue": 50, "queue_timeout": "1s" },
+        [{ "limit": 100 }, { "limit": 5, "key": "client_ip" }],
+    ]))]
+    pub concurrency: Option<OneOrMany<Concurrency>>,
     /// How the path is changed for the backend, in one of three ways; the query stays. Only with
     /// `upstream`.
     pub rewrite: Option<Rewrite>,
@@ -293,6 +301,7 @@ impl Default for Route {
             cors: None,
             auth: None,
             ratelimit: None,
+            concurrency: None,
             rewrite: None,
             headers: Headers::default(),
             max_body_size: Limit(Some(10 << 20)),

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::scalar::{Duration, List, Share, Size, Statuses};
+use super::concurrency::UpstreamConcurrency;
 use super::secs;
 
 /// One upstream.
@@ -24,6 +25,10 @@ pub struct Upstream {
     pub balance: Balance,
     /// What one attempt may take.
     pub timeouts: Timeouts,
+    /// How many requests may be in flight to the upstream at the same time, from all routes together.
+    /// When left out, there is no limit. Each instance counts by itself.
+    #[schemars(extend("examples" = [{ "limit": 200, "queue": 100, "queue_timeout": "2s" }]))]
+    pub concurrency: Option<UpstreamConcurrency>,
     /// How connections to the backends are kept.
     pub pool: Pool,
     /// When a request is tried again.

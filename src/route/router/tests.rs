@@ -35,6 +35,7 @@ fn route(name: &str, paths: &[&str]) -> Route {
         cors: None,
         auth: None,
         limits: Vec::new(),
+        concurrency: Vec::new(),
         rewrite: None,
         request_headers: HeaderRules::default(),
         response_headers: HeaderRules::default(),

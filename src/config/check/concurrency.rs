@@ -1,0 +1,106 @@
+//! Checks how many requests may be in flight at the same time.
+
+use super::Checker;
+use super::ratelimit::key_part;
+use crate::config::file::{self, OneOrMany};
+use crate::config::model::{Bounds, Concurrency, KeyPart, MAX_CONCURRENCY_LIMITS};
+use crate::config::pattern::PathPattern;
+use crate::config::tree::Path;
+
+/// What metrics call a limit that counts all requests as one.
+const ALL: &str = "all";
+
+impl Checker<'_> {
+    /// The limits of a route, those with a key first: whoever has too many in flight shall not wait
+    /// among the others. `None`: one is not sound.
+    pub(super) fn concurrency(
+        &mut self,
+        written: Option<&OneOrMany<file::Concurrency>>,
+        paths: Option<&[PathPattern]>,
+        has_auth: bool,
+        at: &Path<'_>,
+    ) -> Option<Vec<Concurrency>> {
+        let Some(written) = written else {
+            return Some(Vec::new());
+        };
+        let mut limits: Vec<Option<Concurrency>> = Vec::new();
+        for (index, one) in written.iter() {
+            let item = index.map(|index| at.item(index));
+            let at = item.as_ref().unwrap_or(at);
+            let limit = self.concurrency_limit(one, paths, has_auth, at);
+            let same = |known: &Option<Concurrency>| {
+                let keys = known.as_ref().zip(limit.as_ref());
+                keys.is_some_and(|(known, limit)| known.key == limit.key)
+            };
+            if limits.iter().any(same) {
+                self.refuse(
+                    at,
+                    "counts by what another one counts by, expected one of them",
+                );
+            }
+            limits.push(limit);
+        }
+        if limits.len() > MAX_CONCURRENCY_LIMITS {
+            let what = format!(
+                "has {} limits, expected at most {MAX_CONCURRENCY_LIMITS}",
+                limits.len()
+            );
+            self.refuse(at, what);
+        }
+        let mut limits = limits.into_iter().collect::<Option<Vec<_>>>()?;
+        limits.sort_by_key(|limit| limit.key.is_empty());
+        Some(limits)
+    }
+
+    fn concurrency_limit(
+        &mut self,
+        written: &file::Concurrency,
+        paths: Option<&[PathPattern]>,
+        has_auth: bool,
+        at: &Path<'_>,
+    ) -> Option<Concurrency> {
+        let key_at = at.key("key");
+        let mut key: Vec<KeyPart> = Vec::new();
+        for text in written.key.iter() {
+            let part = self.accept(&key_at, key_part(text, written.ipv6_prefix))?;
+            if key.contains(&part) {
+                self.refuse(&key_at, "has a part twice, expected it once");
+                return None;
+            }
+            if let (KeyPart::PathParam(name), Some(paths)) = (&part, paths)
+                && !paths.iter().all(|path| path.has_parameter(name))
+            {
+                let what = "counts by a parameter that is not in every path of the route";
+                self.refuse(&key_at, what);
+            }
+            key.push(part);
+        }
+        if !has_auth && key.iter().any(KeyPart::needs_identity) {
+            let what = "counts by who calls, but nobody is asked: clients' addresses are counted";
+            self.warnings.push(format!("{at}: {what}"));
+        }
+        let label = written.key.iter().collect::<Vec<_>>().join("+");
+        Some(Concurrency {
+            label: if key.is_empty() {
+                ALL.into()
+            } else {
+                label.into()
+            },
+            key,
+            bounds: Bounds {
+                limit: written.limit,
+                queue: written.queue,
+                queue_timeout: written.queue_timeout.0,
+            },
+        })
+    }
+}
+
+/// The limit of an upstream.
+pub(super) fn of_upstream(written: &file::UpstreamConcurrency) -> Bounds {
+    Bounds {
+        limit: written.limit,
+        queue: written.queue,
+        queue_timeout: written.queue_timeout.0,
+    }
+}

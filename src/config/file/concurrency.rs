@@ -1,0 +1,61 @@
+//! What is written below `concurrency`, in a route and in an upstream.
+
+use std::time::Duration as StdDuration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::super::scalar::Duration;
+use super::Texts;
+
+/// How many requests of a route may be in flight at the same time.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Concurrency {
+    /// How many at the same time, of one key if there is a `key`.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub limit: u32,
+    /// How many more may wait, in the order in which they came; beyond it they are refused.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 100_000))]
+    pub queue: u32,
+    /// How long a request may wait; then it is refused.
+    #[serde(default = "queue_timeout")]
+    #[schemars(extend("x-min" = "1ms", "x-max" = "5m"))]
+    pub queue_timeout: Duration,
+    /// What requests are counted by, each for itself, as in the `key` of a rate limit: `client_ip`,
+    /// `subject`, `header:NAME` and so on, or a list of them. When left out, all of the route's requests
+    /// are counted together.
+    #[serde(default)]
+    #[schemars(extend("examples" = ["client_ip", ["subject", "header:x-tenant"]]))]
+    pub key: Texts,
+    /// How much of an IPv6 address tells clients apart.
+    #[serde(default = "ipv6_prefix")]
+    #[schemars(range(min = 16, max = 128))]
+    pub ipv6_prefix: u8,
+}
+
+/// See [`Upstream::concurrency`](super::Upstream::concurrency).
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamConcurrency {
+    /// How many at the same time.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub limit: u32,
+    /// How many more may wait, in the order in which they came; beyond it they are refused.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 100_000))]
+    pub queue: u32,
+    /// How long a request may wait; then it is refused.
+    #[serde(default = "queue_timeout")]
+    #[schemars(extend("x-min" = "1ms", "x-max" = "5m"))]
+    pub queue_timeout: Duration,
+}
+
+fn queue_timeout() -> Duration {
+    Duration(StdDuration::from_secs(1))
+}
+
+fn ipv6_prefix() -> u8 {
+    64
+}

@@ -1,0 +1,97 @@
+//! Has a request take its places among those in flight, and wait for them if there is a queue.
+
+use std::task::Poll;
+use std::time::Instant;
+
+use super::failure::Failure;
+use super::receive::request_of;
+use super::{Context, Gateway};
+use crate::filter::concurrency::{Entered, Limit, Place, Waiting};
+use crate::listener::exchange::Exchange;
+use crate::reply::Rejection;
+use crate::route::Route;
+
+impl Gateway {
+    /// Takes a place of each of the route's limits, in their order.
+    pub(super) async fn enter_route(
+        &self,
+        exchange: &mut Exchange,
+        context: &mut Context,
+        route: &Route,
+    ) -> Result<(), Failure> {
+        for limit in route.concurrency.iter() {
+            let request = request_of(exchange, context);
+            let key = context.with_facts(&request, |facts| limit.key_of(facts));
+            let place = self.place(exchange, limit, key).await?;
+            context.places.keep(place);
+        }
+        Ok(())
+    }
+
+    /// Takes a place of the upstream's limit. It is kept over all attempts.
+    pub(super) async fn enter_upstream(
+        &self,
+        exchange: &mut Exchange,
+        context: &mut Context,
+    ) -> Result<(), Failure> {
+        let Some(upstream) = context.upstream.clone() else {
+            return Ok(());
+        };
+        if let Some(limit) = &upstream.concurrency {
+            let place = self.place(exchange, limit, 0).await?;
+            context.places.keep(place);
+        }
+        Ok(())
+    }
+
+    async fn place(
+        &self,
+        exchange: &mut Exchange,
+        limit: &Limit,
+        key: u64,
+    ) -> Result<Place, Failure> {
+        match limit.enter(key) {
+            Entered::In(place) => Ok(place),
+            // On the heap, so that requests that need not wait do not make room for it.
+            Entered::Queued(waiting) => Box::pin(wait(exchange, limit, waiting)).await,
+            Entered::Full => Err(Failure::Refused(refusal(limit))),
+        }
+    }
+}
+
+/// Waits until it is the request's turn, its time is over, or the client has left.
+async fn wait(
+    exchange: &mut Exchange,
+    limit: &Limit,
+    mut waiting: Waiting,
+) -> Result<Place, Failure> {
+    let until = Instant::now() + limit.bounds.queue_timeout;
+    std::future::poll_fn(|task| {
+        if let Poll::Ready(place) = waiting.poll(task) {
+            return Poll::Ready(Ok(place));
+        }
+        if exchange.poll_gone(task).is_ready() {
+            return Poll::Ready(Err(Failure::gone()));
+        }
+        let due = exchange.due().filter(|(at, _)| *at < until);
+        let at = due.map_or(until, |(at, _)| at);
+        exchange.poll_until(at, task).map(|()| {
+            Err(match due {
+                Some((_, fault)) => Failure::Client(fault),
+                None => {
+                    limit.timed_out();
+                    Failure::Refused(refusal(limit))
+                }
+            })
+        })
+    })
+    .await
+}
+
+/// A client that takes too much for itself is told so; of a limit for all it is no client's fault.
+fn refusal(limit: &Limit) -> Rejection {
+    match limit.is_keyed() {
+        true => Rejection::TooManyConcurrent,
+        false => Rejection::Overloaded,
+    }
+}
