@@ -320,6 +320,31 @@ fn a_body_that_announces_too_much_is_413_before_the_backend() {
 }
 
 #[test]
+fn the_largest_body_is_set_once_and_routes_say_otherwise() {
+    let origin = Origin::echo();
+    let gateway = Gateway::start(&format!(
+        "limits: {{ max_body_size: 1KiB }}
+upstreams: {{ u: {{ backends: ['{}'] }} }}
+routes:
+  - {{ name: all, upstream: u }}
+  - {{ name: large, match: {{ path: /large }}, max_body_size: 2KiB, upstream: u }}
+  - {{ name: any, match: {{ path: /any }}, max_body_size: unlimited, upstream: u }}",
+        origin.address()
+    ));
+    for (path, size, status) in [
+        ("/", 1024, 200),
+        ("/", 1025, 413),
+        ("/large", 2048, 200),
+        ("/large", 2049, 413),
+        ("/any", 20 << 20, 200),
+    ] {
+        let body = vec![b'x'; size];
+        let answer = request(gateway.addr(), "POST", path, &[], &body);
+        assert_eq!(answer.status, status, "{path} {size}");
+    }
+}
+
+#[test]
 fn a_chunked_body_that_grows_too_large_is_413() {
     let origin = Origin::echo();
     let gateway = Gateway::start(&format!(

@@ -120,6 +120,7 @@ impl Checker<'_> {
             schemes: &schemes,
             default: default.flatten(),
             policies: &policies,
+            max_body_bytes: file.limits.max_body_size.0,
             cors: cors.as_ref(),
         };
         let routes = self.routes(&file.routes, &known);

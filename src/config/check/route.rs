@@ -24,6 +24,8 @@ pub(super) struct Known<'a> {
     pub default: Option<AuthPolicy>,
     /// The policies of `ratelimit`.
     pub policies: &'a Policies,
+    /// The largest request body of routes that say nothing of it.
+    pub max_body_bytes: Option<u64>,
     /// Which pages of other origins may call routes that say nothing of it.
     pub cors: Option<&'a Cors>,
 }
@@ -118,7 +120,10 @@ impl Checker<'_> {
             },
             request_headers,
             response_headers,
-            max_body_bytes: written.max_body_size.0,
+            max_body_bytes: match &written.max_body_size {
+                Some(limit) => limit.0,
+                None => known.max_body_bytes,
+            },
             timeouts: TimeoutOverrides {
                 first_byte: written
                     .timeouts

@@ -20,7 +20,7 @@ use std::time::Duration as StdDuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::scalar::{Address, Duration, List, Network, Secret, Size};
+use super::scalar::{Address, Duration, Limit, List, Network, Secret, Size};
 
 pub use auth::*;
 pub use concurrency::*;
@@ -206,6 +206,8 @@ pub struct Limits {
     /// The longest request target (path and query); beyond it 414.
     #[schemars(extend("x-min" = "256", "x-max" = "60KiB"))]
     pub uri_size: Size,
+    /// The largest request body that goes to an upstream; beyond it 413. A route may say otherwise.
+    pub max_body_size: Limit,
     /// How long a client may pause inside a request body; then 408.
     pub request_body_timeout: Duration,
     /// How much of a request body must come each second; `0` for no minimum. The first five
@@ -366,6 +368,7 @@ impl Default for Limits {
             request_header_size: Size(32 << 10),
             request_header_count: 100,
             uri_size: Size(8 << 10),
+            max_body_size: Limit(Some(10 << 20)),
             request_body_timeout: secs(30),
             request_body_min_rate: Size(1 << 10),
             response_write_timeout: secs(60),

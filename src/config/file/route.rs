@@ -14,7 +14,7 @@ use super::ratelimit::RouteLimits;
 use super::upstream::one;
 
 /// One route. It has one of `upstream`, `redirect` and `respond`.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Route {
     /// The `route` label in metrics and logs; unique. When left out, it is made of the first host
@@ -69,8 +69,9 @@ pub struct Route {
     pub rewrite: Option<Rewrite>,
     /// Changes to headers: removals first, then `set`, then `add`.
     pub headers: Headers,
-    /// The largest request body that goes to an upstream; beyond it 413.
-    pub max_body_size: Limit,
+    /// The largest request body that goes to an upstream; beyond it 413. When left out, what
+    /// `limits.max_body_size` says.
+    pub max_body_size: Option<Limit>,
     /// The route's own timeouts in the place of its upstream's. Only with `upstream`.
     pub timeouts: RouteTimeouts,
     /// The route's own retries in the place of its upstream's. Only with `upstream`.
@@ -287,29 +288,6 @@ pub struct RouteRetries {
     /// Attempts after the first; 0 turns retrying off.
     #[schemars(range(min = 0, max = 10))]
     pub attempts: Option<u32>,
-}
-
-impl Default for Route {
-    fn default() -> Self {
-        Self {
-            name: None,
-            matcher: Match::default(),
-            upstream: None,
-            redirect: None,
-            respond: None,
-            ip_access: None,
-            cors: None,
-            auth: None,
-            ratelimit: None,
-            concurrency: None,
-            rewrite: None,
-            headers: Headers::default(),
-            max_body_size: Limit(Some(10 << 20)),
-            timeouts: RouteTimeouts::default(),
-            retries: RouteRetries::default(),
-            maintenance: false,
-        }
-    }
 }
 
 impl Default for Redirect {
