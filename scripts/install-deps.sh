@@ -15,7 +15,7 @@ programs_of() {
     load) echo wrk:wrk ;;
     bench)
       echo wrk:wrk h2load:nghttp2-client openssl:openssl nginx:nginx-light haproxy:haproxy
-      echo python3:python3 taskset:util-linux setpriv:util-linux
+      echo python3:python3 taskset:util-linux setpriv:util-linux redis-server:redis-server
       echo python3.cryptography:python3-cryptography
       ;;
     *)

@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::filter::auth::Identity;
 use crate::filter::concurrency::Places;
 use crate::filter::cors::Stage;
 use crate::filter::headers::Facts;
+use crate::filter::ratelimit::Charge;
 use crate::metrics::PooledConnection;
 use crate::reply::Rejection;
 use crate::request_id::RequestId;
@@ -42,6 +43,10 @@ pub struct RequestContext {
     pub auth: AuthState,
     /// Who calls, once that is proved.
     pub identity: Option<Arc<Identity>>,
+    /// What limits of its rate took for it.
+    pub charges: Vec<Charge>,
+    /// How long it was held against them, if it was.
+    pub limited_for: Option<Duration>,
     /// Its places among the requests in flight.
     pub places: Places,
     /// The upstream it goes to.
@@ -101,6 +106,8 @@ impl RequestContext {
             cors: Stage::Request,
             auth: AuthState::NotAsked,
             identity: None,
+            charges: Vec::new(),
+            limited_for: None,
             places: Places::default(),
             upstream: None,
             attempt: None,
@@ -121,7 +128,16 @@ impl RequestContext {
         use_facts: impl FnOnce(&Facts<'_>) -> T,
     ) -> T {
         let path_param = |name: &str| self.params.get(name, request.path);
-        use_facts(&Facts {
+        use_facts(&self.facts(request, &path_param))
+    }
+
+    /// What templates may refer to.
+    pub fn facts<'a>(
+        &'a self,
+        request: &Lookup<'a>,
+        path_param: &'a (dyn Fn(&str) -> Option<&'a str> + Sync),
+    ) -> Facts<'a> {
+        Facts {
             client_ip: self.client_ip,
             request_id: self.request_id.as_str(),
             route: self.route.as_ref().map_or("", |route| &*route.name),
@@ -137,7 +153,7 @@ impl RequestContext {
                 .as_ref()
                 .map_or("", |upstream| &*upstream.name),
             headers: request.headers,
-            path_param: &path_param,
-        })
+            path_param,
+        }
     }
 }

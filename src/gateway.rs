@@ -10,6 +10,7 @@ mod failure;
 mod forward;
 mod ip_access;
 mod kept;
+mod limit;
 mod receive;
 mod record;
 mod relay;

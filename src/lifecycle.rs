@@ -37,6 +37,8 @@ impl Condition {
 const DRAINING: u8 = 1 << 7;
 /// A successor takes the requests: the service is as ready as it was.
 const SUCCEEDED: u8 = 1 << 6;
+/// What the process cannot do without at present is away.
+const REDIS_MISSING: u8 = 1 << 5;
 
 /// Where in its life the process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +76,15 @@ impl Lifecycle {
     /// States that a condition is met.
     pub fn met(&self, condition: Condition) {
         self.flags.fetch_or(condition.bit(), SeqCst);
+    }
+
+    /// States whether Redis is away although readiness depends on it.
+    pub fn set_redis_missing(&self, is_missing: bool) {
+        if is_missing {
+            self.flags.fetch_or(REDIS_MISSING, SeqCst);
+        } else {
+            self.flags.fetch_and(!REDIS_MISSING, SeqCst);
+        }
     }
 
     /// Ends readiness for good. Says whether this was the call that did.
@@ -120,7 +131,9 @@ impl Lifecycle {
         let unmet = Condition::ALL.iter().filter(|c| flags & c.bit() == 0);
         let ends_service = flags & (DRAINING | SUCCEEDED) == DRAINING;
         let draining = ends_service.then_some("draining");
-        unmet.map(|c| c.as_str()).chain(draining).collect()
+        let redis = (flags & REDIS_MISSING != 0).then_some("redis");
+        let unmet = unmet.map(|c| c.as_str());
+        unmet.chain(redis).chain(draining).collect()
     }
 
     /// Counts a request as in flight until the guard is dropped.
@@ -226,6 +239,18 @@ mod tests {
         life.met(Condition::Config);
         assert_eq!(life.state(), State::Draining);
         assert_eq!(life.not_ready_reasons(), ["draining"]);
+    }
+
+    #[test]
+    fn redis_comes_and_goes() {
+        let life = Lifecycle::default();
+        for condition in Condition::ALL {
+            life.met(condition);
+        }
+        life.set_redis_missing(true);
+        assert_eq!(life.not_ready_reasons(), ["redis"]);
+        life.set_redis_missing(false);
+        assert!(life.is_ready());
     }
 
     #[test]

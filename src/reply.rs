@@ -5,6 +5,7 @@
 
 mod auth;
 mod cors;
+mod limit;
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use crate::message::Response;
 
 pub use self::auth::AuthRefusal;
 pub use self::cors::CorsError;
+pub use self::limit::LimitRefusal;
 
 /// Tells the client what its request is called.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -69,6 +71,10 @@ pub enum Rejection {
     TooManyConcurrent,
     /// The client has not proved who it is, or may not do this.
     Auth(AuthRefusal),
+    /// There were too many requests like this.
+    RateLimited(LimitRefusal),
+    /// Nobody can say whether there were too many.
+    RateLimitUnavailable,
 }
 
 const MAINTENANCE: &str = "The service is down for maintenance.";
@@ -95,7 +101,7 @@ impl Notice {
 }
 
 /// Every label, for metrics that resolve their handles beforehand.
-pub const LABELS: [&str; 24] = [
+pub const LABELS: [&str; 26] = [
     "bad_request",
     "malformed_body",
     "header_too_large",
@@ -116,6 +122,8 @@ pub const LABELS: [&str; 24] = [
     "unauthorized",
     "forbidden",
     "auth_unavailable",
+    "rate_limited",
+    "rate_limit_unavailable",
     "ip_denied",
     "cors_denied",
     "overloaded",
@@ -148,10 +156,12 @@ impl Rejection {
                 Kind::Forbidden => 18,
                 Kind::Unavailable => 19,
             },
-            Self::IpDenied => 20,
-            Self::CorsDenied(_) => 21,
-            Self::Overloaded => 22,
-            Self::TooManyConcurrent => 23,
+            Self::RateLimited(_) => 20,
+            Self::RateLimitUnavailable => 21,
+            Self::IpDenied => 22,
+            Self::CorsDenied(_) => 23,
+            Self::Overloaded => 24,
+            Self::TooManyConcurrent => 25,
         }
     }
 
@@ -173,10 +183,11 @@ impl Rejection {
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NoHealthyBackend | Self::Maintenance(_) | Self::Overloaded => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            Self::TooManyConcurrent => StatusCode::TOO_MANY_REQUESTS,
+            Self::NoHealthyBackend
+            | Self::Maintenance(_)
+            | Self::RateLimitUnavailable
+            | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::RateLimited(_) | Self::TooManyConcurrent => StatusCode::TOO_MANY_REQUESTS,
             Self::BadGateway => StatusCode::BAD_GATEWAY,
             Self::GatewayTimeout | Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -224,6 +235,8 @@ impl Rejection {
             Self::Overloaded => "There is too much to do at the moment.",
             Self::TooManyConcurrent => "Too many requests at the same time.",
             Self::Auth(refusal) => refusal.sentence(),
+            Self::RateLimited(_) => "There are too many requests.",
+            Self::RateLimitUnavailable => "The service cannot count requests now.",
         }
     }
 
@@ -236,6 +249,8 @@ impl Rejection {
             Self::Auth(refusal) if refusal.kind() == Kind::Unavailable => {
                 Some(HeaderValue::from_static("1"))
             }
+            Self::RateLimited(refusal) => Some(refusal.retry_after()),
+            Self::RateLimitUnavailable => Some(HeaderValue::from_static("1")),
             _ => None,
         }
     }
@@ -260,9 +275,10 @@ impl Rejection {
     /// are request ids; an operator's message is escaped already.
     fn body(&self, request_id: &str, problem: bool) -> String {
         let (label, message) = (self.label(), self.message());
-        let detail = match self.error_type() {
-            Some(error_type) => format!(r#","error_type":"{error_type}""#),
-            None => String::new(),
+        let detail = match (self, self.error_type()) {
+            (Self::RateLimited(refusal), _) => format!(r#","policy":"{}""#, refusal.policy),
+            (_, Some(error_type)) => format!(r#","error_type":"{error_type}""#),
+            (_, None) => String::new(),
         };
         if problem {
             let status = self.status();
@@ -353,7 +369,7 @@ impl Rejection {
     pub fn grpc_code(&self) -> u8 {
         match self {
             Self::DeadlineExceeded => grpc::DEADLINE_EXCEEDED,
-            Self::TooManyConcurrent => grpc::RESOURCE_EXHAUSTED,
+            Self::RateLimited(_) | Self::TooManyConcurrent => grpc::RESOURCE_EXHAUSTED,
             _ => grpc::code_of(self.status()),
         }
     }
@@ -441,6 +457,11 @@ mod tests {
             auth(AuthError::Missing),
             auth(AuthError::InsufficientScope),
             auth(AuthError::ProviderUnavailable),
+            Rejection::RateLimited(LimitRefusal {
+                policy: "p".into(),
+                retry_after: 1,
+            }),
+            Rejection::RateLimitUnavailable,
             Rejection::IpDenied,
             Rejection::CorsDenied(CorsError::Origin),
             Rejection::Overloaded,

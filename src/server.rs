@@ -22,8 +22,8 @@ use crate::background::jwks::KeySets;
 use crate::background::probe::Probes;
 use crate::background::reload::{Opened, Reloader};
 use crate::background::revocations::{Revoker, Time};
-use crate::background::shared_keys;
 use crate::background::watch::Watch;
+use crate::background::{ratelimit, shared_keys};
 use crate::config::model::LogOutput;
 use crate::config::{Config, Fault, Loaded};
 use crate::drain::{Exit, Orders};
@@ -132,6 +132,7 @@ pub fn run(
     store.configure(config.redis.as_ref());
     let revoker = Revoker::start(revocations, &store, &metrics);
     shared_keys::start(snapshot.auth.shared_keys(), &store);
+    ratelimit::start(snapshot.rate_limits.shared(), &store);
     metrics.set_build(build);
     metrics.set_config(snapshot.generation, snapshot.source_hash);
     metrics.reloads_succeeded().inc();
@@ -148,6 +149,7 @@ pub fn run(
         pool: Arc::default(),
         ending,
     };
+    ratelimit::watch_readiness(&gateway.live, &gateway.lifecycle, &store);
     gateway.lifecycle.met(Condition::Config);
     if gateway.live.load().auth.remote_keys().next().is_none() {
         gateway.lifecycle.met(Condition::KeySets);

@@ -17,6 +17,7 @@ use crate::filter::auth::Auth;
 use crate::filter::cors::Cors;
 use crate::filter::ip_access::IpAccess;
 use crate::filter::maintenance::{self, Maintenance, Switches};
+use crate::filter::ratelimit::RateLimits;
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::reply::Notice;
 use crate::route::{Route, Router};
@@ -34,6 +35,8 @@ pub struct Snapshot {
     pub routes: Vec<Arc<Route>>,
     /// How clients prove who they are.
     pub auth: Arc<Auth>,
+    /// How many requests are let through.
+    pub rate_limits: RateLimits,
     /// The upstreams, in order of name.
     pub upstreams: Vec<Arc<Upstream>>,
     /// Whose forwarding headers are believed.
@@ -91,7 +94,9 @@ impl Snapshot {
         let upstreams = compile_upstreams(config, metrics, now, previous);
         let before = previous.map(|previous| &*previous.auth);
         let auth = Auth::compile(&config.auth, metrics, before).map_err(CompileError::Auth)?;
-        let routes = compile_routes(config, &upstreams, &auth, metrics, previous);
+        let before = previous.map(|previous| &previous.rate_limits);
+        let rate_limits = RateLimits::compile(&config.ratelimit, metrics, before);
+        let routes = compile_routes(config, &upstreams, &auth, &rate_limits, metrics, previous);
         let admin = config.admin.as_ref();
         Ok(Self {
             generation,
@@ -100,6 +105,7 @@ impl Snapshot {
             has_cors: routes.iter().any(|route| route.cors.is_some()),
             routes,
             auth: Arc::new(auth),
+            rate_limits,
             upstreams,
             trusted_proxies: config.trusted_proxies.clone(),
             ip_access: config.ip_access.as_ref().map(IpAccess::compile),
@@ -192,6 +198,7 @@ fn compile_routes(
     config: &Config,
     upstreams: &[Arc<Upstream>],
     auth: &Auth,
+    limits: &RateLimits,
     metrics: &Metrics,
     previous: Option<&Snapshot>,
 ) -> Vec<Arc<Route>> {
@@ -200,7 +207,9 @@ fn compile_routes(
         routes.iter().map(|route| (&*route.name, route)).collect();
     let compile = |route: &model::Route| {
         let before = before.get(&*route.name).map(|before| &***before);
-        Arc::new(Route::compile(route, upstreams, auth, metrics, before))
+        Arc::new(Route::compile(
+            route, upstreams, auth, limits, metrics, before,
+        ))
     };
     config.routes.iter().map(compile).collect()
 }

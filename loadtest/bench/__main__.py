@@ -8,8 +8,10 @@ import signal
 import socket
 import sys
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 import load
 import machine
@@ -81,13 +83,13 @@ def arguments():
 
 
 def main():
-    """Runs the chosen scenarios and prints the report; 1 when too many requests failed."""
+    """Runs the chosen scenarios and prints the report; 1 when too many requests failed or a bar is missed."""
     given = arguments()
     settings = Settings.from_environment()
     # A shell starts background jobs with SIGINT ignored; both signals must end what was started.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    missing = [name for name in ("wrk", "h2load", "openssl") if not shutil.which(name)]
+    missing = [name for name in ("wrk", "h2load", "openssl", "redis-server") if not shutil.which(name)]
     missing += [] if peers.nginx() else ["nginx"]
     if missing:
         raise SystemExit(f"bench: {', '.join(missing)} needed; run it through `make bench`")
@@ -151,15 +153,29 @@ def run(given, settings, compared, folder):
             results[scenario] = {peer.name: [] for peer in able}
             for turn in range(min(settings.rounds, scenario.rounds)):
                 for peer in rotated(able, turn):
-                    command = peer.command(folder, ports)
+                    command = peer.command(folder, ports, scenario.redis)
                     output = folder / f"{peer.name}.out"
-                    with Process(peer.name, command, proxy_core, output) as proxy:
+                    with (
+                        store(scenario, ports, load_core, folder),
+                        Process(peer.name, command, proxy_core, output) as proxy,
+                    ):
                         wait_until(lambda: load.answers(ports.plain), proxy)
                         figures = scenario.measure(proxy, ports, load_core, settings)
                     results[scenario][peer.name].append(figures)
                     note(f"{scenario.name} {turn + 1} {peer.name}: {summary(figures)}")
                     drop_logs(folder, peer)
     return results
+
+
+@contextmanager
+def store(scenario, ports, core, folder):
+    """A Redis for a scenario that needs one."""
+    if not scenario.redis:
+        yield
+        return
+    with Process("redis", peers.redis_command(ports.redis), core, folder / "redis.out") as redis:
+        wait_until(lambda: load.listens(ports.redis), redis)
+        yield
 
 
 def rotated(items, by):
@@ -197,7 +213,7 @@ def summary(figures):
 
 
 def complain(results):
-    """Says which proxy failed more requests than a valid measurement may have."""
+    """Says which proxy failed more requests than a valid measurement may have, and which bar is missed."""
     invalid = False
     for scenario, by_peer in results.items():
         for name, rounds in by_peer.items():
@@ -206,7 +222,19 @@ def complain(results):
             if failed > total * FAILED_SHARE:
                 note(f"{scenario.name}: {name} failed {failed} of {total}; its figures do not count")
                 invalid = True
+        invalid |= missed(scenario, by_peer.get("gateway"))
     return invalid
+
+
+def missed(scenario, rounds):
+    """Whether the gateway is above the bar that the scenario sets for it; says so."""
+    if not scenario.bar or not rounds:
+        return False
+    key, most = scenario.bar
+    reached = median(figures[key] for figures in rounds)
+    if reached > most:
+        note(f"{scenario.name}: {key} is {reached:.2f}, and may be {most} at most")
+    return reached > most
 
 
 def command_line(given):

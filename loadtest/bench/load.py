@@ -16,6 +16,7 @@ from process import pinned
 
 REPORT = Path(__file__).with_name("report.lua")
 TOKENS = Path(__file__).with_name("tokens.lua")
+KEYS = Path(__file__).with_name("keys.lua")
 HANDSHAKES = Path(__file__).with_name("handshakes.py")
 # The name in the certificate of `peers.certificate`.
 SERVER_NAME = "bench.test"
@@ -55,6 +56,14 @@ def wrk_tokens(algorithm, count, port, core, settings):
     command = ["wrk", "-t", str(settings.threads), "-c", str(settings.connections)]
     command += ["-d", f"{settings.seconds}s", "-s", str(TOKENS)]
     command += [f"http://127.0.0.1:{port}{path}", "--", str(file)]
+    return last_json(run(["env", f"REPORT={REPORT}", *command], core, settings))
+
+
+def wrk_keys(path, count, port, core, settings):
+    """Requests for this path, each with the next of so many keys."""
+    command = ["wrk", "-t", str(settings.threads), "-c", str(settings.connections)]
+    command += ["-d", f"{settings.seconds}s", "-s", str(KEYS)]
+    command += [f"http://127.0.0.1:{port}/{path}", "--", str(count)]
     return last_json(run(["env", f"REPORT={REPORT}", *command], core, settings))
 
 
@@ -138,6 +147,15 @@ def answers(port):
         with socket.create_connection(("127.0.0.1", port), 1) as connection:
             exchange(connection)
     except (OSError, RuntimeError):
+        return False
+    return True
+
+
+def listens(port):
+    """Whether somebody takes connections there."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
         return False
     return True
 

@@ -15,6 +15,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 # What each proxy is told to accept. HAProxy asks for two open files for each and would not start
 # without `no strict-limits` where it gets fewer; the idle ones need one.
 CONNECTIONS = 15_000
+# Requests a second for each key: more than there ever are, so that nothing is refused.
+LIMIT = 1_000_000
 # Above any idle time of a scenario, so that no peer closes what another keeps.
 IDLE_SECONDS = 600
 
@@ -60,6 +62,7 @@ http {{
         keepalive 64;
         keepalive_requests 1000000000;
     }}
+    limit_req_zone $http_x_key zone=bench:10m rate={limit}r/s;
     ssl_certificate {folder}/bench.crt;
     ssl_certificate_key {folder}/bench.key;
     ssl_protocols TLSv1.2 TLSv1.3;
@@ -67,6 +70,12 @@ http {{
         listen 127.0.0.1:{port} backlog=4096;
         listen 127.0.0.1:{tls} ssl http2 backlog=4096;
         location / {{
+            proxy_pass http://bench;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+        }}
+        location /limit_node {{
+            limit_req zone=bench burst={limit} nodelay;
             proxy_pass http://bench;
             proxy_http_version 1.1;
             proxy_set_header Connection "";
@@ -100,6 +109,9 @@ frontend bench
     http-request deny deny_status 401 if {{ path /hs256 }} !{{ var(txn.token),jwt_verify("HS256","{secret}") -m int 1 }}
     http-request deny deny_status 401 if {{ path /rs256 }} !{{ var(txn.token),jwt_verify("RS256","{folder}/rs256.pem") -m int 1 }}
     http-request deny deny_status 401 if {{ path /es256 }} !{{ var(txn.token),jwt_verify("ES256","{folder}/es256.pem") -m int 1 }}
+    stick-table type string len 16 size 100k expire 10s store http_req_rate(1s)
+    http-request track-sc0 req.hdr(x-key) if {{ path /limit_node }}
+    http-request deny deny_status 429 if {{ path /limit_node }} {{ sc_http_req_rate(0) gt {limit} }}
     bind 127.0.0.1:{port} backlog 4096
     bind 127.0.0.1:{tls} backlog 4096 ssl crt {folder}/bench.pem alpn h2,http/1.1
     default_backend bench
@@ -128,7 +140,26 @@ routes:
   - {{name: hs256, match: {{path: /hs256}}, auth: hs256, upstream: "http://127.0.0.1:{backend}"}}
   - {{name: rs256, match: {{path: /rs256}}, auth: rs256, upstream: "http://127.0.0.1:{backend}"}}
   - {{name: es256, match: {{path: /es256}}, auth: es256, upstream: "http://127.0.0.1:{backend}"}}
+  - {{name: limit_off, match: {{path: /limit_off}}, upstream: "http://127.0.0.1:{backend}"}}
+  - {{name: limit_node, match: {{path: /limit_node}}, ratelimit: limit_node, upstream: "http://127.0.0.1:{backend}"}}
 """
+
+# Above the rest, which ends with the routes.
+GATEWAY_LIMITS = """ratelimit:
+  policies:
+    limit_node: {{key: "header:x-key", limit: {limit}/s}}
+"""
+
+GATEWAY_SHARED = """    limit_fast: {{key: "header:x-key", limit: {limit}/s, scope: shared, mode: fast}}
+redis: {{url: "redis://127.0.0.1:{redis}"}}
+"""
+
+GATEWAY_SHARED_ROUTE = """  - {{name: limit_fast, match: {{path: /limit_fast}}, ratelimit: limit_fast, upstream: "http://127.0.0.1:{backend}"}}
+"""
+
+
+ENVOY_LIMIT = "envoy.filters.http.local_ratelimit"
+ENVOY_LIMIT_TYPE = "filters.http.local_ratelimit.v3.LocalRateLimit"
 
 
 @dataclass(frozen=True)
@@ -138,7 +169,7 @@ class Ports:
     backend: int
 
     # Ports a row has.
-    COUNT = 4
+    COUNT = 5
 
     @property
     def plain(self):
@@ -155,6 +186,11 @@ class Ports:
         """The proxy with TLS, HTTP/1.1 and HTTP/2."""
         return self.backend + 3
 
+    @property
+    def redis(self):
+        """The Redis of the scenarios that need one."""
+        return self.backend + 4
+
 
 class Peer:
     """One proxy under comparison."""
@@ -166,7 +202,7 @@ class Peer:
         self.arguments = arguments
         self.version = version
 
-    def command(self, folder, ports):
+    def command(self, folder, ports, redis=False):
         """Writes the configuration of this peer and gives the command that runs it."""
         file = folder / f"{self.name}.conf"
         values = {
@@ -181,6 +217,8 @@ class Peer:
             "issuer": tokens.ISSUER,
             "secret": tokens.SECRET,
             "remembered": tokens.REMEMBERED,
+            "limit": LIMIT,
+            "redis": ports.redis if redis else None,
         }
         file.write_text(self.template(values), encoding="utf-8")
         return [self.program, *(argument.format(file=file) for argument in self.arguments)]
@@ -226,7 +264,21 @@ def gateway_peer():
     if not os.access(program, os.X_OK):
         return f"gateway: {program} is not there; build it, or set GATEWAY_BIN"
     version = machine.first_line([program, "--version"])
-    return Peer("gateway", program, GATEWAY.format_map, ["-c", "{file}"], version)
+    return Peer("gateway", program, gateway_configuration, ["-c", "{file}"], version)
+
+
+def gateway_configuration(values):
+    """The gateway's configuration, with what needs a Redis only where there is one."""
+    parts = [GATEWAY_LIMITS, GATEWAY]
+    if values["redis"]:
+        parts = [GATEWAY_LIMITS, GATEWAY_SHARED, GATEWAY, GATEWAY_SHARED_ROUTE]
+    return "".join(part.format_map(values) for part in parts)
+
+
+def redis_command(port):
+    """The command of a Redis that keeps nothing on disk."""
+    program = shutil.which("redis-server") or "redis-server"
+    return [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
 
 
 def nginx():
@@ -281,13 +333,18 @@ def envoy_configuration(values):
         path=f"{values['folder']}/{values['name']}.access",
     )
     router = envoy_type("envoy.filters.http.router", "filters.http.router.v3.Router")
-    routes = [{"match": {"prefix": "/"}, "route": {"cluster": "bench"}}]
+    cluster = {"route": {"cluster": "bench"}}
+    limited = {"typed_per_filter_config": envoy_limit(LIMIT)}
+    routes = [
+        {"match": {"prefix": "/limit_node"}, **cluster, **limited},
+        {"match": {"prefix": "/"}, **cluster},
+    ]
     connections = envoy_type(
         "envoy.filters.network.http_connection_manager",
         "filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix="bench",
         access_log=[access_log],
-        http_filters=[envoy_tokens(values), router],
+        http_filters=[envoy_tokens(values), envoy_limit_off(), router],
         route_config={"virtual_hosts": [{"name": "bench", "domains": ["*"], "routes": routes}]},
     )
     listeners = [
@@ -321,6 +378,26 @@ def envoy_tokens(values):
         providers={"bench": provider},
         rules=rules,
     )
+
+
+def envoy_limit_off():
+    """The filter that limits, which does nothing where a route does not say how much."""
+    return envoy_type(ENVOY_LIMIT, ENVOY_LIMIT_TYPE, stat_prefix="limit")
+
+
+def envoy_limit(limit):
+    """What a route says to it: one bucket, since keys would have to be listed one by one."""
+    bucket = {"max_tokens": limit, "tokens_per_fill": limit, "fill_interval": "1s"}
+    always = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
+    filtered = envoy_type(
+        ENVOY_LIMIT,
+        ENVOY_LIMIT_TYPE,
+        stat_prefix="limit",
+        token_bucket=bucket,
+        filter_enabled=always,
+        filter_enforced=always,
+    )
+    return {ENVOY_LIMIT: filtered["typed_config"]}
 
 
 def envoy_listener(name, port, chain):

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 from functools import partial
+from statistics import mean
 from typing import Callable
 
 import load
@@ -10,6 +11,8 @@ import machine
 import tokens
 
 WARM_UP_SECONDS = 1
+# Keys of the scenarios with limits.
+LIMIT_KEYS = 1_000
 # Between the last request and reading memory, so that what a proxy frees late is freed.
 SETTLE_SECONDS = 1.0
 
@@ -39,6 +42,10 @@ class Scenario:
     peers: tuple = ()
     # Rounds at most: a figure that does not vary needs no repetition.
     rounds: int = 1000
+    # What the gateway's median of one column may be at most: (column key, figure).
+    bar: tuple = ()
+    # Whether the gateway needs a Redis.
+    redis: bool = False
 
 
 def traffic(run, tls=False):
@@ -66,6 +73,42 @@ def traffic(run, tls=False):
         }
 
     return measure
+
+
+def limited(path, count):
+    """What a limit adds to a request: slices of a second without it and with it in turn, by the same
+    process, so that a slow minute of the machine falls on both."""
+
+    def measure(process, ports, core, settings):
+        second = settings.warm_up(WARM_UP_SECONDS)
+        sides = {"limit_off": [], path: []}
+        for side in sides:
+            load.wrk_keys(side, count, ports.plain, core, second)
+        for turn in range(settings.seconds):
+            for side in sorted(sides, reverse=turn % 2 == 1):
+                before = process.cpu_seconds()
+                report = load.wrk_keys(side, count, ports.plain, core, second)
+                sides[side].append((process.cpu_seconds() - before, report))
+        without, with_it = (cost(slices) for slices in sides.values())
+        reports = [report for _, report in sides[path]]
+        return {
+            "rate": mean(report["requests"] / report["duration"] * 1e6 for report in reports),
+            "p99": mean(report["p99"] for report in reports) / 1000,
+            "without": without,
+            "cpu": with_it,
+            "adds": with_it - without,
+            "peak": process.memory_kib("VmHWM") / 1024,
+            "failed": sum(report["failed"] for report in reports),
+            "requests": sum(report["requests"] for report in reports),
+        }
+
+    return measure
+
+
+def cost(slices):
+    """Microseconds of processor time for a request."""
+    requests = sum(report["requests"] for _, report in slices)
+    return sum(cpu for cpu, _ in slices) / max(requests, 1) * 1e6
 
 
 def idle(tls=False):
@@ -102,6 +145,16 @@ TRAFFIC = (
     Column("busy", "of its core %", "{:.0f}"),
     # Other programs and other guests on that core: above a few per cent, measure again.
     Column("others", "others there %", "{:.0f}"),
+    Column("peak", "peak MiB", "{:.1f}"),
+    Column("failed", "failed", "{:.0f}"),
+)
+
+LIMITED = (
+    Column("rate", "requests/s", "{:,.0f}"),
+    Column("p99", "p99 ms", "{:.2f}"),
+    Column("without", "CPU µs/request without", "{:.2f}"),
+    Column("cpu", "CPU µs/request with it", "{:.2f}"),
+    Column("adds", "it adds µs", "{:.2f}"),
     Column("peak", "peak MiB", "{:.1f}"),
     Column("failed", "failed", "{:.0f}"),
 )
@@ -186,6 +239,25 @@ SCENARIOS = (
         idle(tls=True),
         IDLE,
         rounds=1,
+    ),
+    Scenario(
+        "limit_node",
+        "What a limit costs that a proxy counts by itself",
+        f"{LIMIT_KEYS:,} keys in turn, a header, far within their limit: nginx `limit_req`, HAProxy a "
+        "stick-table, Envoy one bucket for all; by turns with requests that are not limited.",
+        limited("limit_node", LIMIT_KEYS),
+        LIMITED,
+        bar=("adds", 0.5),
+    ),
+    Scenario(
+        "limit_fast",
+        "What a limit costs that instances count together",
+        "As `limit_node`, with `scope: shared` and `mode: fast` and a Redis on the other core.",
+        limited("limit_fast", LIMIT_KEYS),
+        LIMITED,
+        peers=("gateway",),
+        bar=("adds", 1.0),
+        redis=True,
     ),
     *(authenticated(one, fresh) for one in tokens.ALGORITHMS for fresh in (False, True)),
 )

@@ -15,7 +15,7 @@ except ImportError:
     rsa = None
 
 ISSUER = "bench"
-SECRET = "a secret of the benchmark, 32 bytes long"
+SECRET = "a-secret-of-the-benchmark-of-32-bytes"
 ALGORITHMS = ("hs256", "rs256", "es256")
 # Clients that use their token again and again, and what the gateway remembers.
 POPULATION = 1_000

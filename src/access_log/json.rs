@@ -132,7 +132,14 @@ fn outcome(out: &mut Vec<u8>, record: &Record<'_>) {
         put(out, b"\",\"error_type\":\"");
         escape::json(out, error_type.as_bytes());
     }
-    put(out, b"\"}\n");
+    match record.rate_limit_duration {
+        Some(duration) => {
+            put(out, b"\",\"rate_limit_duration_ms\":");
+            out.extend_from_slice(Millis::of(duration).as_bytes());
+            put(out, b"}\n");
+        }
+        None => put(out, b"\"}\n"),
+    }
 }
 
 /// Appends a literal. Its length is part of its type, so that the copy is a few stores.
@@ -246,6 +253,7 @@ mod tests {
             backend_duration: Some(Duration::from_millis(11)),
             retries: 1,
             auth_status: AuthStatus::None,
+            rate_limit_duration: None,
             error_type: Some("connect"),
         }
     }
@@ -263,6 +271,16 @@ mod tests {
             "\n"
         );
         assert_eq!(line(&failed()), expected);
+    }
+
+    #[test]
+    fn says_what_limits_took() {
+        let line = line(&Record {
+            rate_limit_duration: Some(Duration::from_micros(1500)),
+            ..failed()
+        });
+        let end = r#""error_type":"connect","rate_limit_duration_ms":1.500}"#;
+        assert!(line.trim_end().ends_with(end), "{line}");
     }
 
     #[test]

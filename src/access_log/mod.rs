@@ -65,6 +65,8 @@ pub struct Record<'a> {
     pub retries: u32,
     /// How authentication ended.
     pub auth_status: AuthStatus,
+    /// What limits of the rate took, if the request was held against any.
+    pub rate_limit_duration: Option<Duration>,
     /// Why the request failed, when it did: a label of a closed set.
     pub error_type: Option<&'a str>,
 }

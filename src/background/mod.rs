@@ -4,6 +4,7 @@ pub mod certificates;
 mod check;
 pub mod jwks;
 pub mod probe;
+pub mod ratelimit;
 pub mod reload;
 pub mod revocations;
 pub mod shared_keys;

@@ -38,7 +38,7 @@ pub struct Facts<'a> {
     /// The request's header.
     pub headers: &'a HeaderMap,
     /// Looks a path parameter up by name.
-    pub path_param: &'a dyn Fn(&str) -> Option<&'a str>,
+    pub path_param: &'a (dyn Fn(&str) -> Option<&'a str> + Sync),
 }
 
 /// Header rules, ready to be applied.

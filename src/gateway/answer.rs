@@ -2,8 +2,7 @@
 
 use super::failure::Failure;
 use super::receive::request_of;
-use super::{Context, Gateway};
-use super::{authenticate, cors, ip_access};
+use super::{Context, Gateway, authenticate, cors, ip_access, limit};
 use crate::config::model::Redirect;
 use crate::filter::cors::Stage;
 use crate::filter::maintenance;
@@ -12,7 +11,7 @@ use crate::listener::exchange::{ClientFault, Exchange};
 use crate::listener::framing::Framing;
 use crate::message::Response;
 use crate::reply::{REQUEST_ID, Rejection, id_value};
-use crate::route::{Action, redirect};
+use crate::route::{Action, Route, redirect};
 use bytes::Bytes;
 use http::{HeaderValue, header};
 
@@ -38,10 +37,13 @@ impl Gateway {
             return Err(Failure::Refused(rejection));
         }
         ip_access::judge_route(context, &route).map_err(Failure::Refused)?;
+        // First, so that nobody can have credentials checked without end.
+        let admitted = limit::admit(exchange, context, &route.limits.of_clients).await;
+        admitted.map_err(Failure::Refused)?;
         if self.answer_preflight(exchange, context).await? {
             return Ok(true);
         }
-        let admitted = authenticate::admit(exchange, context, &route).await;
+        let admitted = admit(exchange, context, &route).await;
         admitted.map_err(Failure::Refused)?;
         self.enter_route(exchange, context, &route).await?;
         if is_too_large(exchange, route.max_body_bytes) {
@@ -128,6 +130,7 @@ impl Gateway {
     ) {
         response.insert(REQUEST_ID, id_value(context.request_id.as_str()));
         secure(context, response);
+        limit::tell(context, &mut response.headers);
         if let Some(route) = &context.route
             && !route.response_headers.is_empty()
         {
@@ -162,10 +165,17 @@ impl Gateway {
         let id = context.request_id.as_str();
         let (mut head, body) = rejection.response(&request.headers, request.version, id);
         secure(context, &mut head);
+        limit::tell(context, &mut head.headers);
         cors::tell(exchange, context, &mut head);
         context.rejection = Some(rejection);
         exchange.answer(head, body).await
     }
+}
+
+/// Lets whoever calls through to what the route does, or says why not.
+async fn admit(exchange: &Exchange, context: &mut Context, route: &Route) -> Result<(), Rejection> {
+    authenticate::admit(exchange, context, route).await?;
+    limit::admit(exchange, context, &route.limits.of_identities).await
 }
 
 /// Tells browsers to stay with `https`. In the place of what a backend says: there must be one

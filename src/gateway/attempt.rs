@@ -7,7 +7,7 @@ use http::StatusCode;
 use super::failure::{Failure, Reach};
 use super::kept::Kept;
 use super::relay::{Relay, Relayed};
-use super::{Context, Gateway, authenticate, forward};
+use super::{Context, Gateway, authenticate, forward, limit};
 use crate::forward::tunnel::{self, Broken};
 use crate::forward::{Failed, Link};
 use crate::listener::exchange::{ClientFault, Exchange};
@@ -150,6 +150,7 @@ impl Gateway {
             upstream.succeeded(attempt.admitted.backend());
         }
         authenticate::watch(response, exchange, context);
+        limit::settle(response, context);
         forward::note_call_end(context, &response.headers);
         if is_upgrade {
             return Ok(());

@@ -93,6 +93,7 @@ impl Gateway {
                 AuthState::Succeeded => AuthStatus::Success,
                 AuthState::Failed => AuthStatus::Failure,
             },
+            rate_limit_duration: context.limited_for,
             error_type: context.error.or(label),
         });
     }

@@ -45,6 +45,8 @@ label! {
         Sync = "sync",
         /// Whose an API key is.
         ApiKey = "api_key",
+        /// Whether requests are within their limits.
+        RateLimit = "ratelimit",
     }
 }
 

@@ -20,6 +20,7 @@ use crate::filter::cors::Cors;
 use crate::filter::headers::HeaderFilter;
 use crate::filter::ip_access::IpAccess;
 use crate::filter::maintenance::Maintenance;
+use crate::filter::ratelimit::{RateLimits, RouteLimits};
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::upstream::Upstream;
 use crate::upstream::balance::Schedule;
@@ -36,6 +37,8 @@ pub struct Route {
     pub cors: Option<Cors>,
     /// Who may call it; `None`: everyone.
     pub auth: Option<Policy>,
+    /// What it is limited by.
+    pub limits: RouteLimits,
     /// How many of its requests may be in flight at the same time.
     pub concurrency: Box<[concurrency::Limit]>,
     /// How the path is changed for the backend.
@@ -126,6 +129,7 @@ impl Route {
         config: &model::Route,
         upstreams: &[Arc<Upstream>],
         auth: &Auth,
+        limits: &RateLimits,
         metrics: &Metrics,
         previous: Option<&Self>,
     ) -> Self {
@@ -148,6 +152,7 @@ impl Route {
                 .auth
                 .as_ref()
                 .map(|policy| Policy::compile(policy, auth)),
+            limits: RouteLimits::compile(&config.limits, limits),
             concurrency: concurrency::Limit::of_route(
                 &config.concurrency,
                 &config.name,

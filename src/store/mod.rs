@@ -8,6 +8,7 @@ mod dial;
 mod failure;
 mod pool;
 mod report;
+mod script;
 
 use std::future::Future;
 use std::io;
@@ -30,6 +31,7 @@ use crate::metrics::{RedisCommand, RedisError as Kind, RedisMetrics};
 
 pub use self::dial::Backoff;
 pub use self::failure::Failure;
+pub use self::script::{Call, Script};
 
 /// The store, whether one is configured or not.
 pub struct Store {

@@ -20,6 +20,8 @@ pub(super) struct Policies {
     indexes: HashMap<String, usize>,
     /// What each counts by; `None` is one that is not sound.
     keys: Vec<Option<Vec<KeyPart>>>,
+    /// The greatest cost that each of them can ever let through.
+    most: Vec<u64>,
     /// The policies of routes that say nothing; `None` is not sound.
     default: Option<Vec<RouteLimit>>,
     enabled: bool,
@@ -46,7 +48,10 @@ impl Checker<'_> {
             let at = list.key(name);
             indexes.insert(name.clone(), policies.len());
             let sound = self.accept(&at, policy_name(name));
+            let cost = u64::from(policy.cost);
             let policy = self.rate_policy(name, policy, written, has_redis, &at);
+            let most = policy.as_ref().map_or(u64::MAX, greatest_cost);
+            self.can_be_paid(cost, most, &at);
             policies.push(policy.filter(|_| sound.is_some()));
         }
         let mut known = Policies {
@@ -54,6 +59,10 @@ impl Checker<'_> {
             keys: policies
                 .iter()
                 .map(|policy| policy.as_ref().map(|policy| policy.key.clone()))
+                .collect(),
+            most: policies
+                .iter()
+                .map(|policy| policy.as_ref().map_or(u64::MAX, greatest_cost))
                 .collect(),
             default: None,
             enabled: written.enabled,
@@ -99,6 +108,11 @@ impl Checker<'_> {
                 .map(Some),
             None => Some(None),
         };
+        if written.cost == 0 && written.cost_header.is_some() {
+            let what = "is 0 beside `cost_header`, and would refuse nothing, expected at least 1: what \
+                        a response says takes its place";
+            self.refuse(&at.key("cost"), what);
+        }
         let mode = written.failure_mode.unwrap_or(all.failure_mode);
         Some(RatePolicy {
             name: name.into(),
@@ -284,9 +298,21 @@ impl Checker<'_> {
             if policy.is_some() && limits.iter().any(is_there) {
                 self.refuse(at, "is there twice, expected it once");
             }
+            if let (Some(cost), Some(most)) = (cost, policy.and_then(|at| policies.most.get(at))) {
+                self.can_be_paid(cost, *most, &item);
+            }
             limits.push(policy.map(|policy| RouteLimit { policy, cost }));
         }
         limits.into_iter().collect()
+    }
+
+    fn can_be_paid(&mut self, cost: u64, most: u64, at: &Path<'_>) {
+        if cost > most {
+            let what = format!(
+                "is {cost}, which is never let through, expected at most the burst, {most}"
+            );
+            self.refuse(&at.key("cost"), what);
+        }
     }
 
     fn rate_policy_index(
@@ -357,6 +383,14 @@ impl Checker<'_> {
             }
         }
     }
+}
+
+/// The smallest burst of all windows.
+fn greatest_cost(policy: &RatePolicy) -> u64 {
+    let tiers = policy.tiers.iter().flat_map(|tiers| &tiers.limits);
+    let tiers = tiers.flat_map(|(_, windows)| windows.iter());
+    let bursts = policy.windows.iter().chain(tiers);
+    bursts.map(|window| window.burst).min().unwrap_or(u64::MAX)
 }
 
 fn window(rate: &Rate, burst: Option<u64>) -> Window {

@@ -71,7 +71,8 @@ pub struct RatePolicy {
     #[schemars(range(min = 0, max = 1_000_000))]
     pub cost: u32,
     /// A header of the response that says what the request cost in all. It is not passed on. What it
-    /// says beyond `cost` is taken afterwards, even if no more is left.
+    /// says beyond `cost` is taken afterwards, even if no more is left, and what it says below is given
+    /// back.
     #[schemars(extend("examples" = ["x-request-cost"]))]
     pub cost_header: Option<String>,
     /// Other limits by a claim of the token.
@@ -88,7 +89,7 @@ pub struct RatePolicy {
     #[serde(default = "ipv6_prefix")]
     #[schemars(range(min = 16, max = 128))]
     pub ipv6_prefix: u8,
-    /// How many keys are known at the same time, for each limit. One of them takes 16 bytes, with
+    /// How many keys are known at the same time, for each limit. One of them takes 32 bytes, with
     /// `scope: shared` up to 300 more. Beyond it, keys share what the least busy of them has left: some
     /// get less than their limit, none gets more.
     #[serde(default = "max_keys")]

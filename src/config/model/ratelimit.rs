@@ -129,7 +129,7 @@ pub enum Mode {
 /// What a request costs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cost {
-    /// Before its response is known; may be 0 when a response says the cost.
+    /// Before its response is known; at least 1 where a response says the cost.
     pub request: u64,
     /// A header of the response that says what it costs in all, and is not passed on.
     pub response_header: Option<HeaderName>,

@@ -88,12 +88,17 @@ fn find<'a>(part: &KeyPart, facts: &Facts<'a>) -> Option<Found<'a>> {
         }
         KeyPart::PathParam(name) => Some(Found::Plain((facts.path_param)(name)?.into())),
         KeyPart::Route => Some(Found::Plain(facts.route.into())),
-        KeyPart::Claim(path) => match facts.identity?.claim(path)? {
-            Value::String(text) => Some(Found::Plain(text.as_str().into())),
-            Value::Number(number) => Some(Found::Plain(number.to_string().into())),
-            Value::Bool(value) => Some(Found::Plain(value.to_string().into())),
-            Value::Null | Value::Array(_) | Value::Object(_) => None,
-        },
+        KeyPart::Claim(path) => claim(path, facts).map(Found::Plain),
+    }
+}
+
+/// A claim as a text, if it is a single value.
+pub fn claim<'a>(path: &str, facts: &Facts<'a>) -> Option<Cow<'a, str>> {
+    match facts.identity?.claim(path)? {
+        Value::String(text) => Some(text.as_str().into()),
+        Value::Number(number) => Some(number.to_string().into()),
+        Value::Bool(value) => Some(value.to_string().into()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
 }
 

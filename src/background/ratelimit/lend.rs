@@ -1,0 +1,149 @@
+//! Sends orders of leased tokens, those of many keys together: at once where a request waits, and else
+//! with the next tick.
+
+use std::sync::{Arc, LazyLock, Weak};
+use std::time::{Duration, Instant};
+
+use redis::{RedisWrite, ToRedisArgs};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{AT_ONCE, IN_FLIGHT};
+use crate::filter::ratelimit::lease::{LIFE, Leases, Loan, Order};
+use crate::filter::ratelimit::shared::{Shared, Step};
+use crate::metrics::{RedisCommand, RedisError};
+use crate::store::{Call, Script, Store};
+
+/// Between two looks. Short beside the quarter of a second for which tokens are left then.
+const TICK: Duration = Duration::from_millis(10);
+
+static LEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lease.lua")));
+
+/// Goes on for as long as there is a store.
+pub(super) async fn keep(shared: Arc<Shared>, store: Weak<Store>) {
+    let places = Arc::new(Semaphore::new(IN_FLIGHT));
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut has_leases = false;
+    loop {
+        let is_tick = tokio::select! {
+            () = shared.hurried() => false,
+            _ = ticks.tick(), if has_leases => true,
+        };
+        let tables = shared.leases();
+        has_leases = !tables.is_empty();
+        for leases in tables {
+            if is_tick {
+                leases.sweep(Instant::now());
+            }
+            let mut orders = Vec::new();
+            leases.orders(Instant::now(), &mut orders);
+            while !orders.is_empty() {
+                let rest = orders.split_off(orders.len().min(AT_ONCE));
+                let some = std::mem::replace(&mut orders, rest);
+                // The semaphore is never closed.
+                let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+                    return;
+                };
+                let Some(store) = store.upgrade() else { return };
+                let leases = Arc::clone(&leases);
+                tokio::spawn(lend(store, Arc::clone(&shared), leases, some, place));
+            }
+        }
+    }
+}
+
+async fn lend(
+    store: Arc<Store>,
+    shared: Arc<Shared>,
+    leases: Arc<Leases>,
+    orders: Vec<Order>,
+    _place: OwnedSemaphorePermit,
+) {
+    let instances = shared.instances();
+    let calls = orders.iter().map(|order| Call {
+        key: &order.name,
+        arguments: Ordered { order, instances },
+    });
+    let calls: Vec<_> = calls.collect();
+    let asked = Instant::now();
+    let answers = store
+        .run::<Vec<u64>, _>(RedisCommand::RateLimit, &LEASE, &calls)
+        .await;
+    let now = Instant::now();
+    let is_late = now.saturating_duration_since(asked) > shared.patience();
+    let mut answers = match answers {
+        Ok(answers) => answers.into_iter(),
+        Err(failure) => {
+            shared.failed(failure.kind, now);
+            Vec::new().into_iter()
+        }
+    };
+    let mut in_time = 0;
+    for order in &orders {
+        let loan = match answers.next() {
+            Some(Ok(numbers)) => read(&numbers),
+            Some(Err(failure)) => {
+                shared.failed(failure.kind, now);
+                None
+            }
+            None => None,
+        };
+        in_time += u32::from(loan.is_some());
+        leases.settle(order, loan, now);
+    }
+    match is_late {
+        true if in_time > 0 => shared.failed(RedisError::Timeout, now),
+        false if in_time > 0 => shared.answered(in_time, now),
+        _ => {}
+    }
+}
+
+fn read(numbers: &[u64]) -> Option<Loan> {
+    let [lent, slot, rest @ ..] = numbers else {
+        return None;
+    };
+    let mut loan = Loan {
+        lent: *lent,
+        slot: *slot,
+        debts: Default::default(),
+    };
+    for (place, debt) in loan.debts.iter_mut().zip(rest) {
+        *place = *debt;
+    }
+    Some(loan)
+}
+
+/// An order as the script is told it.
+struct Ordered<'a> {
+    order: &'a Order,
+    instances: u32,
+}
+
+impl ToRedisArgs for Ordered<'_> {
+    fn write_redis_args<W: RedisWrite + ?Sized>(&self, out: &mut W) {
+        let order = self.order;
+        let mut digits = itoa::Buffer::new();
+        let mut write = |number: u64| out.write_arg(digits.format(number).as_bytes());
+        write(LIFE.as_secs() * 1_000_000);
+        for number in [
+            order.slot,
+            order.held,
+            order.back,
+            order.keep,
+            order.pay,
+            order.least,
+            order.needed,
+            order.wanted,
+            u64::from(self.instances),
+        ] {
+            write(number);
+        }
+        for rate in order.rates.iter() {
+            let step = Step::new(rate, 1);
+            for number in [step.step, step.depth, step.most] {
+                write(number);
+            }
+        }
+    }
+}

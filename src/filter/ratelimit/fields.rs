@@ -1,0 +1,129 @@
+//! The fields that tell clients of their limits: `RateLimit` and `RateLimit-Policy` of
+//! draft-ietf-httpapi-ratelimit-headers-10, and the older trio `X-RateLimit-*`.
+//!
+//! A window is a policy of the draft: it has the name of the policy here, and behind that, where there
+//! are several, its period. Times are whole seconds, rounded up, so that nobody comes back too early.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::Charge;
+use super::rate::Verdict;
+use crate::config::model::{RateHeaders, Window};
+
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const X_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const X_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const X_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+
+/// What can be said of a set of windows before there is a request.
+#[derive(Clone, Debug)]
+pub struct Announced {
+    /// The item of `RateLimit-Policy`: all windows.
+    policy: HeaderValue,
+    /// What each window is called, in quotes, and `;r=`.
+    names: Box<[Box<str>]>,
+    /// The limit of each.
+    limits: Box<[u64]>,
+}
+
+impl Announced {
+    /// Of a policy's windows.
+    pub fn new(policy: &str, windows: &[Window]) -> Self {
+        let name = |window: &Window| match windows {
+            [_] => format!("\"{policy}\""),
+            _ => format!("\"{policy}:{}\"", window.period.as_secs()),
+        };
+        let items: Vec<String> = windows
+            .iter()
+            .map(|window| {
+                let seconds = window.period.as_secs();
+                format!("{};q={};w={seconds}", name(window), window.limit)
+            })
+            .collect();
+        let policy = HeaderValue::from_str(&items.join(", "));
+        Self {
+            // Names of policies have nothing that a field may not hold.
+            policy: policy.unwrap_or(HeaderValue::from_static("")),
+            names: windows
+                .iter()
+                .map(|window| format!("{};r=", name(window)).into())
+                .collect(),
+            limits: windows.iter().map(|window| window.limit).collect(),
+        }
+    }
+
+    /// Appends an item of `RateLimit`: what is left, and for how long that has to do.
+    fn say(&self, verdict: &Verdict, out: &mut String) {
+        let name = self.names.get(verdict.window);
+        let (left, seconds) = (self.left(verdict), seconds(until(verdict)));
+        out.push_str(name.map_or("", |name| name));
+        // Writing to a string cannot fail.
+        let _ = write!(out, "{left};t={seconds}");
+    }
+
+    /// What is left, never more than the limit: a burst is a favour, and no promise.
+    fn left(&self, verdict: &Verdict) -> u64 {
+        verdict.remaining.min(self.limit(verdict))
+    }
+
+    fn limit(&self, verdict: &Verdict) -> u64 {
+        self.limits.get(verdict.window).copied().unwrap_or(0)
+    }
+}
+
+/// Tells a client of the policies that its request was held against.
+pub fn tell(charges: &[Charge], which: RateHeaders, headers: &mut HeaderMap) {
+    if charges.is_empty() {
+        return;
+    }
+    if which.standard {
+        let mut said = String::with_capacity(48 * charges.len());
+        for (index, charge) in charges.iter().enumerate() {
+            if index > 0 {
+                said.push_str(", ");
+            }
+            charge.announced().say(&charge.verdict, &mut said);
+        }
+        // What a backend says of limits of its own would be taken for ours.
+        if let Ok(said) = HeaderValue::try_from(said) {
+            headers.insert(RATELIMIT, said);
+        }
+        headers.remove(RATELIMIT_POLICY);
+        for charge in charges {
+            headers.append(RATELIMIT_POLICY, charge.announced().policy.clone());
+        }
+    }
+    if which.x_ratelimit
+        && let Some(charge) = tightest(charges)
+    {
+        let (announced, verdict) = (charge.announced(), &charge.verdict);
+        headers.insert(X_LIMIT, announced.limit(verdict).into());
+        headers.insert(X_REMAINING, announced.left(verdict).into());
+        headers.insert(X_RESET, seconds(until(verdict)).into());
+    }
+}
+
+/// The one that refuses, or else the one with the least left.
+fn tightest(charges: &[Charge]) -> Option<&Charge> {
+    charges
+        .iter()
+        .min_by_key(|charge| (charge.verdict.admitted, charge.verdict.remaining))
+}
+
+/// When there will be something again, or all of it.
+fn until(verdict: &Verdict) -> Duration {
+    if verdict.admitted {
+        verdict.reset
+    } else {
+        verdict.retry_after
+    }
+}
+
+/// Whole seconds, rounded up.
+pub fn seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}

@@ -1,0 +1,318 @@
+//! Limits that instances count together without asking for each request: tokens are leased, used here, and
+//! settled beside the requests.
+//!
+//! A request that finds a token takes it and goes on. Orders of many keys go to the store together, before
+//! tokens run out. Only a request that finds none, of a key that may have some, waits for an order.
+
+mod entry;
+mod order;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use foldhash::fast::FixedState;
+use tokio::time::timeout_at;
+
+use self::entry::{Entry, Need, Next};
+use super::rate::{Rate, Verdict};
+use super::shared::{Shared, Unanswered};
+use crate::metrics::RedisError;
+
+pub use self::order::{LIFE, Loan, Order};
+
+/// Apart, so that workers seldom wait for each other. One bit each.
+const SHARDS: usize = u64::BITS as usize;
+
+/// How many keys are looked at for one that may make way.
+const LOOKED_AT: usize = 8;
+
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It is decided.
+    Decided(Verdict),
+    /// The store has to be asked: see [`Leases::wait`].
+    Wait,
+    /// Nobody can say.
+    Unanswered(Unanswered),
+}
+
+/// The tokens of one policy's keys.
+pub struct Leases {
+    shards: Box<[Mutex<Shard>]>,
+    /// A bit for each shard that has something to order.
+    due: AtomicU64,
+    /// Keys of a shard.
+    room: usize,
+    shared: Arc<Shared>,
+    /// The shard that is swept next.
+    turn: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Shard {
+    entries: HashMap<u64, Entry, FixedState>,
+    /// Keys that have something to order, each of them once.
+    due: Vec<u64>,
+}
+
+impl Leases {
+    /// Of so many keys at most. Beyond that, those make way that were not used for longest, and where
+    /// nobody can, requests of further keys are not answered.
+    pub fn new(shared: &Arc<Shared>, max_keys: usize) -> Arc<Self> {
+        let mut shards = Vec::new();
+        shards.resize_with(SHARDS, Mutex::default);
+        let leases = Arc::new(Self {
+            shards: shards.into(),
+            due: AtomicU64::new(0),
+            room: max_keys.div_ceil(SHARDS).max(1),
+            shared: Arc::clone(shared),
+            turn: AtomicUsize::new(0),
+        });
+        shared.lends(Arc::downgrade(&leases));
+        leases
+    }
+
+    /// Takes a request's cost, if it can be said at once whether it is there. `key` is a hash of the key
+    /// that nobody can foresee; `name` is asked for when it is new.
+    pub fn take(
+        &self,
+        key: u64,
+        name: impl FnOnce() -> String,
+        rates: &[Rate],
+        cost: u64,
+        now: Instant,
+    ) -> Taken {
+        let mut shard = self.shard(key);
+        let instances = self.shared.known_instances();
+        let decided = shard.entries.get_mut(&key).map(|entry| {
+            entry.adopt(rates);
+            entry.decide(cost, instances, now)
+        });
+        let decided = decided.or_else(|| {
+            let entry = shard.new_entry(key, name, rates, self.room, now);
+            entry.map(|entry| entry.decide(cost, instances, now))
+        });
+        let Some((next, need)) = decided else {
+            return Taken::Unanswered(Unanswered::Busy);
+        };
+        match next {
+            Next::Decided(verdict) => {
+                self.call(shard, key, need);
+                Taken::Decided(verdict)
+            }
+            Next::Wait if self.shared.is_answering() => Taken::Wait,
+            Next::Wait => Taken::Unanswered(Unanswered::Down),
+        }
+    }
+
+    /// Takes a request's cost once the store has been asked for tokens; waits until then at most.
+    pub async fn wait(&self, key: u64, cost: u64, until: Instant) -> Result<Verdict, Unanswered> {
+        loop {
+            let mut changed = {
+                let mut shard = self.shard(key);
+                let Some(entry) = shard.entries.get_mut(&key) else {
+                    return Err(Unanswered::Failed);
+                };
+                let instances = self.shared.known_instances();
+                let (next, need) = entry.decide(cost, instances, Instant::now());
+                let changed = match next {
+                    Next::Decided(verdict) => {
+                        self.call(shard, key, need);
+                        return Ok(verdict);
+                    }
+                    Next::Wait if !self.shared.is_answering() => return Err(Unanswered::Down),
+                    Next::Wait => entry.wait(cost),
+                };
+                self.call(shard, key, need);
+                changed
+            };
+            let _waiting = Waiting {
+                leases: self,
+                key,
+                cost,
+            };
+            if timeout_at(until.into(), changed.changed()).await.is_err() {
+                self.shared.failed(RedisError::Timeout, Instant::now());
+                return Err(Unanswered::Late);
+            }
+        }
+    }
+
+    /// Takes what a response turned out to cost, whether it is there or not.
+    pub fn charge(
+        &self,
+        key: u64,
+        name: impl FnOnce() -> String,
+        rates: &[Rate],
+        cost: u64,
+        now: Instant,
+    ) {
+        let mut shard = self.shard(key);
+        if !shard.entries.contains_key(&key) {
+            shard.new_entry(key, name, rates, self.room, now);
+        }
+        if let Some(entry) = shard.entries.get_mut(&key) {
+            entry.charge(cost, now);
+            self.call(shard, key, Need::Soon);
+        }
+    }
+
+    /// Gives a cost back that was taken a moment ago.
+    pub fn give_back(&self, key: u64, cost: u64) {
+        if let Some(entry) = self.shard(key).entries.get_mut(&key) {
+            entry.give_back(cost);
+        }
+    }
+
+    /// What is to be ordered now. Each order is settled by [`Leases::settle`].
+    pub fn orders(&self, now: Instant, orders: &mut Vec<Order>) {
+        let is_answering = self.shared.is_answering();
+        let busy = self.due.swap(0, Relaxed);
+        for (index, shard) in self.shards.iter().enumerate() {
+            if busy & (1 << index) == 0 {
+                continue;
+            }
+            let mut shard = lock(shard);
+            let Shard { entries, due } = &mut *shard;
+            for key in due.drain(..) {
+                let Some(entry) = entries.get_mut(&key) else {
+                    continue;
+                };
+                entry.is_due = false;
+                match is_answering {
+                    true => orders.extend(entry.order(key, now)),
+                    false => entry.wake(),
+                }
+            }
+        }
+    }
+
+    /// The store answered an order; `None` when it did not, or nobody knows whether it did.
+    pub fn settle(&self, order: &Order, loan: Option<Loan>, now: Instant) {
+        let mut shard = self.shard(order.key);
+        if let Some(entry) = shard.entries.get_mut(&order.key) {
+            entry.settle(order, loan, now);
+            if entry.is_in_debt() && loan.is_some() {
+                // Let through meanwhile.
+                self.call(shard, order.key, Need::Now);
+            }
+        }
+    }
+
+    /// Looks after a part of the keys that nobody asks about, a different one each time.
+    pub fn sweep(&self, now: Instant) {
+        let turn = self.turn.fetch_add(1, Relaxed);
+        let index = turn % SHARDS;
+        // There are as many.
+        let mut shard = lock(&self.shards[index]);
+        let Shard { entries, due } = &mut *shard;
+        entries.retain(|key, entry| {
+            let need = entry.rest(now);
+            if need == Some(Need::Soon) {
+                entry.is_due = true;
+                due.push(*key);
+            }
+            need.is_some()
+        });
+        if !due.is_empty() {
+            self.due.fetch_or(1 << index, Relaxed);
+        }
+    }
+
+    /// How many keys are known.
+    pub fn len(&self) -> usize {
+        self.shards
+            .iter()
+            .map(|shard| lock(shard).entries.len())
+            .sum()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Puts a key on the list, and sees to it that it is looked at in time.
+    fn call(&self, mut shard: MutexGuard<'_, Shard>, key: u64, need: Need) {
+        if need == Need::Nothing {
+            return;
+        }
+        let Shard { entries, due } = &mut *shard;
+        if let Some(entry) = entries.get_mut(&key)
+            && !entry.is_due
+        {
+            entry.is_due = true;
+            due.push(key);
+        }
+        self.due.fetch_or(1 << shard_of(key), Relaxed);
+        drop(shard);
+        if need == Need::Now {
+            self.shared.hurry();
+        }
+    }
+
+    fn shard(&self, key: u64) -> MutexGuard<'_, Shard> {
+        // There are as many.
+        lock(&self.shards[shard_of(key)])
+    }
+}
+
+/// By the high bits; the low ones choose the place in a shard.
+fn shard_of(key: u64) -> usize {
+    (key >> 58) as usize % SHARDS
+}
+
+impl Shard {
+    /// The entry of a key that has none, if there is room.
+    fn new_entry(
+        &mut self,
+        key: u64,
+        name: impl FnOnce() -> String,
+        rates: &[Rate],
+        room: usize,
+        now: Instant,
+    ) -> Option<&mut Entry> {
+        let has_room = self.make_room(room, now);
+        has_room.then(|| {
+            let entry = self.entries.entry(key);
+            entry.or_insert_with(|| Entry::new(name(), rates, now))
+        })
+    }
+
+    /// Of a few keys the one makes way that was not used for longest. Its tokens lapse.
+    fn make_room(&mut self, room: usize, now: Instant) -> bool {
+        if self.entries.len() < room {
+            return true;
+        }
+        let some = self.entries.iter().take(LOOKED_AT);
+        let free = some.filter(|(_, entry)| entry.is_dispensable(now));
+        let oldest = free.min_by_key(|(_, entry)| entry.last_use());
+        let oldest = oldest.map(|(key, _)| *key);
+        oldest.is_some_and(|key| self.entries.remove(&key).is_some())
+    }
+}
+
+/// One who waits; counted until it is dropped.
+struct Waiting<'a> {
+    leases: &'a Leases,
+    key: u64,
+    cost: u64,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(entry) = self.leases.shard(self.key).entries.get_mut(&self.key) {
+            entry.leave(self.cost);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

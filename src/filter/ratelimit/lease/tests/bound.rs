@@ -1,0 +1,220 @@
+//! The bound on what instances let through together, whatever comes when and whatever gets lost.
+
+use std::collections::VecDeque;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// How long an order takes at most, there and back, in milliseconds.
+const LONGEST: u64 = 40;
+
+#[derive(Clone, Debug)]
+struct Plan {
+    instances: usize,
+    limit: u64,
+    burst: u64,
+    loses: bool,
+    /// Milliseconds until the next step, who acts, how many requests of what cost, and what becomes of
+    /// orders.
+    steps: Vec<(u64, usize, u64, u64, u8)>,
+}
+
+fn plan() -> impl Strategy<Value = Plan> {
+    let step = (0_u64..60, 0_usize..3, 0_u64..40, 1_u64..3, any::<u8>());
+    let steps = prop::collection::vec(step, 100..400);
+    (1_usize..4, 20_u64..500, 20_u64..600, any::<bool>(), steps).prop_map(
+        |(instances, limit, burst, loses, steps)| Plan {
+            instances,
+            limit,
+            burst,
+            loses,
+            steps,
+        },
+    )
+}
+
+/// An order on its way, when it arrives, when its answer does, and that answer.
+struct Sent {
+    order: Order,
+    from: usize,
+    arrives: u64,
+    returns: u64,
+    loan: Option<Loan>,
+    is_lost: bool,
+}
+
+/// What was let through, as an exact bucket would count it.
+struct Exact {
+    debt: u64,
+    at: u64,
+    most: u64,
+    admitted: u64,
+}
+
+impl Exact {
+    fn admit(&mut self, cost: u64, interval: u64, now: u64) {
+        self.debt = self.debt.saturating_sub(now - self.at) + cost * interval;
+        self.at = now;
+        self.most = self.most.max(self.debt);
+        self.admitted += cost;
+    }
+}
+
+struct World {
+    start: Instant,
+    now: u64,
+    all: Vec<(Arc<Shared>, Arc<Leases>)>,
+    bucket: Bucket,
+    sent: VecDeque<Sent>,
+    rates: [Rate; 1],
+}
+
+impl World {
+    fn time(&self) -> Instant {
+        self.start + Duration::from_nanos(self.now)
+    }
+
+    /// Everything that happens until then, in its order.
+    fn run_to(&mut self, then: u64) {
+        loop {
+            let next = self.sent.iter().map(|sent| match sent.loan {
+                None => sent.arrives,
+                Some(_) => sent.returns,
+            });
+            let Some((index, time)) = next.enumerate().min_by_key(|(_, time)| *time) else {
+                break;
+            };
+            if time > then {
+                break;
+            }
+            self.now = self.now.max(time);
+            let now = self.time();
+            let sent = &mut self.sent[index];
+            match sent.loan {
+                None => {
+                    let instances = self.all.len() as u64;
+                    sent.loan = Some(self.bucket.lend(&sent.order, instances, self.now));
+                }
+                Some(loan) => {
+                    let loan = (!sent.is_lost).then_some(loan);
+                    self.all[sent.from].1.settle(&sent.order, loan, now);
+                    self.sent.remove(index);
+                }
+            }
+        }
+        self.now = then;
+    }
+
+    fn send(&mut self, from: usize, fate: u8, loses: bool) {
+        let mut orders = Vec::new();
+        self.all[from].1.orders(self.time(), &mut orders);
+        for order in orders {
+            let ms = |part: u8| u64::from(part) % (LONGEST / 2) * 1_000_000;
+            let arrives = self.now + ms(fate);
+            self.sent.push_back(Sent {
+                order,
+                from,
+                arrives,
+                returns: arrives + ms(fate / 16),
+                loan: None,
+                is_lost: loses && fate % 5 == 0,
+            });
+        }
+    }
+}
+
+/// Plays a plan; the greatest debt of an exact bucket, and what was let through in which time.
+fn play(plan: &Plan) -> (Exact, u64) {
+    let rates = [rate(plan.limit, 1, plan.burst)];
+    let all = (0..plan.instances).map(|_| {
+        let shared = Arc::new(Shared::default());
+        shared.counted(plan.instances as u32);
+        let leases = Leases::new(&shared, 1000);
+        (shared, leases)
+    });
+    let mut world = World {
+        start: Instant::now(),
+        now: 0,
+        all: all.collect(),
+        bucket: Bucket::default(),
+        sent: VecDeque::new(),
+        rates,
+    };
+    let mut exact = Exact {
+        debt: 0,
+        at: 0,
+        most: 0,
+        admitted: 0,
+    };
+    for (wait, who, count, cost, fate) in &plan.steps {
+        world.run_to(world.now + wait * 1_000_000);
+        let who = who % plan.instances;
+        for _ in 0..*count {
+            let leases = Arc::clone(&world.all[who].1);
+            let taken = leases.take(KEY, String::new, &world.rates, *cost, world.time());
+            match taken {
+                Taken::Decided(verdict) if verdict.admitted => {
+                    exact.admit(*cost, rates[0].interval, world.now);
+                }
+                Taken::Wait => {
+                    // As one who waits and gives up when the order is on its way.
+                    let mut shard = leases.shard(KEY);
+                    let entry = shard.entries.get_mut(&KEY).unwrap();
+                    drop(entry.wait(*cost));
+                    leases.call(shard, KEY, Need::Now);
+                    world.send(who, *fate, plan.loses);
+                    let mut shard = leases.shard(KEY);
+                    shard.entries.get_mut(&KEY).unwrap().leave(*cost);
+                }
+                _ => {}
+            }
+        }
+        for _ in 0..SHARDS {
+            world.all[who].1.sweep(world.time());
+        }
+        // Orders are sent at once, by whomever they are.
+        for from in 0..plan.instances {
+            world.send(from, fate.wrapping_add(from as u8), plan.loses);
+        }
+    }
+    (exact, world.now)
+}
+
+fn credit(plan: &Plan) -> u64 {
+    let instances = plan.instances as u64;
+    plan.burst / 25 / instances * instances
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn together_they_stay_within_the_bound(plan in plan()) {
+        let (exact, _) = play(&plan);
+        let rate = rate(plan.limit, 1, plan.burst);
+        // What is on credit is paid when the order arrives. Lost answers delay that.
+        let times = if plan.loses { 2 } else { 1 };
+        let delay = LONGEST * 1_000_000;
+        let bound = rate.depth + times * credit(&plan) * rate.interval + delay;
+        prop_assert!(exact.most <= bound, "{} of {bound}: {plan:?}", exact.most);
+    }
+}
+
+#[test]
+fn under_load_they_let_through_nearly_all_that_they_may() {
+    for instances in [1, 2, 3] {
+        let steps = (0..4000).map(|turn| (5, turn % instances, 20, 1, (turn % 7) as u8));
+        let plan = Plan {
+            instances,
+            limit: 500,
+            burst: 500,
+            loses: false,
+            steps: steps.collect(),
+        };
+        let (exact, time) = play(&plan);
+        let allowed = 500.0 + 500.0 * time as f64 / 1e9;
+        let part = exact.admitted as f64 / allowed;
+        assert!((0.95..=1.05).contains(&part), "{part} with {instances}");
+    }
+}

@@ -1,0 +1,366 @@
+//! One policy: whom it counts together, what it asks, and what becomes of a request.
+
+use std::hash::RandomState;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::HeaderName;
+
+use super::fields::Announced;
+use super::key;
+use super::lease::{Leases, Taken};
+use super::rate::{Nanos, Rate, Verdict};
+use super::shared::{Shared, Unanswered};
+use super::table::Table;
+use crate::config::model::{FailureMode, Mode, RatePolicy, Scope, Window};
+use crate::filter::headers::Facts;
+use crate::metrics::{LimitResult, LimitSource, Metrics, RateLimitMetrics};
+
+/// A policy, ready to run.
+pub struct Policy {
+    /// As configured.
+    pub config: RatePolicy,
+    base: Limits,
+    /// By the claim's value.
+    tiers: Box<[(Box<str>, Limits)]>,
+    buckets: Arc<Buckets>,
+    shared: Arc<Shared>,
+    metrics: Arc<RateLimitMetrics>,
+}
+
+/// What a policy counts in here. It goes over to the next generation.
+pub(super) struct Buckets {
+    table: Table,
+    /// What is leased from Redis, in the mode that does so.
+    leases: Option<Arc<Leases>>,
+    /// Makes the numbers of keys.
+    state: RandomState,
+    /// What times are counted from.
+    beginning: Instant,
+}
+
+/// Windows, as they are computed with and as clients are told of them.
+struct Limits {
+    rates: Box<[Rate]>,
+    announced: Announced,
+}
+
+/// What became of a request.
+pub enum Outcome {
+    /// It is not limited.
+    Exempt,
+    /// It is let through.
+    Admitted(Charge),
+    /// It is refused.
+    Refused(Charge),
+    /// Nobody can say, and so it is let through.
+    Open,
+    /// Nobody can say, and so it is refused.
+    Closed,
+}
+
+/// What a policy took of a key's budget.
+pub struct Charge {
+    policy: Arc<Policy>,
+    tier: Option<usize>,
+    key: u64,
+    place: Place,
+    cost: u64,
+    /// What was decided.
+    pub verdict: Verdict,
+}
+
+/// Where it was taken.
+enum Place {
+    /// From this instance's own buckets.
+    Here,
+    /// From the bucket of this name in Redis.
+    Redis(Box<str>),
+    /// From what was leased; with the name, if a response may say that it costs more.
+    Lease(Option<Box<str>>),
+}
+
+/// A request that is to be held against a policy.
+struct Asked<'a, 'f> {
+    facts: &'a Facts<'f>,
+    tier: Option<usize>,
+    key: u64,
+    cost: u64,
+}
+
+impl Policy {
+    /// Prepares a policy. What it counted before it goes on counting, as long as it counts the same.
+    pub fn compile(
+        config: &RatePolicy,
+        shared: &Arc<Shared>,
+        metrics: &Metrics,
+        previous: Option<&Self>,
+    ) -> Self {
+        let limits = |windows: &[Window]| Limits {
+            rates: windows.iter().copied().map(Rate::new).collect(),
+            announced: Announced::new(&config.name, windows),
+        };
+        let tiers = config.tiers.iter().flat_map(|tiers| &tiers.limits);
+        let counts_the_same = |previous: &&Self| {
+            let table = &previous.buckets.table;
+            previous.config.key == config.key
+                && previous.config.scope == config.scope
+                && table.fits(config.max_keys, config.windows.len())
+        };
+        let buckets = match previous.filter(counts_the_same) {
+            Some(previous) => Arc::clone(&previous.buckets),
+            None => Arc::new(Buckets {
+                table: Table::new(config.max_keys, config.windows.len()),
+                leases: (config.scope == Scope::Shared(Mode::Fast))
+                    .then(|| Leases::new(shared, config.max_keys)),
+                state: RandomState::new(),
+                beginning: Instant::now(),
+            }),
+        };
+        Self {
+            base: limits(&config.windows),
+            tiers: tiers
+                .map(|(value, windows)| (value.as_str().into(), limits(windows)))
+                .collect(),
+            buckets,
+            shared: Arc::clone(shared),
+            metrics: metrics.rate_limit(&config.name),
+            config: config.clone(),
+        }
+    }
+
+    /// Whether it can decide only when it is known who calls.
+    pub fn needs_identity(&self) -> bool {
+        let key = &self.config.key;
+        self.config.tiers.is_some() || key.iter().any(|part| part.needs_identity())
+    }
+
+    /// Holds a request against the policy. It waits for Redis until then at most, and only where
+    /// instances count together.
+    pub async fn take(
+        self: &Arc<Self>,
+        facts: &Facts<'_>,
+        cost: Option<u64>,
+        now: Instant,
+        until: Instant,
+    ) -> Outcome {
+        if self.is_exempt(facts) {
+            self.metrics
+                .decided(LimitResult::Exempt, LimitSource::Local);
+            return Outcome::Exempt;
+        }
+        let asked = Asked {
+            facts,
+            tier: self.tier(facts),
+            key: key::hash(&self.config.key, facts, &self.buckets.state),
+            cost: cost.unwrap_or(self.config.cost.request),
+        };
+        let rates = &self.limits(asked.tier).rates;
+        match (self.config.scope, &self.buckets.leases) {
+            (Scope::Node, _) => {
+                let verdict = self.count_here(&asked, rates, now);
+                self.decided(&asked, Place::Here, verdict, LimitSource::Local)
+            }
+            (Scope::Shared(_), Some(leases)) => {
+                let name = || self.name(facts).into_string();
+                match leases.take(asked.key, name, rates, asked.cost, now) {
+                    Taken::Decided(verdict) => self.leased(&asked, verdict),
+                    Taken::Unanswered(_) => self.without_redis(&asked, now),
+                    // On the heap, so that requests that do not wait do not make room for it.
+                    Taken::Wait => Box::pin(self.wait(&asked, leases, now, until)).await,
+                }
+            }
+            (Scope::Shared(_), None) => Box::pin(self.ask(&asked, now, until)).await,
+        }
+    }
+
+    async fn wait(
+        self: &Arc<Self>,
+        asked: &Asked<'_, '_>,
+        leases: &Leases,
+        now: Instant,
+        until: Instant,
+    ) -> Outcome {
+        let answer = leases.wait(asked.key, asked.cost, until).await;
+        match self.waited(answer, now) {
+            Some(verdict) => self.leased(asked, verdict),
+            None => self.without_redis(asked, now),
+        }
+    }
+
+    async fn ask(self: &Arc<Self>, asked: &Asked<'_, '_>, now: Instant, until: Instant) -> Outcome {
+        let name = self.name(asked.facts);
+        let rates = &self.limits(asked.tier).rates;
+        let answer = self.shared.take(&name, rates, asked.cost, until).await;
+        match self.waited(answer, now) {
+            Some(verdict) => self.decided(asked, Place::Redis(name), verdict, LimitSource::Redis),
+            None => self.without_redis(asked, now),
+        }
+    }
+
+    fn waited(&self, answer: Result<Verdict, Unanswered>, since: Instant) -> Option<Verdict> {
+        self.metrics.waited(since.elapsed());
+        answer.ok()
+    }
+
+    fn leased(self: &Arc<Self>, asked: &Asked<'_, '_>, verdict: Verdict) -> Outcome {
+        let may_cost_more = self.config.cost.response_header.is_some();
+        let name = may_cost_more.then(|| self.name(asked.facts));
+        self.decided(asked, Place::Lease(name), verdict, LimitSource::Redis)
+    }
+
+    /// What happens when Redis cannot decide.
+    fn without_redis(self: &Arc<Self>, asked: &Asked<'_, '_>, now: Instant) -> Outcome {
+        self.metrics.failed();
+        let source = LimitSource::Fallback;
+        match self.config.failure_mode {
+            FailureMode::FailLocal => {
+                let instances = self.shared.instances();
+                let whole = self.limits(asked.tier).rates.iter();
+                let rates: Vec<Rate> = whole.map(|rate| rate.share(instances)).collect();
+                let verdict = self.count_here(asked, &rates, now);
+                self.decided(asked, Place::Here, verdict, source)
+            }
+            FailureMode::FailOpen => {
+                self.metrics.decided(LimitResult::Allowed, source);
+                Outcome::Open
+            }
+            FailureMode::FailClosed if self.config.dry_run => {
+                self.metrics.decided(LimitResult::WouldLimit, source);
+                Outcome::Open
+            }
+            FailureMode::FailClosed => {
+                self.metrics.decided(LimitResult::Limited, source);
+                Outcome::Closed
+            }
+        }
+    }
+
+    fn count_here(&self, asked: &Asked<'_, '_>, rates: &[Rate], now: Instant) -> Verdict {
+        let now = self.buckets.nanos(now);
+        self.buckets.table.take(asked.key, rates, asked.cost, now)
+    }
+
+    fn decided(
+        self: &Arc<Self>,
+        asked: &Asked<'_, '_>,
+        place: Place,
+        verdict: Verdict,
+        source: LimitSource,
+    ) -> Outcome {
+        let result = match verdict.admitted {
+            true => LimitResult::Allowed,
+            false if self.config.dry_run => LimitResult::WouldLimit,
+            false => LimitResult::Limited,
+        };
+        self.metrics.decided(result, source);
+        let charge = Charge {
+            policy: Arc::clone(self),
+            tier: asked.tier,
+            key: asked.key,
+            place,
+            // What was refused took nothing.
+            cost: if verdict.admitted { asked.cost } else { 0 },
+            verdict,
+        };
+        match result {
+            LimitResult::Limited => Outcome::Refused(charge),
+            // A policy that only counts tells clients nothing.
+            _ if self.config.dry_run => Outcome::Exempt,
+            _ => Outcome::Admitted(charge),
+        }
+    }
+
+    fn is_exempt(&self, facts: &Facts<'_>) -> bool {
+        let exempt = &self.config.exempt;
+        let client = facts.client_ip.to_canonical();
+        if exempt
+            .networks
+            .iter()
+            .any(|network| network.contains(&client))
+        {
+            return true;
+        }
+        if exempt.keys.is_empty() {
+            return false;
+        }
+        let name = key::name(&self.config.key, facts);
+        exempt.keys.contains(&name)
+    }
+
+    fn tier(&self, facts: &Facts<'_>) -> Option<usize> {
+        let tiers = self.config.tiers.as_ref()?;
+        let value = key::claim(&tiers.claim, facts)?;
+        self.tiers.iter().position(|(tier, _)| **tier == *value)
+    }
+
+    fn limits(&self, tier: Option<usize>) -> &Limits {
+        let tier = tier.and_then(|index| self.tiers.get(index));
+        tier.map_or(&self.base, |(_, limits)| limits)
+    }
+
+    fn name(&self, facts: &Facts<'_>) -> Box<str> {
+        let key = key::name(&self.config.key, facts);
+        format!("ratelimit:{}:{key}", self.config.name).into()
+    }
+}
+
+impl Buckets {
+    fn nanos(&self, now: Instant) -> Nanos {
+        let since = now.saturating_duration_since(self.beginning);
+        // A bucket that was never touched is full from the beginning, whatever it is deep.
+        Nanos::try_from(since.as_nanos()).unwrap_or(Nanos::MAX)
+    }
+}
+
+impl Charge {
+    /// What can be said of the limits.
+    pub(super) fn announced(&self) -> &Announced {
+        &self.policy.limits(self.tier).announced
+    }
+
+    /// The policy's name.
+    pub fn policy(&self) -> &Arc<str> {
+        &self.policy.config.name
+    }
+
+    /// Gives back what was taken, for a request that another policy refuses.
+    pub fn give_back(&self) {
+        self.return_units(self.cost);
+    }
+
+    /// Without Redis a share was taken, of which this gives back less than it was.
+    fn return_units(&self, units: u64) {
+        let rates = &self.policy.limits(self.tier).rates;
+        let buckets = &self.policy.buckets;
+        match (&self.place, &buckets.leases) {
+            (Place::Redis(name), _) => self.policy.shared.give_back(name, rates, units),
+            (Place::Lease(_), Some(leases)) => leases.give_back(self.key, units),
+            _ => buckets.table.give_back(self.key, rates, units),
+        }
+    }
+
+    /// The header by which responses say what requests cost.
+    pub(super) fn cost_header(&self) -> Option<&HeaderName> {
+        self.policy.config.cost.response_header.as_ref()
+    }
+
+    /// The request cost so much in all.
+    pub(super) fn settle(&self, total: u64, now: Instant) {
+        if total < self.cost {
+            return self.return_units(self.cost - total);
+        }
+        let more = total - self.cost;
+        let rates = &self.policy.limits(self.tier).rates;
+        let buckets = &self.policy.buckets;
+        match (&self.place, &buckets.leases) {
+            (Place::Redis(name), _) => self.policy.shared.charge(name, rates, more),
+            (Place::Lease(Some(name)), Some(leases)) => {
+                leases.charge(self.key, || name.to_string(), rates, more, now);
+            }
+            _ => buckets
+                .table
+                .charge(self.key, rates, more, buckets.nanos(now)),
+        }
+    }
+}

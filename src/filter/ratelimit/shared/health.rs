@@ -1,0 +1,268 @@
+//! Whether the store is worth asking: a circuit breaker that knows no clock and no socket.
+//!
+//! Up, everybody asks. After some failures in a row it is down, and nobody asks or waits: a probe beside
+//! the requests finds out when it answers again, at first soon, then after pauses that grow. After that a
+//! few may ask at once, one more with each answer, until it is clear that the store bears it.
+
+use std::time::{Duration, Instant};
+
+use crate::metrics::RedisError;
+
+/// So many failures in a row, and the store is down.
+const FAILURES: u32 = 3;
+
+/// Answers that were late count only if the first and the last were so far apart: a moment in which
+/// this process or the store had no processor makes many of them at once.
+const LATE_FOR: Duration = Duration::from_millis(20);
+
+/// Before the first probe: an outage may have been a moment.
+const FIRST_PROBE: Duration = Duration::from_millis(20);
+
+/// Between later probes: at first, and at last. Chance makes each shorter, by a half at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
+/// How many may ask at once after an outage.
+const FEW: u32 = 16;
+
+/// The store bears it when so many may ask, or when so much time has passed.
+const MANY: u32 = 512;
+const LONG: Duration = Duration::from_secs(1);
+
+/// What is known of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Up,
+    /// Until a probe, due then, is answered.
+    Down {
+        since: Instant,
+        probe: Instant,
+    },
+    /// A probe was answered then.
+    Recovering {
+        since: Instant,
+        answered: Instant,
+        allowed: u32,
+    },
+}
+
+/// What is worth a line of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It is down, for this reason.
+    Down(RedisError),
+    /// It is up again, after this time.
+    Up(Duration),
+}
+
+/// The state, and what led to it.
+#[derive(Debug)]
+pub struct Health {
+    state: State,
+    failures: u32,
+    /// The first of the failures in a row that were late answers.
+    late: Option<Instant>,
+    pause: Duration,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            state: State::Up,
+            failures: 0,
+            late: None,
+            pause: FIRST_PROBE,
+        }
+    }
+}
+
+impl Health {
+    /// How many may ask at once.
+    pub fn allowed(&self) -> u32 {
+        match self.state {
+            State::Up => u32::MAX,
+            State::Down { .. } => 0,
+            State::Recovering { allowed, .. } => allowed,
+        }
+    }
+
+    /// When a probe is due, while it is down.
+    pub fn probe(&self) -> Option<Instant> {
+        match self.state {
+            State::Down { probe, .. } => Some(probe),
+            _ => None,
+        }
+    }
+
+    /// So many questions were answered in time.
+    pub fn answered(&mut self, count: u32, now: Instant) -> Option<Change> {
+        self.failures = 0;
+        self.late = None;
+        let State::Recovering {
+            since,
+            answered,
+            allowed,
+        } = &mut self.state
+        else {
+            return None;
+        };
+        *allowed = allowed.saturating_add(count);
+        if *allowed < MANY && now < *answered + LONG {
+            return None;
+        }
+        let outage = now.saturating_duration_since(*since);
+        *self = Self::default();
+        Some(Change::Up(outage))
+    }
+
+    /// A question was not answered, or not in time. `chance` is a number of 0 to 1.
+    pub fn failed(&mut self, why: RedisError, chance: f64, now: Instant) -> Option<Change> {
+        let since = match self.state {
+            State::Down { .. } => return None,
+            State::Recovering { since, .. } => since,
+            State::Up => {
+                self.failures = self.failures.saturating_add(1);
+                if !self.is_enough(why, now) {
+                    return None;
+                }
+                now
+            }
+        };
+        let is_news = self.state == State::Up;
+        self.fall(since, chance, now);
+        is_news.then_some(Change::Down(why))
+    }
+
+    fn is_enough(&mut self, why: RedisError, now: Instant) -> bool {
+        let late = match why {
+            RedisError::Timeout => *self.late.get_or_insert(now),
+            _ => return self.failures >= FAILURES,
+        };
+        self.failures >= FAILURES && now >= late + LATE_FOR
+    }
+
+    /// A probe was answered in time, or it was not.
+    pub fn probed(&mut self, is_well: bool, chance: f64, now: Instant) {
+        let State::Down { since, .. } = self.state else {
+            return;
+        };
+        match is_well {
+            true => {
+                self.state = State::Recovering {
+                    since,
+                    answered: now,
+                    allowed: FEW,
+                }
+            }
+            false => self.fall(since, chance, now),
+        }
+    }
+
+    fn fall(&mut self, since: Instant, chance: f64, now: Instant) {
+        let wait = self.pause.mul_f64(1.0 - chance.clamp(0.0, 1.0) / 2.0);
+        self.pause = (self.pause * 2).clamp(PAUSES.0, PAUSES.1);
+        self.failures = 0;
+        self.late = None;
+        self.state = State::Down {
+            since,
+            probe: now + wait,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn down(now: Instant) -> Health {
+        let mut health = Health::default();
+        for _ in 0..FAILURES - 1 {
+            assert_eq!(health.failed(RedisError::ReadOnly, 0.0, now), None);
+            assert_eq!(health.allowed(), u32::MAX);
+        }
+        let change = health.failed(RedisError::ReadOnly, 0.0, now);
+        assert_eq!(change, Some(Change::Down(RedisError::ReadOnly)));
+        assert_eq!(health.allowed(), 0);
+        health
+    }
+
+    #[test]
+    fn failures_in_a_row_are_an_outage_and_single_ones_are_not() {
+        let now = Instant::now();
+        let mut health = Health::default();
+        for _ in 0..10 {
+            health.failed(RedisError::Io, 0.0, now);
+            health.failed(RedisError::Io, 0.0, now);
+            assert_eq!(health.answered(1, now), None);
+        }
+        assert_eq!(health.allowed(), u32::MAX);
+        down(now);
+    }
+
+    #[test]
+    fn answers_that_are_late_at_the_same_time_are_no_outage() {
+        let now = Instant::now();
+        let mut health = Health::default();
+        for _ in 0..1000 {
+            assert_eq!(health.failed(RedisError::Timeout, 0.0, now), None);
+        }
+        assert_eq!(health.failed(RedisError::Timeout, 0.0, now + 19 * MS), None);
+        health.answered(1, now + 19 * MS);
+        assert_eq!(health.failed(RedisError::Timeout, 0.0, now + 30 * MS), None);
+        assert_eq!(health.failed(RedisError::Timeout, 0.0, now + 40 * MS), None);
+        let change = health.failed(RedisError::Timeout, 0.0, now + 50 * MS);
+        assert_eq!(change, Some(Change::Down(RedisError::Timeout)));
+    }
+
+    #[test]
+    fn probes_come_soon_and_then_seldom() {
+        let mut now = Instant::now();
+        let mut health = down(now);
+        let mut waits = Vec::new();
+        for _ in 0..7 {
+            let probe = health.probe().unwrap_or(now);
+            waits.push((probe - now).as_millis());
+            now = probe;
+            health.probed(false, 0.0, now);
+            assert_eq!(health.allowed(), 0);
+        }
+        assert_eq!(waits, [20, 100, 200, 400, 800, 1000, 1000]);
+        health.probed(false, 1.0, now);
+        assert_eq!(health.probe(), Some(now + 500 * MS));
+    }
+
+    #[test]
+    fn after_an_outage_those_who_may_ask_grow_with_the_answers() {
+        let start = Instant::now();
+        let mut health = down(start);
+        health.probed(true, 0.0, start + 20 * MS);
+        assert_eq!((health.allowed(), health.probe()), (FEW, None));
+        assert_eq!(health.answered(10, start + 21 * MS), None);
+        assert_eq!(health.allowed(), FEW + 10);
+        // One failure is enough now, and no news.
+        let now = start + 22 * MS;
+        assert_eq!(health.failed(RedisError::Timeout, 0.0, now), None);
+        assert_eq!(
+            (health.allowed(), health.probe()),
+            (0, Some(now + 100 * MS))
+        );
+        let now = start + 200 * MS;
+        health.probed(true, 0.0, now);
+        let change = health.answered(MANY, now);
+        assert_eq!(change, Some(Change::Up(200 * MS)));
+        assert_eq!(health.allowed(), u32::MAX);
+        // The next outage begins anew.
+        assert_eq!(down(now).probe(), Some(now + FIRST_PROBE));
+    }
+
+    #[test]
+    fn little_traffic_does_not_make_an_outage_long() {
+        let now = Instant::now();
+        let mut health = down(now);
+        health.probed(true, 0.0, now);
+        assert_eq!(health.answered(1, now + 999 * MS), None);
+        let change = health.answered(1, now + LONG);
+        assert_eq!(change, Some(Change::Up(LONG)));
+    }
+}
