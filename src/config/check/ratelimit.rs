@@ -125,9 +125,9 @@ impl Checker<'_> {
                 response_header: response_header?,
             },
             failure_mode: match mode {
-                file::FailureMode::FailLocal => FailureMode::FailLocal,
-                file::FailureMode::FailOpen => FailureMode::FailOpen,
-                file::FailureMode::FailClosed => FailureMode::FailClosed,
+                file::FailureMode::Local => FailureMode::Local,
+                file::FailureMode::Open => FailureMode::Open,
+                file::FailureMode::Closed => FailureMode::Closed,
             },
             dry_run: written.dry_run,
             exempt: exempt(&written.exempt),

@@ -165,15 +165,17 @@ pub enum Mode {
 
 /// See [`RateLimits::failure_mode`].
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
 pub enum FailureMode {
     /// Each instance counts by itself, with its share of the limit.
     #[default]
-    FailLocal,
+    #[serde(rename = "fail_local")]
+    Local,
     /// Everything is let through.
-    FailOpen,
+    #[serde(rename = "fail_open")]
+    Open,
     /// Everything is refused with 503 and `Retry-After`.
-    FailClosed,
+    #[serde(rename = "fail_closed")]
+    Closed,
 }
 
 /// See [`RatePolicy::exempt`].

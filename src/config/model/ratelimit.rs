@@ -139,11 +139,11 @@ pub struct Cost {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureMode {
     /// This instance counts by itself, with its share of the limit.
-    FailLocal,
+    Local,
     /// Everything is let through.
-    FailOpen,
+    Open,
     /// Everything is refused with 503.
-    FailClosed,
+    Closed,
 }
 
 /// Who is not limited.

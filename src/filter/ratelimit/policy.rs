@@ -214,22 +214,22 @@ impl Policy {
         self.metrics.failed();
         let source = LimitSource::Fallback;
         match self.config.failure_mode {
-            FailureMode::FailLocal => {
+            FailureMode::Local => {
                 let instances = self.shared.instances();
                 let whole = self.limits(asked.tier).rates.iter();
                 let rates: Vec<Rate> = whole.map(|rate| rate.share(instances)).collect();
                 let verdict = self.count_here(asked, &rates, now);
                 self.decided(asked, Place::Here, verdict, source)
             }
-            FailureMode::FailOpen => {
+            FailureMode::Open => {
                 self.metrics.decided(LimitResult::Allowed, source);
                 Outcome::Open
             }
-            FailureMode::FailClosed if self.config.dry_run => {
+            FailureMode::Closed if self.config.dry_run => {
                 self.metrics.decided(LimitResult::WouldLimit, source);
                 Outcome::Open
             }
-            FailureMode::FailClosed => {
+            FailureMode::Closed => {
                 self.metrics.decided(LimitResult::Limited, source);
                 Outcome::Closed
             }
