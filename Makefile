@@ -12,7 +12,7 @@ FUZZ_TARGETS ?= head framing normalize proxy_protocol config jwt
 FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check fmt bench fuzz audit
+.PHONY: help run build test check fmt bench faults fuzz audit
 
 help: ## list these steps
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -44,6 +44,10 @@ fmt: ## format the code
 bench: build ## compare with nginx, HAProxy and Envoy; see loadtest/README.md
 	@scripts/install-deps.sh bench
 	@python3 -B loadtest/bench $(BENCH_ARGS)
+
+faults: build ## let an identity provider fail under load; see loadtest/README.md
+	@scripts/install-deps.sh faults
+	@python3 -B loadtest/idp-faults.py
 
 fuzz: ## run every fuzz target for FUZZ_SECONDS
 	@scripts/install-deps.sh build

@@ -10,7 +10,8 @@ feel at the same time.
 
 fail_closed calls for 503 with Retry-After while Redis is away, and for RECOVERY (2) seconds after. Nothing
 else calls for anything but 200. Bounded: about two minutes. Parameters from the environment:
-GATEWAY_BIN, RATE (requests a second of each kind, 100), PHASE (seconds of a phase, 6).
+GATEWAY_BIN, RATE (requests a second of each kind, 100), PHASE (seconds of a phase, 6), RECOVERY,
+TIMEOUT_MS (how long a request waits for Redis, 5).
 """
 
 import asyncio
@@ -23,10 +24,12 @@ from ratelimit_rig import Rig, free_port, number, percentile, probe
 RATE = number("RATE", 100)
 PHASE = number("PHASE", 6)
 RECOVERY = number("RECOVERY", 2)
+TIMEOUT_MS = number("TIMEOUT_MS", 5)
 ABOVE_MS = 5
 SLOW_SECONDS = 0.2
 KEYS = [f"k{index}" for index in range(20)]
 
+SETTINGS = f"timeout: {TIMEOUT_MS}ms\n  failure_mode: {{}}"
 MODES = ["fail_local", "fail_open", "fail_closed"]
 LIMIT = "key: 'header:x-key', limit: 10000/s"
 POLICIES = {
@@ -175,7 +178,7 @@ def main():
         port = free_port()
         between = multiprocessing.Process(target=relay, args=(port, redis.port, delay), daemon=True)
         between.start()
-        gateways = {mode: rig.gateway(POLICIES, f"failure_mode: {mode}", port) for mode in MODES}
+        gateways = {mode: rig.gateway(POLICIES, SETTINGS.format(mode), port) for mode in MODES}
         # For the connections and for the first leases.
         time.sleep(2)
         print("Redis …         mode        policy   requests    503 failed  p50 ms  p99 ms   usual  others")

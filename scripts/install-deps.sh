@@ -13,13 +13,14 @@ programs_of() {
     test) echo redis-server:redis-server ;;
     check) echo shellcheck:shellcheck python3:python3 ;;
     load) echo wrk:wrk ;;
+    faults) echo openssl:openssl python3:python3 ;;
     bench)
       echo wrk:wrk h2load:nghttp2-client openssl:openssl nginx:nginx-light haproxy:haproxy
       echo python3:python3 taskset:util-linux setpriv:util-linux redis-server:redis-server
       echo python3.cryptography:python3-cryptography
       ;;
     *)
-      echo "install-deps: unknown step '$1', expected build, test, check, load or bench" >&2
+      echo "install-deps: unknown step '$1', expected build, test, check, load, faults or bench" >&2
       return 2
       ;;
   esac

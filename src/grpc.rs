@@ -12,10 +12,10 @@ pub const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// How long the client gives a call.
 pub const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
+/// There is not enough of something for the call.
+pub const RESOURCE_EXHAUSTED: u8 = 8;
 /// The client's time for the call is over.
 pub const DEADLINE_EXCEEDED: u8 = 4;
-/// There is too much.
-pub const RESOURCE_EXHAUSTED: u8 = 8;
 
 /// Whether a request with these fields is a call. gRPC-Web is not gRPC: it is ordinary HTTP to us.
 pub fn is_call(headers: &HeaderMap) -> bool {

@@ -458,8 +458,8 @@ mod tests {
             auth(AuthError::InsufficientScope),
             auth(AuthError::ProviderUnavailable),
             Rejection::RateLimited(LimitRefusal {
-                policy: "p".into(),
-                retry_after: 1,
+                policy: "per-client".into(),
+                retry_after: 0,
             }),
             Rejection::RateLimitUnavailable,
             Rejection::IpDenied,

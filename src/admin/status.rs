@@ -13,7 +13,7 @@ use crate::listener::ListenerState;
 use crate::metrics::Build;
 use crate::route::{Action, Route};
 use crate::snapshot::Snapshot;
-use crate::store::Store;
+use crate::store::{Mode, SentinelState, Store};
 use crate::upstream::Upstream;
 
 /// Reads the status off the live parts.
@@ -88,20 +88,37 @@ fn of_store(store: &Store) -> Value {
     let Some(state) = store.state() else {
         return Value::Null;
     };
-    let failure = state.last_failure.map(|(at, failure)| {
+    let failure = state.last_failure.as_ref().map(|(at, failure)| {
         json!({
-            "time": humantime::format_rfc3339_seconds(at).to_string(),
+            "time": humantime::format_rfc3339_seconds(*at).to_string(),
             "kind": failure.kind.as_str(),
             "what": failure.what,
         })
     });
-    json!({
+    let servers: Vec<Value> = state
+        .servers
+        .iter()
+        .map(|one| json!({ "address": one.address, "connections": one.connections }))
+        .collect();
+    let mut shown = json!({
+        "mode": state.mode.as_str(),
         "address": state.address,
-        "state": if state.connections > 0 { "up" } else { "down" },
+        "state": state.label(),
         "connections": state.connections,
         "pool_size": state.pool_size,
+        "servers": servers,
         "last_failure": failure,
-    })
+    });
+    match state.mode {
+        Mode::Single => {}
+        Mode::Sentinel => {
+            let sentinel =
+                |one: &SentinelState| json!({ "address": one.address, "master": one.master });
+            shown["sentinels"] = state.sentinels.iter().map(sentinel).collect();
+        }
+        Mode::Cluster => shown["unserved_slots"] = state.unserved_slots.into(),
+    }
+    shown
 }
 
 fn of_listener(listener: &ListenerState) -> Value {

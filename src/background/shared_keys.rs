@@ -5,14 +5,14 @@
 
 use std::sync::Arc;
 
-use redis::Pipeline;
+use redis::Value;
 use serde::Deserialize;
 
 use crate::config::expiry;
 use crate::filter::auth::shared_keys::{Answer, Question, SharedKeys, Unanswered};
 use crate::filter::auth::{Known, words};
 use crate::metrics::{RedisCommand, RedisError};
-use crate::store::{Failure, Store};
+use crate::store::{Failure, Keyed, Store};
 
 /// How many questions are put at once.
 const AT_ONCE: usize = 64;
@@ -54,34 +54,30 @@ pub fn start(keys: &SharedKeys, store: &Arc<Store>) {
 }
 
 async fn answer(store: &Store, asked: Vec<Question>) {
-    let mut commands = Pipeline::new();
-    for question in &asked {
-        let digits = question.hash.iter().map(|byte| format!("{byte:02x}"));
-        commands.get(format!("apikey:{}", digits.collect::<String>()));
-    }
-    let records = store
-        .query::<Vec<Option<Vec<u8>>>>(RedisCommand::ApiKey, &commands)
-        .await;
-    match records {
-        Ok(records) if records.len() == asked.len() => {
-            for (question, record) in asked.into_iter().zip(records) {
-                question.answer(read(store, record.as_deref()));
-            }
-        }
-        _ => {
-            for question in asked {
-                question.answer(Err(Unanswered));
-            }
-        }
+    let commands = asked.iter().map(command).collect();
+    let within = store.command_timeout();
+    let records = store.each(RedisCommand::ApiKey, commands, within).await;
+    for (question, record) in asked.into_iter().zip(records) {
+        let record = record.map_err(|_| Unanswered);
+        question.answer(record.and_then(|record| read(store, &record)));
     }
 }
 
+fn command(question: &Question) -> Keyed {
+    let digits = question.hash.iter().map(|byte| format!("{byte:02x}"));
+    let key = format!("apikey:{}", digits.collect::<String>());
+    let mut get = redis::cmd("GET");
+    get.arg(&key);
+    Keyed::new(&key, get)
+}
+
 /// Whose a key is. A record that cannot be read is nobody's word: the key may have been taken back.
-fn read(store: &Store, record: Option<&[u8]>) -> Answer {
-    let Some(record) = record else {
-        return Ok(None);
+fn read(store: &Store, record: &Value) -> Answer {
+    let known = match record {
+        Value::Nil => return Ok(None),
+        Value::BulkString(record) => known(record),
+        _ => None,
     };
-    let known = known(record);
     if known.is_none() {
         let what = "the record of an API key cannot be read";
         store.failed(&Failure::new(RedisError::Protocol, what));

@@ -30,7 +30,7 @@ pub use cors::*;
 pub use ip_access::*;
 pub use listener_tls::{CertificateFiles, ClientAuth, ListenerTls, Tickets};
 pub use ratelimit::*;
-pub use redis::{Login, Redis};
+pub use redis::{Login, Node, Redis, Sentinel, Servers};
 
 /// A checked configuration file.
 #[derive(Clone, Debug)]

@@ -38,8 +38,8 @@ impl Gateway {
         }
         ip_access::judge_route(context, &route).map_err(Failure::Refused)?;
         // First, so that nobody can have credentials checked without end.
-        let admitted = limit::admit(exchange, context, &route.limits.of_clients).await;
-        admitted.map_err(Failure::Refused)?;
+        let limited = limit::admit(exchange, context, &route.limits.of_clients).await;
+        limited.map_err(Failure::Refused)?;
         if self.answer_preflight(exchange, context).await? {
             return Ok(true);
         }
@@ -172,7 +172,7 @@ impl Gateway {
     }
 }
 
-/// Lets whoever calls through to what the route does, or says why not.
+/// Finds out who calls, and whether they may.
 async fn admit(exchange: &Exchange, context: &mut Context, route: &Route) -> Result<(), Rejection> {
     authenticate::admit(exchange, context, route).await?;
     limit::admit(exchange, context, &route.limits.of_identities).await

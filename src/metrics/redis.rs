@@ -27,6 +27,8 @@ label! {
         OutOfMemory = "oom",
         /// It reads its data after a start.
         Loading = "loading",
+        /// No server of a Cluster has the key, or it went from one to the other for too long.
+        Cluster = "cluster",
         /// What it answered is not understood.
         Protocol = "protocol",
         /// It refused for another reason.

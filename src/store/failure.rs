@@ -34,6 +34,17 @@ impl Failure {
         Self::new(kind, error.to_string())
     }
 
+    /// Whether the server answered with an error of this code, such as `NOSCRIPT`.
+    pub fn has_code(&self, code: &str) -> bool {
+        self.what == code
+    }
+
+    /// Whether it is an answer that somebody who asks has to be ready for: a server that does not know
+    /// a script yet, or a key that a hand has made something else.
+    pub(super) fn is_expected(&self) -> bool {
+        self.has_code("NOSCRIPT") || self.has_code("WRONGTYPE")
+    }
+
     /// Whether another connection may do better than this one.
     pub fn spoils_connection(&self) -> bool {
         // After a failover the one that was written to is a replica.
@@ -81,6 +92,12 @@ fn of_server(kind: ServerErrorKind) -> Kind {
         ServerErrorKind::NoPerm => Kind::Auth,
         ServerErrorKind::ReadOnly => Kind::ReadOnly,
         ServerErrorKind::BusyLoading => Kind::Loading,
+        ServerErrorKind::Moved
+        | ServerErrorKind::Ask
+        | ServerErrorKind::TryAgain
+        | ServerErrorKind::ClusterDown
+        | ServerErrorKind::MasterDown
+        | ServerErrorKind::CrossSlot => Kind::Cluster,
         _ => Kind::Other,
     }
 }
@@ -91,6 +108,7 @@ fn of_code(code: &str) -> Kind {
         "NOAUTH" | "WRONGPASS" | "NOPERM" => Kind::Auth,
         "READONLY" => Kind::ReadOnly,
         "LOADING" => Kind::Loading,
+        "MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN" | "MASTERDOWN" | "CROSSSLOT" => Kind::Cluster,
         _ => Kind::Other,
     }
 }
@@ -120,6 +138,14 @@ mod tests {
         assert_eq!(kind(extension("OOM")), Kind::OutOfMemory);
         assert_eq!(kind(extension("WRONGPASS")), Kind::Auth);
         assert_eq!(kind(extension("MISCONF")), Kind::Other);
+    }
+
+    #[test]
+    fn the_code_of_an_answer_is_kept() {
+        let missing = RedisError::from((ErrorKind::Server(ServerErrorKind::NoScript), "x"));
+        assert!(Failure::from(missing).has_code("NOSCRIPT"));
+        let wrong = redis::make_extension_error("WRONGTYPE".to_owned(), Some("x".to_owned()));
+        assert!(Failure::from(wrong).has_code("WRONGTYPE"));
     }
 
     #[test]

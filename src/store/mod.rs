@@ -4,34 +4,46 @@
 //! Whoever asks something gets an answer or a failure within the deadline of a command, and a
 //! failure at once when there is no connection.
 
+mod access;
+mod backoff;
+mod cluster;
+mod context;
 mod dial;
 mod failure;
+mod keyed;
+mod member;
 mod pool;
 mod report;
 mod script;
+mod sentinel;
+mod servers;
+mod slot;
+mod state;
 
 use std::future::Future;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use redis::aio::PubSub;
-use redis::{FromRedisValue, Pipeline};
+use redis::{Cmd, FromRedisValue, Value};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 
-use self::dial::Dialer;
-use self::pool::Pool;
+use self::context::Context;
 use self::report::Report;
+use self::servers::Connections;
 use crate::config::model::Redis;
 use crate::metrics::{RedisCommand, RedisError as Kind, RedisMetrics};
 
-pub use self::dial::Backoff;
+pub use self::backoff::Backoff;
 pub use self::failure::Failure;
+pub use self::keyed::{Answer, Keyed};
 pub use self::script::{Call, Script};
+pub use self::servers::{Shard, Shards};
+pub use self::state::{Mode, SentinelState, ServerState, State};
 
 /// The store, whether one is configured or not.
 pub struct Store {
@@ -48,21 +60,8 @@ pub struct Store {
 
 /// What is kept for one configuration.
 struct Connected {
-    pool: Arc<Pool>,
-    dialer: Arc<Dialer>,
-}
-
-/// What `/status` tells.
-#[derive(Clone, Debug)]
-pub struct State {
-    /// Where it is.
-    pub address: String,
-    /// Connections that can be used.
-    pub connections: usize,
-    /// Those that there should be.
-    pub pool_size: usize,
-    /// The last failure since this configuration.
-    pub last_failure: Option<(SystemTime, Failure)>,
+    context: Arc<Context>,
+    connections: Connections,
 }
 
 impl Store {
@@ -95,7 +94,7 @@ impl Store {
     pub fn configure(&self, settings: Option<&Redis>) {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.connected.load();
-        if current.as_ref().map(|current| &*current.pool.settings) == settings {
+        if current.as_ref().map(|current| &*current.context.settings) == settings {
             return;
         }
         *tasks = JoinSet::new();
@@ -106,18 +105,19 @@ impl Store {
 
     fn connect(&self, settings: &Redis, tasks: &mut JoinSet<()>) -> Option<Connected> {
         self.metrics.set_configured();
-        self.report.begin(address(settings));
-        let settings = Arc::new(settings.clone());
-        let dialer = match Dialer::new(Arc::clone(&settings)) {
-            Ok(dialer) => Arc::new(dialer),
+        self.report.begin(state::address(&settings.servers));
+        let context = Context::new(settings.clone(), &self.metrics, &self.report);
+        let runtime = self.runtime.as_ref()?.handle();
+        match Connections::start(&context, runtime, tasks) {
+            Ok(connections) => Some(Connected {
+                context,
+                connections,
+            }),
             Err(failure) => {
                 self.failed(&failure);
-                return None;
+                None
             }
-        };
-        let _within = self.runtime.as_ref().map(Runtime::enter);
-        let pool = Pool::start(settings, &dialer, &self.metrics, &self.report, tasks);
-        Some(Connected { pool, dialer })
+        }
     }
 
     /// Whether there is one to connect to.
@@ -130,35 +130,113 @@ impl Store {
         self.changes.subscribe()
     }
 
-    /// Sees whether there is a connection; `None` when none is configured.
+    /// Sees whether any server can be asked; `None` when none is configured.
     pub fn availability(&self) -> Option<watch::Receiver<bool>> {
         let connected = self.connected.load();
-        connected.as_ref().map(|connected| connected.pool.watch())
+        let connected = connected.as_ref()?;
+        Some(connected.context.availability())
+    }
+
+    /// Sees when a server is back that was away, or another has taken its place: it may have lost what
+    /// it was told last. `None` when none is configured.
+    pub fn renewals(&self) -> Option<watch::Receiver<u64>> {
+        let connected = self.connected.load();
+        let connected = connected.as_ref()?;
+        Some(connected.context.renewals())
     }
 
     /// What is known of it; `None` when none is configured.
     pub fn state(&self) -> Option<State> {
         let connected = self.connected.load();
-        let pool = &connected.as_ref()?.pool;
-        Some(State {
-            address: address(&pool.settings),
-            connections: pool.usable(),
-            pool_size: pool.settings.pool_size,
-            last_failure: self.report.last(),
-        })
+        let Connected {
+            context,
+            connections,
+        } = &**connected.as_ref()?;
+        Some(state::of(context, connections))
     }
 
-    /// Sends commands, and waits for their answers.
-    pub async fn query<T: FromRedisValue>(
+    /// Sends commands, each to the server that has its key, and waits for their answers: at most
+    /// `within`, for all of them together. They go out at once, and in their order where they go to the
+    /// same server; each is answered or fails by itself.
+    pub async fn each(
         &self,
         command: RedisCommand,
-        commands: &Pipeline,
-    ) -> Result<T, Failure> {
-        let Some(connected) = self.connected.load_full() else {
-            return Err(Failure::new(Kind::Connect, "none is configured"));
-        };
+        commands: Vec<Keyed>,
+        within: Duration,
+    ) -> Vec<Answer> {
+        match self.connected.load_full() {
+            Some(connected) => self.each_of(&connected, command, commands, within).await,
+            None => vec![Err(none_configured()); commands.len()],
+        }
+    }
+
+    async fn each_of(
+        &self,
+        connected: &Connected,
+        command: RedisCommand,
+        commands: Vec<Keyed>,
+        within: Duration,
+    ) -> Vec<Answer> {
         let asked = Instant::now();
-        let answer = ask(&connected.pool, commands).await;
+        let answers = connected.connections.each(commands, within).await;
+        if answers.iter().any(Result::is_ok) {
+            self.metrics.answered(command, asked.elapsed());
+        }
+        self.count_failures(&answers);
+        answers
+    }
+
+    /// Sends commands in steps, and gives all answers in their order, or the first failure. Nobody sees
+    /// what a step does without what the steps before it did.
+    pub async fn in_turn(
+        &self,
+        command: RedisCommand,
+        mut steps: Vec<Vec<Keyed>>,
+    ) -> Result<Vec<Value>, Failure> {
+        let connected = self.connected.load_full().ok_or_else(none_configured)?;
+        let within = connected.context.settings.command_timeout;
+        if connected.connections.are_one() {
+            // One server does things in the order in which they arrive.
+            steps = vec![steps.into_iter().flatten().collect()];
+        }
+        let mut all = Vec::new();
+        for step in steps {
+            for answer in self.each_of(&connected, command, step, within).await {
+                all.push(answer?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// The servers that together have every key.
+    pub async fn shards(&self) -> Result<Shards, Failure> {
+        let Some(connected) = self.connected.load_full() else {
+            return Err(none_configured());
+        };
+        let within = connected.context.settings.command_timeout;
+        let shards = connected.connections.shards(within).await;
+        if let Err(failure) = &shards {
+            self.failed(failure);
+        }
+        shards
+    }
+
+    /// Whether these are still the servers that together have every key, each with the same ones.
+    pub fn are_current(&self, shards: &Shards) -> bool {
+        let connected = self.connected.load();
+        let connected = connected.as_ref();
+        connected.is_some_and(|connected| connected.connections.are_current(shards))
+    }
+
+    /// Asks one of them.
+    pub async fn ask<T: FromRedisValue>(
+        &self,
+        command: RedisCommand,
+        shard: &Shard,
+        question: Cmd,
+    ) -> Result<T, Failure> {
+        let asked = Instant::now();
+        let answer = shard.ask(question, self.command_timeout()).await;
         match &answer {
             Ok(_) => self.metrics.answered(command, asked.elapsed()),
             Err(failure) => self.failed(failure),
@@ -166,12 +244,24 @@ impl Store {
         answer
     }
 
+    /// What fails for the same reason fails once.
+    fn count_failures(&self, answers: &[Answer]) {
+        let mut last = None;
+        for failure in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+            if last != Some(failure) && !failure.is_expected() {
+                self.failed(failure);
+            }
+            last = Some(failure);
+        }
+    }
+
     /// A connection that listens to what others tell; of the settings in force.
     pub async fn listen(&self) -> Result<PubSub, Failure> {
         let Some(connected) = self.connected.load_full() else {
-            return Err(Failure::new(Kind::Connect, "none is configured"));
+            return Err(none_configured());
         };
-        let connection = connected.dialer.listen().await;
+        let within = connected.context.settings.connect_timeout;
+        let connection = connected.connections.listen(within).await;
         if let Err(failure) = &connection {
             self.failed(failure);
         }
@@ -181,39 +271,21 @@ impl Store {
     /// How long an answer may take.
     pub fn command_timeout(&self) -> Duration {
         let connected = self.connected.load();
-        let settings = connected.as_ref().map(|connected| &connected.pool.settings);
+        let settings = connected
+            .as_ref()
+            .map(|connected| &connected.context.settings);
         settings.map_or(Duration::from_secs(1), |settings| settings.command_timeout)
     }
 
     /// Counts a failure of a connection that listens, and perhaps writes a line.
     pub fn failed(&self, failure: &Failure) {
         self.metrics.failed(failure.kind);
-        self.report.failed(failure);
+        self.report.failed(&self.report.address(), failure);
     }
 }
 
-async fn ask<T: FromRedisValue>(pool: &Pool, commands: &Pipeline) -> Result<T, Failure> {
-    let Some(mut taken) = pool.take() else {
-        return Err(Failure::new(Kind::Connect, "no connection"));
-    };
-    let answer = commands.query_async(&mut taken.connection);
-    let answer = match timeout(pool.settings.command_timeout, answer).await {
-        Ok(answer) => answer.map_err(Failure::from),
-        Err(_) => Err(Failure::new(Kind::Timeout, "no answer in time")),
-    };
-    if answer.as_ref().is_err_and(Failure::spoils_connection) {
-        taken.give_up();
-    }
-    answer
-}
-
-/// Where it is: no secret, unlike the rest of the URL.
-fn address(settings: &Redis) -> String {
-    let (host, port) = (&settings.host, settings.port);
-    if host.contains(':') {
-        return format!("[{host}]:{port}");
-    }
-    format!("{host}:{port}")
+fn none_configured() -> Failure {
+    Failure::new(Kind::Connect, "none is configured")
 }
 
 impl Drop for Store {

@@ -1,7 +1,6 @@
 //! The connections for commands: each is kept by a task that makes another one when it breaks, and
 //! that never gives up.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -12,10 +11,12 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use super::dial::{Backoff, Dialer};
+use super::access::Opened;
+use super::backoff::Backoff;
+use super::context::Context;
+use super::dial::Dialer;
 use super::failure::Failure;
-use super::report::Report;
-use crate::config::model::Redis;
+use crate::config::model::Node;
 use crate::metrics::{RedisCommand, RedisError as Kind, RedisMetrics};
 
 /// Between two questions whether a connection is alive.
@@ -32,14 +33,13 @@ struct Slot {
 
 /// What the keepers and the users of the connections share.
 pub(super) struct Pool {
-    pub settings: Arc<Redis>,
+    pub dialer: Dialer,
+    context: Arc<Context>,
     slots: Vec<Slot>,
     turn: AtomicUsize,
     /// Whether the first connection is there. The others wait for it, so that a server that is away
     /// is asked once by each instance, and not once for each connection.
     first: watch::Sender<bool>,
-    metrics: Arc<RedisMetrics>,
-    report: Arc<Report>,
 }
 
 /// One of the connections, until the next answer.
@@ -58,25 +58,18 @@ impl Taken<'_> {
 
 impl Pool {
     /// Starts to keep connections. They end when the tasks do.
-    pub fn start(
-        settings: Arc<Redis>,
-        dialer: &Arc<Dialer>,
-        metrics: &Arc<RedisMetrics>,
-        report: &Arc<Report>,
-        tasks: &mut JoinSet<()>,
-    ) -> Arc<Self> {
+    pub fn start(dialer: Dialer, context: &Arc<Context>, tasks: &mut JoinSet<()>) -> Arc<Self> {
         let mut slots = Vec::new();
-        slots.resize_with(settings.pool_size, Slot::default);
+        slots.resize_with(context.settings.pool_size, Slot::default);
         let pool = Arc::new(Self {
-            settings,
+            dialer,
+            context: Arc::clone(context),
             slots,
             turn: AtomicUsize::new(0),
             first: watch::Sender::new(false),
-            metrics: Arc::clone(metrics),
-            report: Arc::clone(report),
         });
         for index in 0..pool.slots.len() {
-            tasks.spawn(Arc::clone(&pool).keep(index, Arc::clone(dialer)));
+            tasks.spawn(Arc::clone(&pool).keep(index));
         }
         pool
     }
@@ -106,48 +99,46 @@ impl Pool {
         self.first.subscribe()
     }
 
-    async fn keep(self: Arc<Self>, index: usize, dialer: Arc<Dialer>) {
+    async fn keep(self: Arc<Self>, index: usize) {
         let mut backoff = Backoff::default();
         let mut first = self.first.subscribe();
+        let within = self.context.settings.command_timeout;
         loop {
             if index > 0 && first.wait_for(|is_there| *is_there).await.is_err() {
                 return;
             }
-            match dialer.connect().await {
-                Ok((connection, driver)) => {
+            match self.dialer.connect(within).await {
+                Ok((opened, node)) => {
                     let since = Instant::now();
-                    let failure = self.hold(index, connection, driver).await;
-                    self.failed(&failure);
+                    let failure = self.hold(index, opened, &node).await;
+                    self.context.failed(&node.to_string(), &failure);
                     if since.elapsed() >= SETTLED {
                         backoff = Backoff::default();
                     }
                 }
-                Err(failure) => self.failed(&failure),
+                Err(failure) => {
+                    let node = self.dialer.node().map(|node| node.to_string());
+                    let address = node.unwrap_or_else(|| self.context.report.address());
+                    self.context.failed(&address, &failure);
+                }
             }
             sleep(backoff.next(fastrand::f64())).await;
         }
     }
 
-    fn failed(&self, failure: &Failure) {
-        self.metrics.failed(failure.kind);
-        self.report.failed(failure);
-    }
-
     /// Offers a connection until it ends, and says why it did.
-    async fn hold(
-        &self,
-        index: usize,
-        connection: MultiplexedConnection,
-        driver: impl Future<Output = ()>,
-    ) -> Failure {
+    async fn hold(&self, index: usize, opened: Opened, node: &Node) -> Failure {
         let Some(slot) = self.slots.get(index) else {
             return Failure::new(Kind::Other, "no such connection");
         };
-        let _counted = Counted::new(&self.metrics);
-        let checks = self.check(connection.clone(), slot, index);
+        let _counted = Counted::new(&self.context.metrics);
+        let checks = self.check(opened.connection, slot, index, node);
         let failure = tokio::select! {
-            () = driver => Failure::new(Kind::Io, "the connection was closed"),
+            () = opened.driver => Failure::new(Kind::Io, "the connection was closed"),
             failure = checks => failure,
+            () = self.dialer.moved_from(node) => {
+                Failure::new(Kind::ReadOnly, "another server is the master now")
+            }
         };
         slot.connection.store(None);
         if index == 0 {
@@ -162,8 +153,10 @@ impl Pool {
         mut connection: MultiplexedConnection,
         slot: &Slot,
         index: usize,
+        node: &Node,
     ) -> Failure {
         let offered = Arc::new(connection.clone());
+        let mut up = None;
         let mut is_new = true;
         let mut pings = interval(PING);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -177,13 +170,13 @@ impl Pool {
             if let Err(failure) = self.ping(&mut connection).await {
                 return failure;
             }
-            if is_new {
+            if std::mem::take(&mut is_new) {
                 // A server that loads its data accepts connections and refuses commands.
-                is_new = false;
                 slot.connection.store(Some(Arc::clone(&offered)));
                 if index == 0 {
-                    self.report.connected();
+                    self.context.report.connected(&node.to_string());
                     self.first.send_replace(true);
+                    up.get_or_insert_with(|| self.context.up());
                 }
             }
         }
@@ -193,11 +186,13 @@ impl Pool {
         let asked = Instant::now();
         let ping = redis::cmd("PING");
         let answer = ping.query_async::<String>(connection);
-        match timeout(self.settings.command_timeout, answer).await {
+        match timeout(self.context.settings.command_timeout, answer).await {
             Ok(answer) => drop(answer?),
             Err(_) => return Err(Failure::new(Kind::Timeout, "no answer to PING")),
         }
-        self.metrics.answered(RedisCommand::Ping, asked.elapsed());
+        self.context
+            .metrics
+            .answered(RedisCommand::Ping, asked.elapsed());
         Ok(())
     }
 }

@@ -1,13 +1,10 @@
 //! Scripts that the server runs: by their digest, and by their text where the server does not know it.
 
-use std::time::Instant;
-
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
-use redis::{ErrorKind, FromRedisValue, Pipeline, RedisError, ServerErrorKind, ToRedisArgs};
-use tokio::time::timeout;
+use redis::{FromRedisValue, RedisError, ToRedisArgs};
 
-use super::{Failure, Pool, Store};
-use crate::metrics::{RedisCommand, RedisError as Kind};
+use super::{Answer, Failure, Keyed, Store};
+use crate::metrics::RedisCommand;
 
 /// A script that has one key, so that it can run on any node of a cluster.
 pub struct Script {
@@ -33,128 +30,60 @@ impl Script {
         Self { text, digest }
     }
 
-    fn add<A: ToRedisArgs>(&self, commands: &mut Pipeline, call: &Call<'_, A>, as_text: bool) {
-        let command = match as_text {
-            true => commands.cmd("EVAL").arg(self.text),
-            false => commands.cmd("EVALSHA").arg(&self.digest),
+    fn command<A: ToRedisArgs>(&self, call: &Call<'_, A>, as_text: bool) -> Keyed {
+        let mut command = match as_text {
+            true => redis::cmd("EVAL"),
+            false => redis::cmd("EVALSHA"),
         };
+        command.arg(if as_text { self.text } else { &self.digest });
         command.arg(1).arg(call.key).arg(&call.arguments);
+        Keyed::new(call.key, command)
     }
 }
 
 impl Store {
-    /// Runs a script once for each call, all of them in one pipeline. Each has an answer or a failure of
-    /// its own; the outer one is that of all.
+    /// Runs a script once for each call, all of them together. Each has an answer or a failure of its own.
     pub async fn run<T: FromRedisValue, A: ToRedisArgs>(
         &self,
         command: RedisCommand,
         script: &Script,
         calls: &[Call<'_, A>],
-    ) -> Result<Vec<Result<T, Failure>>, Failure> {
-        let asked = Instant::now();
-        let answers = self.run_all(script, calls).await;
-        match &answers {
-            Ok(answers) => {
-                self.metrics.answered(command, asked.elapsed());
-                for answer in answers {
-                    if let Err(failure) = answer {
-                        self.failed(failure);
-                    }
-                }
-            }
-            Err(failure) => self.failed(failure),
-        }
-        answers
-    }
-
-    async fn run_all<T: FromRedisValue, A: ToRedisArgs>(
-        &self,
-        script: &Script,
-        calls: &[Call<'_, A>],
-    ) -> Result<Vec<Result<T, Failure>>, Failure> {
-        let mut commands = Pipeline::with_capacity(calls.len());
-        for call in calls {
-            script.add(&mut commands, call, false);
-        }
-        let mut answers = self.ask_each::<T>(&mut commands).await?;
-        // The first text makes the digest known to one server; a cluster has several.
+    ) -> Vec<Result<T, Failure>> {
+        let within = self.command_timeout();
+        let commands = calls.iter().map(|call| script.command(call, false));
+        let mut answers = self.each(command, commands.collect(), within).await;
+        // The first text makes the digest known to one server; a Cluster has several.
         for only_first in [true, false] {
             let unknown: Vec<usize> = unknown(&answers).collect();
             if unknown.is_empty() {
                 break;
             }
-            commands.clear();
-            let mut as_text = true;
-            for call in unknown.iter().filter_map(|index| calls.get(*index)) {
-                script.add(&mut commands, call, as_text);
-                as_text &= !only_first;
-            }
-            let again = self.ask_each::<T>(&mut commands).await?;
+            let asked = unknown.iter().filter_map(|index| calls.get(*index));
+            let commands = asked.enumerate().map(|(index, call)| {
+                let as_text = !only_first || index == 0;
+                script.command(call, as_text)
+            });
+            let again = self.each(command, commands.collect(), within).await;
             for (index, answer) in unknown.into_iter().zip(again) {
                 if let Some(place) = answers.get_mut(index) {
                     *place = answer;
                 }
             }
         }
-        let answers = answers.into_iter();
-        Ok(answers
-            .map(|answer| answer.map_err(Failure::from))
-            .collect())
-    }
-
-    /// Sends commands each of which may fail by itself.
-    async fn ask_each<T: FromRedisValue>(
-        &self,
-        commands: &mut Pipeline,
-    ) -> Result<Vec<Result<T, RedisError>>, Failure> {
-        let Some(connected) = self.connected.load_full() else {
-            return Err(Failure::new(Kind::Connect, "none is configured"));
+        let understood = |value| {
+            T::from_redis_value(value).map_err(|error| Failure::from(RedisError::from(error)))
         };
-        let count = commands.len();
-        let answers: Vec<_> = ask_each(&connected.pool, commands.ignore_errors()).await?;
-        if answers.len() != count {
-            return Err(Failure::new(
-                Kind::Protocol,
-                "not as many answers as questions",
-            ));
-        }
-        Ok(answers)
+        let answers = answers.into_iter();
+        answers.map(|answer| answer.and_then(understood)).collect()
     }
-}
-
-async fn ask_each<T: FromRedisValue>(
-    pool: &Pool,
-    commands: &Pipeline,
-) -> Result<Vec<Result<T, RedisError>>, Failure> {
-    let Some(mut taken) = pool.take() else {
-        return Err(Failure::new(Kind::Connect, "no connection"));
-    };
-    let answers = commands.query_async::<Vec<Result<T, RedisError>>>(&mut taken.connection);
-    let answers = match timeout(pool.settings.command_timeout, answers).await {
-        Ok(answers) => answers.map_err(Failure::from),
-        Err(_) => Err(Failure::new(Kind::Timeout, "no answer in time")),
-    };
-    let is_spoilt = match &answers {
-        Ok(answers) => answers.iter().any(|answer| is_read_only(answer.as_ref())),
-        Err(failure) => failure.spoils_connection(),
-    };
-    if is_spoilt {
-        taken.give_up();
-    }
-    answers
 }
 
 /// Calls whose server does not know the script.
-fn unknown<T>(answers: &[Result<T, RedisError>]) -> impl Iterator<Item = usize> {
-    let is_unknown = |answer: &Result<T, RedisError>| {
-        let kind = answer.as_ref().err().map(RedisError::kind);
-        kind == Some(ErrorKind::Server(ServerErrorKind::NoScript))
+fn unknown(answers: &[Answer]) -> impl Iterator<Item = usize> {
+    let is_unknown = |answer: &Answer| {
+        let failure = answer.as_ref().err();
+        failure.is_some_and(|failure| failure.has_code("NOSCRIPT"))
     };
     let answers = answers.iter().enumerate();
     answers.filter_map(move |(index, answer)| is_unknown(answer).then_some(index))
-}
-
-fn is_read_only<T>(answer: Result<&T, &RedisError>) -> bool {
-    let kind = answer.err().map(RedisError::kind);
-    kind == Some(ErrorKind::Server(ServerErrorKind::ReadOnly))
 }

@@ -142,8 +142,14 @@ fn the_file_is_checked_without_asking_the_server_or_a_name_server() {
     let good = check(&format!("url: 'redis://user:secret@{address}'"));
     assert_eq!(good.code, Some(0), "{}", good.output());
     assert!(listener.accept().is_err(), "it was asked");
-    let named = check("url: 'redis://no-such-host.invalid'");
-    assert_eq!(named.code, Some(0), "{}", named.output());
+    for settings in [
+        "url: 'redis://no-such-host.invalid'",
+        "cluster: { nodes: [no-such-host.invalid] }, password: p",
+        "sentinel: { master: m, nodes: ['[::1]:1'], password: q }, username: u, password: p, database: 3",
+    ] {
+        let named = check(settings);
+        assert_eq!(named.code, Some(0), "{settings}: {}", named.output());
+    }
     for (settings, expected) in [
         ("url: 'http://hunter2@host'", "redis.url: "),
         ("url: 'redis://user:hunter2@host?x=1'", "redis.url: "),
@@ -167,7 +173,51 @@ fn the_file_is_checked_without_asking_the_server_or_a_name_server() {
             "url: 'redis://:hunter2@host', pool: 1",
             "redis.pool: unknown key",
         ),
-        ("pool_size: 1", "redis.url"),
+        ("pool_size: 1", "redis: has no `url`"),
+        (
+            "url: 'redis://h', cluster: { nodes: [h] }",
+            "redis: is in several places",
+        ),
+        (
+            "url: 'redis://h', password: hunter2",
+            "redis.password: needs",
+        ),
+        (
+            "url: 'redis://h', database: 1, tls: true",
+            "redis.tls: needs",
+        ),
+        (
+            "cluster: { nodes: [] }",
+            "redis.cluster.nodes: has 0 entries",
+        ),
+        (
+            "cluster: { nodes: [a, 'a:6379'] }",
+            "redis.cluster.nodes[1]: ",
+        ),
+        ("cluster: { nodes: [a/b] }", "redis.cluster.nodes[0]: "),
+        ("cluster: { nodes: [a] }, database: 1", "redis.database: "),
+        (
+            "cluster: { nodes: [a] }, username: u",
+            "redis.username: needs",
+        ),
+        ("cluster: { nodes: [a] }, ca: b.pem", "redis.ca: needs TLS"),
+        (
+            "cluster: { nodes: [a..b] }, tls: true, password: hunter2",
+            "redis.cluster.nodes[0]: ",
+        ),
+        ("sentinel: { nodes: [a] }", "master"),
+        (
+            "sentinel: { master: '', nodes: [a] }",
+            "redis.sentinel.master: ",
+        ),
+        (
+            "sentinel: { master: m, nodes: ['a:b'], password: hunter2 }",
+            "redis.sentinel.nodes[0]: ",
+        ),
+        (
+            "sentinel: { master: m, nodes: [a], tls: true }, ca: missing.pem",
+            "missing.pem",
+        ),
     ] {
         let bad = check(settings);
         assert_eq!(bad.code, Some(1), "{settings}: {}", bad.output());

@@ -9,7 +9,7 @@ use crate::support::client::{get, request};
 use crate::support::{DeadPort, Gateway, Line, Redis, Response, eventually};
 
 const ROUTES: &str = "routes: [{ name: a, respond: {} }]";
-const TOKEN: &str = "open-sesame";
+pub const TOKEN: &str = "open-sesame";
 /// What the service promises; the machine of the tests may be slower.
 const WITHIN: Duration = Duration::from_secs(1);
 
@@ -36,18 +36,18 @@ fn instances(redis: &Redis, count: usize) -> Vec<Gateway> {
     all
 }
 
-fn in_sync(gateway: &Gateway) -> bool {
+pub fn in_sync(gateway: &Gateway) -> bool {
     gateway.status()["revocations"]["in_sync"] == true
 }
 
 #[track_caller]
-fn revoke(gateway: &Gateway, body: &str) -> Value {
+pub fn revoke(gateway: &Gateway, body: &str) -> Value {
     let answer = gateway.call("/revocations", TOKEN, body);
     assert!(matches!(answer.status, 200 | 202), "{}", answer.text());
     answer.json()
 }
 
-fn lift(gateway: &Gateway, what: &str) -> Response {
+pub fn lift(gateway: &Gateway, what: &str) -> Response {
     let header = format!("Authorization: Bearer {TOKEN}");
     request(
         gateway.admin(),
@@ -58,7 +58,7 @@ fn lift(gateway: &Gateway, what: &str) -> Response {
     )
 }
 
-fn is_revoked(gateway: &Gateway, jti: &str) -> bool {
+pub fn is_revoked(gateway: &Gateway, jti: &str) -> bool {
     get(gateway.admin(), &format!("/revocations?jti={jti}")).json()["revoked"] == true
 }
 

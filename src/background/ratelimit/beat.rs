@@ -5,6 +5,7 @@ use std::future::pending;
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout};
 
 use crate::filter::ratelimit::shared::Shared;
@@ -13,6 +14,9 @@ use crate::store::{Call, Script, Store};
 
 /// Between two signs of life.
 const BEAT: Duration = Duration::from_secs(1);
+
+/// After one that failed without making an outage.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// Who was not here for as long, does not count.
 const GONE_MILLIS: u64 = 3500;
@@ -27,44 +31,57 @@ pub(super) async fn keep(shared: Arc<Shared>, store: Weak<Store>) {
     let Some(mut changes) = store.upgrade().map(|store| store.changes()) else {
         return;
     };
+    let mut uses = shared.uses();
     let mut next = Instant::now();
     loop {
         changes.mark_unchanged();
-        let is_configured = store.upgrade().is_some_and(|store| store.is_configured());
+        let is_used = *uses.borrow_and_update();
+        let availability = store.upgrade().and_then(|store| store.availability());
         let due = async {
-            if !is_configured {
-                pending::<()>().await;
+            match availability {
+                Some(availability) if is_used => wait(&shared, availability, next).await,
+                _ => pending().await,
             }
-            sleep_until(shared.probe().unwrap_or(next).into()).await;
         };
         tokio::select! {
             () = due => {}
             // A probe is due sooner.
             () = shared.fell() => continue,
+            Ok(()) = uses.changed() => continue,
             changed = changes.changed() => match changed {
                 Ok(()) => continue,
                 Err(_) => return,
             },
         }
         let Some(store) = store.upgrade() else { return };
-        next = Instant::now() + BEAT;
-        beat(&shared, &store).await;
+        let is_well = beat(&shared, &store).await;
+        next = Instant::now() + if is_well { BEAT } else { RETRY };
     }
 }
 
-async fn beat(shared: &Shared, store: &Store) {
+/// The first sign of life follows the first connection; to ask before would be an error in the log.
+async fn wait(shared: &Shared, mut availability: watch::Receiver<bool>, next: Instant) {
+    let probe = shared.probe();
+    if probe.is_none() && shared.known_instances() == 0 {
+        // The connection's keeper is gone only when the settings change.
+        drop(availability.wait_for(|is_there| *is_there).await);
+    }
+    sleep_until(probe.unwrap_or(next).into()).await;
+}
+
+/// Says whether that worked.
+async fn beat(shared: &Shared, store: &Store) -> bool {
     let calls = [Call {
         key: KEY,
         arguments: (shared.name(), GONE_MILLIS),
     }];
     let asked = store.run::<u32, _>(RedisCommand::RateLimit, &SCRIPT, &calls);
     let outcome = match timeout(shared.patience(), asked).await {
-        Ok(Ok(answers)) => match answers.into_iter().next() {
+        Ok(answers) => match answers.into_iter().next() {
             Some(Ok(count)) => Ok(count),
             Some(Err(failure)) => Err(failure.kind),
             None => Err(RedisError::Protocol),
         },
-        Ok(Err(failure)) => Err(failure.kind),
         Err(_) => Err(RedisError::Timeout),
     };
     if let Ok(count) = outcome {
@@ -76,4 +93,5 @@ async fn beat(shared: &Shared, store: &Store) {
         (false, Ok(_)) => shared.answered(1, now),
         (false, Err(why)) => shared.failed(why, now),
     }
+    outcome.is_ok()
 }

@@ -72,22 +72,14 @@ async fn lend(
         .await;
     let now = Instant::now();
     let is_late = now.saturating_duration_since(asked) > shared.patience();
-    let mut answers = match answers {
-        Ok(answers) => answers.into_iter(),
-        Err(failure) => {
-            shared.failed(failure.kind, now);
-            Vec::new().into_iter()
-        }
-    };
     let mut in_time = 0;
-    for order in &orders {
-        let loan = match answers.next() {
-            Some(Ok(numbers)) => read(&numbers),
-            Some(Err(failure)) => {
+    for (order, answer) in orders.iter().zip(answers) {
+        let loan = match answer {
+            Ok(numbers) => read(&numbers),
+            Err(failure) => {
                 shared.failed(failure.kind, now);
                 None
             }
-            None => None,
         };
         in_time += u32::from(loan.is_some());
         leases.settle(order, loan, now);

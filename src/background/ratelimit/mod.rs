@@ -74,21 +74,12 @@ async fn count(store: &Store, shared: &Shared, asked: Vec<Question>) {
         .run::<Vec<u64>, _>(RedisCommand::RateLimit, &COUNT, &calls)
         .await;
     drop(calls);
-    match answers {
-        Ok(answers) => {
-            let mut in_time = 0;
-            for (question, answer) in asked.into_iter().zip(answers) {
-                in_time += u32::from(told(shared, question, answer));
-            }
-            if in_time > 0 {
-                shared.answered(in_time, Instant::now());
-            }
-        }
-        Err(failure) => {
-            for question in asked {
-                fail(shared, question, failure.kind);
-            }
-        }
+    let mut in_time = 0;
+    for (question, answer) in asked.into_iter().zip(answers) {
+        in_time += u32::from(told(shared, question, answer));
+    }
+    if in_time > 0 {
+        shared.answered(in_time, Instant::now());
     }
 }
 

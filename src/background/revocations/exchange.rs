@@ -5,13 +5,13 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use redis::{Pipeline, RedisResult, Value, pipe};
+use redis::{Cmd, FromRedisValue, Value, cmd};
 
 use super::clock::Time;
 use super::message::{self, CHANNEL, FIELD, Key, LOG, LOG_LENGTH, Lift, Message, PATTERN};
 use crate::filter::auth::revocation::{Revocation, Revocations, Target};
 use crate::metrics::{RedisCommand, RedisError, RevocationMetrics};
-use crate::store::{Failure, Store};
+use crate::store::{Failure, Keyed, Shard, Store};
 
 /// Keys that a step of a scan looks at, about.
 const SCAN_STEP: usize = 1000;
@@ -39,13 +39,11 @@ type Step = (u64, Vec<Vec<u8>>);
 impl Exchange {
     /// Writes a revocation down, and tells the others.
     pub async fn push(&self, revocation: &Revocation, now: Time) -> Result<(), Failure> {
-        let Some(mut commands) = write(revocation, now, false) else {
+        let Some(write) = write(revocation, now, false) else {
             return Ok(());
         };
-        tell(&mut commands, revocation);
-        self.store
-            .query::<()>(RedisCommand::Revoke, &commands)
-            .await?;
+        let steps = vec![vec![write, forget_lift(revocation)], tell(revocation)];
+        self.store.in_turn(RedisCommand::Revoke, steps).await?;
         self.metrics.pushed(1);
         Ok(())
     }
@@ -54,14 +52,16 @@ impl Exchange {
     /// remembered as long as the revocation would have been.
     pub async fn lift(&self, lift: &Lift, life: u64) -> Result<bool, Failure> {
         let text = Message::Lift(lift.clone()).write();
-        let mut commands = pipe();
-        commands.cmd("DEL").arg(message::revoked(&lift.target));
+        let mut mark = cmd("SET");
         let tombstone = message::lifted(&lift.target);
-        let mark = commands.cmd("SET").arg(tombstone).arg(lift.at);
-        mark.arg("EX").arg(life.max(1)).ignore();
-        publish(&mut commands, &text);
-        let (deleted,): (u64,) = self.store.query(RedisCommand::Revoke, &commands).await?;
-        Ok(deleted > 0)
+        mark.arg(&tombstone).arg(lift.at).arg("EX").arg(life.max(1));
+        let steps = vec![
+            vec![one("DEL", message::revoked(&lift.target))],
+            vec![Keyed::new(tombstone, mark)],
+            publish(&text),
+        ];
+        let answers = self.store.in_turn(RedisCommand::Revoke, steps).await?;
+        Ok(matches!(answers.first(), Some(Value::Int(1..))))
     }
 
     /// Applies what another instance told.
@@ -94,22 +94,26 @@ impl Exchange {
 
     /// The end of the stream: what comes after is to be read.
     pub async fn log_end(&self) -> Result<String, Failure> {
-        let mut commands = pipe();
-        let last = commands.cmd("XREVRANGE").arg(LOG).arg("+").arg("-");
-        last.arg("COUNT").arg(1);
-        let (entries,): (Vec<Entry>,) = self.store.query(RedisCommand::Sync, &commands).await?;
+        let mut last = cmd("XREVRANGE");
+        last.arg(LOG).arg("+").arg("-").arg("COUNT").arg(1);
+        let entries: Vec<Entry> = self.read_log(last).await?;
         let last = entries.into_iter().next();
         Ok(last.map_or_else(|| "0-0".to_owned(), |(id, _)| id))
+    }
+
+    async fn read_log<T: FromRedisValue>(&self, question: Cmd) -> Result<T, Failure> {
+        let steps = vec![vec![Keyed::new(LOG, question)]];
+        let answers = self.store.in_turn(RedisCommand::Sync, steps).await?;
+        value(answers.into_iter().next().unwrap_or(Value::Nil))
     }
 
     /// Applies what the stream has after `last`, and says where it ends.
     pub async fn catch_up(&self, mut last: String) -> Result<String, Failure> {
         loop {
-            let mut commands = pipe();
-            let read = commands.cmd("XREAD").arg("COUNT").arg(LOG_STEP);
+            let mut read = cmd("XREAD");
+            read.arg("COUNT").arg(LOG_STEP);
             read.arg("STREAMS").arg(LOG).arg(&last);
-            let (streams,): (Option<Vec<Stream>>,) =
-                self.store.query(RedisCommand::Sync, &commands).await?;
+            let streams: Option<Vec<Stream>> = self.read_log(read).await?;
             let entries = streams
                 .into_iter()
                 .flatten()
@@ -133,18 +137,37 @@ impl Exchange {
     pub async fn resync(&self) -> Result<(), Failure> {
         let hasher = RandomState::default();
         let mut seen = HashSet::new();
+        let shards = self.store.shards().await?;
+        for shard in &shards.all {
+            let see = |target: &Target| {
+                seen.insert(hasher.hash_one(target));
+            };
+            self.scan(shard, see).await?;
+        }
+        if !self.store.are_current(&shards) {
+            let what = "keys moved to other servers while they were looked at";
+            return Err(Failure::new(RedisError::Cluster, what));
+        }
+        let now = Time::now();
+        let mut missing = self.list.all(now.seconds());
+        missing.retain(|revocation| !seen.contains(&hasher.hash_one(&revocation.target)));
+        self.write_missing(&missing).await
+    }
+
+    /// Learns every key that one server has.
+    async fn scan(&self, shard: &Shard, mut see: impl FnMut(&Target)) -> Result<(), Failure> {
         let mut cursor = 0;
         loop {
-            let mut commands = pipe();
-            let scan = commands.cmd("SCAN").arg(cursor).arg("MATCH").arg(PATTERN);
+            let mut scan = cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(PATTERN);
             scan.arg("COUNT").arg(SCAN_STEP);
-            let (step,): (Step,) = self.store.query(RedisCommand::Sync, &commands).await?;
+            let step: Step = self.store.ask(RedisCommand::Sync, shard, scan).await?;
             let keys: Vec<Key> = step.1.iter().filter_map(|key| Key::read(key)).collect();
             let (mut unknown, mut lifted) = (Vec::new(), Vec::new());
             for key in keys {
                 match key {
                     Key::Revoked(target) => {
-                        seen.insert(hasher.hash_one(&target));
+                        see(&target);
                         if self.list.get(&target).is_none() {
                             unknown.push(target);
                         }
@@ -157,13 +180,9 @@ impl Exchange {
             self.take_back(lifted).await?;
             cursor = step.0;
             if cursor == 0 {
-                break;
+                return Ok(());
             }
         }
-        let now = Time::now();
-        let mut missing = self.list.all(now.seconds());
-        missing.retain(|revocation| !seen.contains(&hasher.hash_one(&revocation.target)));
-        self.write_missing(&missing).await
     }
 
     /// Learns what keys say whose names are known.
@@ -171,27 +190,31 @@ impl Exchange {
         if targets.is_empty() {
             return Ok(());
         }
-        let mut commands = pipe();
-        // A hand may have made the key something that cannot be read so; it revokes all the same.
-        commands.ignore_errors();
-        for target in &targets {
+        let both = |target: &Target| {
             let key = message::revoked(target);
-            commands.cmd("GET").arg(&key).cmd("PTTL").arg(&key);
-        }
-        let answers: Vec<RedisResult<Value>> =
-            self.store.query(RedisCommand::Sync, &commands).await?;
+            [one("GET", key.clone()), one("PTTL", key)]
+        };
+        let commands = targets.iter().flat_map(both).collect();
+        let within = self.store.command_timeout();
+        let answers = self.store.each(RedisCommand::Sync, commands, within).await;
         let now = Time::now();
-        let read = |(target, answers): (Target, &[RedisResult<Value>])| {
-            let [value, life] = answers else { return None };
-            let life: i64 = redis::from_redis_value(life.as_ref().ok()?.clone()).ok()?;
-            let value = value.as_ref().ok().cloned();
-            let value: Option<String> = value.and_then(|value| redis::from_redis_value(value).ok());
+        let mut found = Vec::new();
+        for (target, answers) in targets.into_iter().zip(answers.chunks(2)) {
+            let [text, life] = answers else { continue };
+            let text: Option<String> = match text {
+                Ok(text) => value(text.clone()).unwrap_or_default(),
+                // A hand may have made the key something that cannot be read so; it revokes all the same.
+                Err(failure) if failure.has_code("WRONGTYPE") => None,
+                Err(failure) => return Err(failure.clone()),
+            };
+            let life: i64 = value(life.clone()?)?;
             // What is gone since has ended.
             const GONE: i64 = -2;
-            (life != GONE).then(|| message::read(target, value.as_deref(), life, now.0))
-        };
-        let found = targets.into_iter().zip(answers.chunks(2)).filter_map(read);
-        self.learn(found.collect(), now);
+            if life != GONE {
+                found.push(message::read(target, text.as_deref(), life, now.0));
+            }
+        }
+        self.learn(found, now);
         Ok(())
     }
 
@@ -200,12 +223,16 @@ impl Exchange {
         if targets.is_empty() {
             return Ok(());
         }
-        let mut commands = pipe();
-        for target in &targets {
-            commands.cmd("GET").arg(message::lifted(target));
-            commands.cmd("EXISTS").arg(message::revoked(target));
-        }
-        let answers: Vec<Option<u64>> = self.store.query(RedisCommand::Sync, &commands).await?;
+        let both = |target: &Target| {
+            let (lifted, revoked) = (message::lifted(target), message::revoked(target));
+            [one("GET", lifted), one("EXISTS", revoked)]
+        };
+        let commands = targets.iter().flat_map(both).collect();
+        let answers = self
+            .store
+            .in_turn(RedisCommand::Sync, vec![commands])
+            .await?;
+        let answers: Vec<Option<u64>> = value(Value::Array(answers))?;
         for (target, answers) in targets.iter().zip(answers.chunks(2)) {
             // A key that is there again says that it is revoked.
             if let [Some(at), Some(0)] = answers {
@@ -220,44 +247,40 @@ impl Exchange {
     async fn write_missing(&self, missing: &[Revocation]) -> Result<(), Failure> {
         for some in missing.chunks(WRITE_STEP) {
             let now = Time::now();
-            let (mut commands, mut written) = (pipe(), Vec::new());
-            for revocation in some {
-                if let Some(write) = write(revocation, now, true) {
-                    write.cmd_iter().for_each(|command| {
-                        commands.add_command(command.clone());
-                    });
-                    written.push(revocation);
-                }
-            }
-            if written.is_empty() {
+            let write = |revocation| Some((revocation, write(revocation, now, true)?));
+            let (revocations, commands): (Vec<_>, Vec<_>) = some.iter().filter_map(write).unzip();
+            if commands.is_empty() {
                 continue;
             }
-            let answers: Vec<Option<String>> =
-                self.store.query(RedisCommand::Sync, &commands).await?;
+            let within = self.store.command_timeout();
+            let answers = self.store.each(RedisCommand::Sync, commands, within).await;
             // What another instance has written meanwhile, it has told, too.
-            let mut commands = pipe();
-            let mine = written
-                .iter()
-                .zip(&answers)
-                .filter(|(_, set)| set.is_some());
-            let mut count = 0;
-            for (revocation, _) in mine {
-                tell(&mut commands, revocation);
-                count += 1;
+            let mine = revocations.iter().zip(&answers);
+            let mine =
+                mine.filter(|(_, answer)| answer.as_ref().is_ok_and(|set| *set != Value::Nil));
+            let mine: Vec<_> = mine.map(|(revocation, _)| *revocation).collect();
+            if !mine.is_empty() {
+                let forget = mine
+                    .iter()
+                    .map(|revocation| forget_lift(revocation))
+                    .collect();
+                let tell = mine
+                    .iter()
+                    .flat_map(|revocation| tell(revocation))
+                    .collect();
+                let steps = vec![forget, tell];
+                self.store.in_turn(RedisCommand::Sync, steps).await?;
+                self.metrics.pushed(mine.len());
             }
-            if count > 0 {
-                self.store
-                    .query::<()>(RedisCommand::Sync, &commands)
-                    .await?;
-                self.metrics.pushed(count);
-            }
+            // Where one server of several is away, the others have got theirs.
+            answers.into_iter().collect::<Result<Vec<_>, _>>()?;
         }
         Ok(())
     }
 }
 
 /// The command that writes a revocation, perhaps only where there is none. `None`: it is over.
-fn write(revocation: &Revocation, now: Time, only_new: bool) -> Option<Pipeline> {
+fn write(revocation: &Revocation, now: Time, only_new: bool) -> Option<Keyed> {
     let life = match revocation.terms.until {
         Some(until) => Some(
             until
@@ -267,30 +290,47 @@ fn write(revocation: &Revocation, now: Time, only_new: bool) -> Option<Pipeline>
         ),
         None => None,
     };
-    let mut commands = pipe();
     let key = message::revoked(&revocation.target);
-    let set = commands.cmd("SET").arg(key).arg(message::value(revocation));
+    let mut set = cmd("SET");
+    set.arg(&key).arg(message::value(revocation));
     if only_new {
         set.arg("NX");
     }
     if let Some(life) = life {
         set.arg("PX").arg(life);
     }
-    if !only_new {
-        set.ignore();
-    }
-    Some(commands)
+    Some(Keyed::new(key, set))
 }
 
-/// The commands that tell the others of a revocation.
-fn tell(commands: &mut Pipeline, revocation: &Revocation) {
-    let lifted = message::lifted(&revocation.target);
-    commands.cmd("DEL").arg(lifted).ignore();
-    publish(commands, &Message::Revoke(revocation.clone()).write());
+/// The command that ends what an earlier lift says. Whether it comes before or after the key is
+/// written makes no difference: a lift holds for what was revoked before it.
+fn forget_lift(revocation: &Revocation) -> Keyed {
+    one("DEL", message::lifted(&revocation.target))
 }
 
-fn publish(commands: &mut Pipeline, text: &str) {
-    let log = commands.cmd("XADD").arg(LOG).arg("MAXLEN").arg("~");
-    log.arg(LOG_LENGTH).arg("*").arg(FIELD).arg(text).ignore();
-    commands.cmd("PUBLISH").arg(CHANNEL).arg(text).ignore();
+/// The commands that tell the others of a revocation, when its key is written.
+fn tell(revocation: &Revocation) -> Vec<Keyed> {
+    publish(&Message::Revoke(revocation.clone()).write())
+}
+
+fn publish(text: &str) -> Vec<Keyed> {
+    let mut log = cmd("XADD");
+    log.arg(LOG).arg("MAXLEN").arg("~").arg(LOG_LENGTH);
+    log.arg("*").arg(FIELD).arg(text);
+    let mut message = cmd("PUBLISH");
+    message.arg(CHANNEL).arg(text);
+    // The message goes where the stream is, and so after it.
+    vec![Keyed::new(LOG, log), Keyed::new(LOG, message)]
+}
+
+/// A command whose one argument is a key.
+fn one(name: &str, key: String) -> Keyed {
+    let mut command = cmd(name);
+    command.arg(&key);
+    Keyed::new(key, command)
+}
+
+fn value<T: FromRedisValue>(value: Value) -> Result<T, Failure> {
+    redis::from_redis_value(value)
+        .map_err(|_| Failure::new(RedisError::Protocol, "an answer is not understood"))
 }

@@ -172,7 +172,7 @@ impl Revoker {
         loop {
             match self.linked().await {
                 Link::Refused => {}
-                Link::Broken => backoff = Backoff::default(),
+                Link::Renewed | Link::Broken => backoff = Backoff::default(),
             }
             self.in_sync.store(false, Relaxed);
             sleep(backoff.next(fastrand::f64())).await;
@@ -182,6 +182,10 @@ impl Revoker {
     /// Listens as long as the connection lasts.
     async fn linked(&self) -> Link {
         let store = &self.exchange.store;
+        // From before the connection: it may lead to a server that is replaced the next moment.
+        let Some(mut renewals) = store.renewals() else {
+            return Link::Refused;
+        };
         let Ok(mut channel) = store.listen().await else {
             return Link::Refused;
         };
@@ -196,13 +200,18 @@ impl Revoker {
             return Link::Refused;
         }
         let (sink, messages) = channel.split();
-        tokio::select! {
-            () = self.hear(messages) => {}
-            () = self.keep_up(sink) => {}
+        let end = tokio::select! {
+            () = self.hear(messages) => Link::Broken,
+            () = self.keep_up(sink) => Link::Broken,
+            // A server that took another's place may have neither its last keys nor the end of its
+            // stream.
+            _ = renewals.changed() => Link::Renewed,
+        };
+        if end == Link::Broken {
+            let what = "the connection for revocations was lost";
+            store.failed(&Failure::new(RedisError::Io, what));
         }
-        let lost = Failure::new(RedisError::Io, "the connection for revocations was lost");
-        store.failed(&lost);
-        Link::Broken
+        end
     }
 
     /// Applies what is published, until the connection ends.
@@ -294,11 +303,14 @@ impl Revoker {
 const LONGEST_LIFE: u64 = 90 * 24 * 3600;
 
 /// What became of a connection that listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
     /// There was none.
     Refused,
     /// There was one.
     Broken,
+    /// There is one, but what was learned from servers is to be learned again.
+    Renewed,
 }
 
 /// Forgets what is over, counts what is not, and tells those who go on with a token.

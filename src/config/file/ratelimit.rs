@@ -89,7 +89,7 @@ pub struct RatePolicy {
     #[serde(default = "ipv6_prefix")]
     #[schemars(range(min = 16, max = 128))]
     pub ipv6_prefix: u8,
-    /// How many keys are known at the same time, for each limit. One of them takes 32 bytes, with
+    /// How many keys are known at the same time, for each limit. One of them takes 24 bytes, with
     /// `scope: shared` up to 300 more. Beyond it, keys share what the least busy of them has left: some
     /// get less than their limit, none gets more.
     #[serde(default = "max_keys")]

@@ -41,6 +41,8 @@ impl RateLimits {
     pub fn compile(config: &model::RateLimits, metrics: &Metrics, previous: Option<&Self>) -> Self {
         let shared = previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.shared));
         shared.set_patience(config.timeout);
+        let mut scopes = config.policies.iter().map(|policy| policy.scope);
+        shared.set_used(scopes.any(|scope| scope != model::Scope::Node));
         let before = |name: &Arc<str>| {
             let policies = &previous?.policies;
             let before = policies.iter().find(|policy| policy.config.name == *name);

@@ -164,6 +164,8 @@ fn nanos(time: Duration) -> Nanos {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
     use super::*;
 
     const SECOND: Nanos = 1_000_000_000;

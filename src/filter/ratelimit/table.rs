@@ -69,7 +69,7 @@ struct Place {
 
 impl Table {
     /// For so many keys that are limited at the same time, and so many windows: 24 bytes for each of
-    /// both, of which the system provides what is used.
+    /// both. A large table takes from the system only what is used.
     pub fn new(max_keys: usize, windows: usize) -> Self {
         let windows = windows.clamp(1, MAX_WINDOWS);
         let sets = max_keys.saturating_mul(2).div_ceil(WAYS).max(1);

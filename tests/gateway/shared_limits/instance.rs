@@ -42,6 +42,7 @@ impl Instance {
         store.configure(config.redis.as_ref());
         let shared = Arc::new(Shared::default());
         shared.set_patience(patience);
+        shared.set_used(true);
         ratelimit::start(&shared, &store);
         let instance = Self { shared, store };
         eventually("connected", || {
@@ -56,7 +57,9 @@ impl Instance {
     pub fn several(redis: &Redis, count: u32) -> Vec<Self> {
         let all: Vec<_> = (0..count).map(|_| Self::start(redis, PATIENT)).collect();
         for instance in &all {
-            eventually("all are counted", || instance.shared.instances() == count);
+            eventually("all are counted", || {
+                instance.shared.known_instances() == count
+            });
         }
         all
     }

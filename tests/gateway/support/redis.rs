@@ -122,10 +122,11 @@ impl Drop for Redis {
     }
 }
 
-struct Connection(BufReader<TcpStream>);
+/// A connection to a server of the shared store, or to what is like one.
+pub(super) struct Connection(BufReader<TcpStream>);
 
 impl Connection {
-    fn open(address: SocketAddr) -> Option<Self> {
+    pub fn open(address: SocketAddr) -> Option<Self> {
         let stream = TcpStream::connect(address).ok()?;
         stream
             .set_read_timeout(Some(Duration::from_secs(10)))
@@ -133,7 +134,7 @@ impl Connection {
         Some(Self(BufReader::new(stream)))
     }
 
-    fn ask(&mut self, command: &[&str]) -> Option<String> {
+    pub fn ask(&mut self, command: &[&str]) -> Option<String> {
         let mut request = format!("*{}\r\n", command.len());
         for word in command {
             request += &format!("${}\r\n{word}\r\n", word.len());

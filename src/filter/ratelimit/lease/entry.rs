@@ -23,8 +23,8 @@ const RENEWED: Duration = Duration::from_millis(1200);
 
 /// When nothing is left, the store is not asked again for so long, or for a part of what the smallest
 /// bucket takes to fill: what comes back meanwhile waits in the bucket.
-const PAUSE: Duration = Duration::from_millis(20);
-const PAUSE_PART: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE_PART: u32 = 20;
 
 /// The part of a burst that all instances together let through before they know of a key. With what comes
 /// back while it is being paid it stays below the 5 % that are promised.
@@ -53,8 +53,10 @@ pub(super) struct Entry {
     last_use: Instant,
     /// How many tokens were to be held; `None` before the first order.
     target: Option<u64>,
+    /// When there are no more than that, others are ordered: a quarter of what there was.
+    low: u64,
     known: Known,
-    refusal: Option<Refusal>,
+    refusal: Option<Box<Refusal>>,
     /// It is in the list of those that have something to order.
     pub is_due: bool,
     in_flight: bool,
@@ -120,6 +122,7 @@ impl Entry {
             since: now,
             last_use: now,
             target: None,
+            low: 0,
             refusal: None,
             is_due: false,
             in_flight: false,
@@ -146,7 +149,7 @@ impl Entry {
             self.tokens -= cost;
             self.used = self.used.saturating_add(cost);
             self.last_use = now;
-            let is_low = self.target.is_some_and(|target| self.tokens <= target / 4);
+            let is_low = self.tokens <= self.low && self.target.is_some_and(|target| target > 0);
             let need = match is_low && self.refusal(1, now).is_none() {
                 true => Need::Soon,
                 false => Need::Nothing,
@@ -286,6 +289,7 @@ impl Entry {
         // What went astray before is not known to the store and lapses.
         let kept = self.tokens.min(order.keep);
         self.tokens = kept.saturating_add(loan.lent);
+        self.low = self.tokens / 4;
         self.held = order.keep.saturating_add(loan.lent);
         self.slot = loan.slot;
         self.until = order.at + LIFE;
@@ -295,7 +299,7 @@ impl Entry {
             debts: loan.debts,
         };
         self.known = Known::of(&answer.verdict(&self.rates, 0), &self.rates, now);
-        self.refusal = self.denied(order, loan, now);
+        self.refusal = self.denied(order, loan, now).map(Box::new);
     }
 
     /// What is refused from now on, because nothing was left.
@@ -376,7 +380,9 @@ impl Entry {
     }
 
     fn is_refusing(&self, now: Instant) -> bool {
-        self.refusal.is_some_and(|refusal| now < refusal.until)
+        self.refusal
+            .as_ref()
+            .is_some_and(|refusal| now < refusal.until)
     }
 
     fn lapse(&mut self, now: Instant) {
@@ -409,7 +415,7 @@ impl Entry {
     }
 
     fn refusal(&self, cost: u64, now: Instant) -> Option<Verdict> {
-        let refusal = self.refusal.as_ref()?;
+        let refusal = self.refusal.as_deref()?;
         if now >= refusal.until || cost < refusal.cost {
             return None;
         }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::timeout_at;
 
 use self::health::{Change, Health};
@@ -62,6 +62,8 @@ pub struct Shared {
     instances: Instances,
     /// In microseconds.
     patience: AtomicU64,
+    /// Whether anybody wants to count with others.
+    used: watch::Sender<bool>,
     /// Those who lease tokens.
     leases: Mutex<Vec<Weak<Leases>>>,
     /// Somebody waits for tokens.
@@ -81,6 +83,7 @@ impl Default for Shared {
             fell: Notify::new(),
             instances: Instances::default(),
             patience: AtomicU64::new(0),
+            used: watch::Sender::new(false),
             leases: Mutex::default(),
             hurry: Notify::new(),
         };
@@ -134,7 +137,7 @@ impl Shared {
     }
 
     /// The same, but 0 before they were counted.
-    pub(super) fn known_instances(&self) -> u32 {
+    pub fn known_instances(&self) -> u32 {
         self.instances.number()
     }
 
@@ -158,6 +161,12 @@ impl Shared {
     pub fn set_patience(&self, patience: Duration) {
         let micros = u64::try_from(patience.as_micros()).unwrap_or(u64::MAX);
         self.patience.store(micros, Relaxed);
+    }
+
+    /// Says whether any policy is counted together. Without one this instance does not count, and nobody
+    /// looks whether the store answers.
+    pub fn set_used(&self, used: bool) {
+        self.used.send_replace(used);
     }
 
     fn tell(&self, key: &str, action: Action, rates: &[Rate], cost: u64) {
@@ -209,6 +218,11 @@ impl Shared {
     /// By which other instances know this one: chosen by chance.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Sees whether anybody wants to count with others.
+    pub fn uses(&self) -> watch::Receiver<bool> {
+        self.used.subscribe()
     }
 
     /// How soon a probe has to be answered.

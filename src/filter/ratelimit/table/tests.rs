@@ -1,3 +1,5 @@
+//! Windows, debts, floods and threads; and whatever comes, against an exact limiter.
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;

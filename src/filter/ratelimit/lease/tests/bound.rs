@@ -118,7 +118,7 @@ impl World {
                 arrives,
                 returns: arrives + ms(fate / 16),
                 loan: None,
-                is_lost: loses && fate % 5 == 0,
+                is_lost: loses && fate.is_multiple_of(5),
             });
         }
     }
