@@ -234,6 +234,23 @@ mod tests {
     const UPSTREAM: &str = "upstreams: { u: { backends: ['127.0.0.1:1'] } }\n";
 
     #[test]
+    fn every_key_at_the_top_is_compared() {
+        let text = format!(
+            "{ROUTE}{UPSTREAM}redis: {{ url: 'redis://cache' }}\n\
+             cors: {{ allow_origins: ['*'] }}\nip_access: {{ deny: [192.0.2.0/24] }}"
+        );
+        let loaded = parse(&text, "test", Path::new("."), &FixedEnv::default());
+        let tree = loaded.unwrap_or_else(|e| panic!("{e}")).written.whole();
+        let Branch::Keys(compared) = tree else {
+            panic!("a single value")
+        };
+        let schema = crate::config::schema();
+        for key in schema["properties"].as_object().into_iter().flatten() {
+            assert!(compared.contains_key(&key.0.clone().into()), "{}", key.0);
+        }
+    }
+
+    #[test]
     fn what_is_written_otherwise_and_means_the_same_is_no_change() {
         let old =
             "routes: [{ name: a, match: { path: /a }, respond: {} }, { name: b, respond: {} }]";

@@ -136,7 +136,11 @@ impl Written {
             ("access_log", self.branch("access_log", &file.access_log)),
             ("metrics", self.branch("metrics", &file.metrics)),
             ("auth", self.branch("auth", &file.auth)),
+            ("ratelimit", self.branch("ratelimit", &file.ratelimit)),
         ];
+        if let Some(redis) = &file.redis {
+            keys.push(("redis", self.branch("redis", redis)));
+        }
         if let Some(cors) = &file.cors {
             keys.push(("cors", self.branch("cors", cors)));
         }

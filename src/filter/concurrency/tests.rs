@@ -214,14 +214,17 @@ proptest! {
             prop_assert_eq!(in_flight as usize + queued as usize, places.len() + queue.len());
         }
         // Nobody waits for ever: as places come back, all get their turn.
-        while let Some(place) = places.pop() {
-            drop(place);
+        loop {
             let (had_turn, left): (Vec<_>, Vec<_>) = queue
                 .drain(..)
                 .map(|mut waiting| (turn(&mut waiting), waiting))
                 .partition(|(place, _)| place.is_some());
             places.extend(had_turn.into_iter().filter_map(|(place, _)| place));
             queue.extend(left.into_iter().map(|(_, waiting)| waiting));
+            match places.pop() {
+                Some(place) => drop(place),
+                None => break,
+            }
         }
         prop_assert_eq!(queue.len(), 0);
         let [in_flight, queued, _] = setup.counts();
