@@ -355,7 +355,7 @@ impl Entry {
         if is_idle {
             return self.is_refusing(now).then_some(Need::Nothing);
         }
-        // What it would be told of is `AHEAD` before the end of its life.
+        // Settled before they lapse, and held on to.
         let is_old = self.tokens > 0 && now + (LIFE - RENEWED) >= self.until;
         Some(if is_old { Need::Soon } else { Need::Nothing })
     }
