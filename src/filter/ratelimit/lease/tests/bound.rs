@@ -21,7 +21,10 @@ struct Plan {
 }
 
 fn plan() -> impl Strategy<Value = Plan> {
-    let step = (0_u64..60, 0_usize..3, 0_u64..40, 1_u64..3, any::<u8>());
+    // Pauses in which buckets fill while tokens are held, and crowds behind them.
+    let wait = prop_oneof![20 => 0_u64..60, 1 => 300_u64..1500];
+    let count = prop_oneof![20 => 0_u64..40, 1 => 100_u64..800];
+    let step = (wait, 0_usize..3, count, 1_u64..3, any::<u8>());
     let steps = prop::collection::vec(step, 100..400);
     (1_usize..4, 20_u64..500, 20_u64..600, any::<bool>(), steps).prop_map(
         |(instances, limit, burst, loses, steps)| Plan {
