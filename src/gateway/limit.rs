@@ -22,15 +22,16 @@ pub(super) async fn admit(
     }
     let started = Instant::now();
     let mut charges = std::mem::take(&mut context.charges);
-    let timeout = context.snapshot.rate_limits.timeout;
+    let before = context.limited_for.unwrap_or_default();
+    // One for all policies, before authentication and behind it.
+    let timeout = context.snapshot.rate_limits.timeout.saturating_sub(before);
     let request = request_of(exchange, context);
     let taken = {
         let path_param = |name: &str| context.params.get(name, request.path);
         let facts = context.facts(&request, &path_param);
-        limits.take(&facts, timeout, &mut charges).await
+        limits.take(&facts, started, timeout, &mut charges).await
     };
-    let waited = context.limited_for.unwrap_or_default();
-    context.limited_for = Some(waited + started.elapsed());
+    context.limited_for = Some(before + started.elapsed());
     context.charges = charges;
     taken.map_err(|refused| match refused {
         Refused::Limited(charge) => {

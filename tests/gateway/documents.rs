@@ -217,7 +217,7 @@ upstreams:
   dead: {{ backends: ['{}'] }}
   slow: {{ backends: ['{}'] }}
 routes:
-  - {{ name: calls, match: {{ path: /call }}, upstream: calls }}
+  - {{ name: calls, match: {{ path: /call }}, ratelimit: calls, upstream: calls }}
   - {{ name: good, match: {{ path: /good }}, upstream: good }}
   - {{ name: mine, match: {{ path: /mine }}, auth: jwt, upstream: good }}
   - {{ name: dead, match: {{ path: /dead }}, upstream: dead }}
@@ -226,6 +226,7 @@ auth:
   jwt:
     - {{ secret: '{SECRET}' }}
     - {{ name: remote, jwks: {{ url: 'http://{}/' }} }}
+ratelimit: {{ policies: {{ calls: {{ limit: 100/s, scope: shared }} }} }}
 redis: {{ url: '{}' }}",
         calls.address(),
         origin.address(),

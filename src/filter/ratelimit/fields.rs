@@ -4,7 +4,6 @@
 //! A window is a policy of the draft: it has the name of the policy here, and behind that, where there
 //! are several, its period. Times are whole seconds, rounded up, so that nobody comes back too early.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -59,10 +58,11 @@ impl Announced {
     /// Appends an item of `RateLimit`: what is left, and for how long that has to do.
     fn say(&self, verdict: &Verdict, out: &mut String) {
         let name = self.names.get(verdict.window);
-        let (left, seconds) = (self.left(verdict), seconds(until(verdict)));
+        let mut digits = itoa::Buffer::new();
         out.push_str(name.map_or("", |name| name));
-        // Writing to a string cannot fail.
-        let _ = write!(out, "{left};t={seconds}");
+        out.push_str(digits.format(self.left(verdict)));
+        out.push_str(";t=");
+        out.push_str(digits.format(seconds(until(verdict))));
     }
 
     /// What is left, never more than the limit: a burst is a favour, and no promise.
@@ -92,9 +92,12 @@ pub fn tell(charges: &[Charge], which: RateHeaders, headers: &mut HeaderMap) {
         if let Ok(said) = HeaderValue::try_from(said) {
             headers.insert(RATELIMIT, said);
         }
-        headers.remove(RATELIMIT_POLICY);
-        for charge in charges {
-            headers.append(RATELIMIT_POLICY, charge.announced().policy.clone());
+        for (index, charge) in charges.iter().enumerate() {
+            let policy = charge.announced().policy.clone();
+            match index {
+                0 => drop(headers.insert(RATELIMIT_POLICY, policy)),
+                _ => drop(headers.append(RATELIMIT_POLICY, policy)),
+            }
         }
     }
     if which.x_ratelimit

@@ -141,10 +141,10 @@ impl Limits {
     pub async fn take(
         &self,
         facts: &Facts<'_>,
+        now: Instant,
         timeout: Duration,
         charges: &mut Vec<Charge>,
     ) -> Result<(), Refused> {
-        let now = Instant::now();
         for (policy, cost) in &self.0 {
             match policy.take(facts, *cost, now, now + timeout).await {
                 Outcome::Exempt | Outcome::Open => {}
