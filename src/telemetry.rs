@@ -313,7 +313,7 @@ mod tests {
             assert_eq!(limiter.admit("pingora_core", start), Verdict::LeaveOut);
         }
         assert_eq!(
-            limiter.admit("pingora_core", start),
+            limiter.admit("pingora_load_balancing", start),
             Verdict::Write { left_out: 0 }
         );
         let later = start + WINDOW;
