@@ -4,11 +4,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::HeaderMap;
+
 use crate::filter::auth::Identity;
 use crate::filter::concurrency::Places;
 use crate::filter::cors::Stage;
 use crate::filter::headers::Facts;
 use crate::filter::ratelimit::Charge;
+use crate::filter::ratelimit::key::Caller;
+
 use crate::metrics::PooledConnection;
 use crate::reply::Rejection;
 use crate::request_id::RequestId;
@@ -128,16 +132,7 @@ impl RequestContext {
         use_facts: impl FnOnce(&Facts<'_>) -> T,
     ) -> T {
         let path_param = |name: &str| self.params.get(name, request.path);
-        use_facts(&self.facts(request, &path_param))
-    }
-
-    /// What templates may refer to.
-    pub fn facts<'a>(
-        &'a self,
-        request: &Lookup<'a>,
-        path_param: &'a (dyn Fn(&str) -> Option<&'a str> + Sync),
-    ) -> Facts<'a> {
-        Facts {
+        use_facts(&Facts {
             client_ip: self.client_ip,
             request_id: self.request_id.as_str(),
             route: self.route.as_ref().map_or("", |route| &*route.name),
@@ -153,6 +148,21 @@ impl RequestContext {
                 .as_ref()
                 .map_or("", |upstream| &*upstream.name),
             headers: request.headers,
+            path_param: &path_param,
+        })
+    }
+
+    /// What requests are counted by.
+    pub fn caller<'a>(
+        &'a self,
+        headers: &'a HeaderMap,
+        path_param: &'a (dyn Fn(&str) -> Option<&'a str> + Sync),
+    ) -> Caller<'a> {
+        Caller {
+            client_ip: self.client_ip,
+            route: self.route.as_ref().map_or("", |route| &*route.name),
+            identity: self.identity.as_deref(),
+            headers,
             path_param,
         }
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use http::Method;
 use ipnet::IpNet;
 use tokio::sync::watch;
 
@@ -22,6 +23,9 @@ use crate::metrics::{Metrics, RouteMetrics};
 use crate::reply::Notice;
 use crate::route::{Route, Router};
 use crate::upstream::Upstream;
+
+/// What the endpoints of the gateway's own answer.
+const OWN_METHODS: [Method; 3] = [Method::GET, Method::HEAD, Method::POST];
 
 /// One generation of the configuration, ready to run.
 pub struct Snapshot {
@@ -112,7 +116,7 @@ impl Snapshot {
             cors: config
                 .cors
                 .as_ref()
-                .map(|policy| Cors::compile(policy, &[])),
+                .map(|policy| Cors::compile(policy, &OWN_METHODS)),
             limits: config.limits,
             shutdown: config.shutdown.clone(),
             admin_token: admin.and_then(|admin| admin.token.clone()),

@@ -171,8 +171,8 @@ pub(super) fn rate(text: &str) -> Result<(u64, Duration), Invalid> {
         Some((_, _, seconds)) => Duration::from_secs(*seconds),
         None => duration(per).map_err(|_| refused("has no period that is known"))?,
     };
-    if count == 0 || period < Duration::from_secs(1) {
-        return Err(refused("is less than one, or in less than a second"));
+    if count == 0 || period.as_secs() == 0 || period.subsec_nanos() > 0 {
+        return Err(refused("is less than one, or not in whole seconds"));
     }
     if count > MAX_PER_SECOND.saturating_mul(period.as_secs()) {
         let most = format!("at most `{MAX_PER_SECOND}/s`");
@@ -291,6 +291,7 @@ mod tests {
             "-1/s",
             "1/week",
             "1/500ms",
+            "30/1500ms",
             "2000000/s",
             "1.5/s",
         ] {

@@ -14,8 +14,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::sync::oneshot;
 
-use super::headers::Facts;
-use super::ratelimit::key;
+use super::ratelimit::key::{self, Caller};
 use crate::config::model::{Bounds, Concurrency, KeyPart, MAX_CONCURRENCY_LIMITS};
 use crate::metrics::{ConcurrencyMetrics, ConcurrencyRefusal, Metrics};
 
@@ -78,9 +77,9 @@ impl Limit {
     }
 
     /// The number of a request's key.
-    pub fn key_of(&self, facts: &Facts<'_>) -> u64 {
+    pub fn key_of(&self, caller: &Caller<'_>) -> u64 {
         match self.is_keyed() {
-            true => key::hash(&self.key, facts, &self.gate.numbers),
+            true => key::hash(&self.key, caller, &self.gate.numbers),
             false => 0,
         }
     }

@@ -4,7 +4,6 @@ use std::task::Poll;
 use std::time::Instant;
 
 use super::failure::Failure;
-use super::receive::request_of;
 use super::{Context, Gateway};
 use crate::filter::concurrency::{Entered, Limit, Place, Waiting};
 use crate::listener::exchange::Exchange;
@@ -20,8 +19,9 @@ impl Gateway {
         route: &Route,
     ) -> Result<(), Failure> {
         for limit in route.concurrency.iter() {
-            let request = request_of(exchange, context);
-            let key = context.with_facts(&request, |facts| limit.key_of(facts));
+            let path = exchange.origin.head.target.path();
+            let path_param = |name: &str| context.params.get(name, path);
+            let key = limit.key_of(&context.caller(&exchange.request.headers, &path_param));
             let place = self.place(exchange, limit, key).await?;
             context.places.keep(place);
         }

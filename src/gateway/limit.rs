@@ -5,7 +5,6 @@ use std::time::Instant;
 use http::HeaderMap;
 
 use super::Context;
-use super::receive::request_of;
 use crate::filter::ratelimit::{self, Limits, Refused};
 use crate::listener::exchange::Exchange;
 use crate::message::Response;
@@ -25,11 +24,11 @@ pub(super) async fn admit(
     let before = context.limited_for.unwrap_or_default();
     // One for all policies, before authentication and behind it.
     let timeout = context.snapshot.rate_limits.timeout.saturating_sub(before);
-    let request = request_of(exchange, context);
+    let path = exchange.origin.head.target.path();
     let taken = {
-        let path_param = |name: &str| context.params.get(name, request.path);
-        let facts = context.facts(&request, &path_param);
-        limits.take(&facts, started, timeout, &mut charges).await
+        let path_param = |name: &str| context.params.get(name, path);
+        let caller = context.caller(&exchange.request.headers, &path_param);
+        limits.take(&caller, started, timeout, &mut charges).await
     };
     context.limited_for = Some(before + started.elapsed());
     context.charges = charges;

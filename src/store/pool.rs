@@ -46,13 +46,21 @@ pub(super) struct Pool {
 pub(super) struct Taken<'a> {
     pub connection: MultiplexedConnection,
     slot: &'a Slot,
+    /// What the slot had.
+    offered: Arc<MultiplexedConnection>,
 }
 
 impl Taken<'_> {
     /// The connection is of no more use: another takes its place.
     pub fn give_up(&self) {
-        self.slot.connection.store(None);
-        self.slot.spoilt.notify_one();
+        // Of many who notice, one says so, and nobody says it of the next connection.
+        let current = self.slot.connection.compare_and_swap(&self.offered, None);
+        if current
+            .as_ref()
+            .is_some_and(|current| Arc::ptr_eq(current, &self.offered))
+        {
+            self.slot.spoilt.notify_one();
+        }
     }
 }
 
@@ -80,9 +88,12 @@ impl Pool {
         let count = self.slots.len();
         let slots = (0..count).filter_map(|step| self.slots.get(turn.wrapping_add(step) % count));
         for slot in slots {
-            if let Some(connection) = &*slot.connection.load() {
-                let connection = MultiplexedConnection::clone(connection);
-                return Some(Taken { connection, slot });
+            if let Some(offered) = slot.connection.load_full() {
+                return Some(Taken {
+                    connection: MultiplexedConnection::clone(&offered),
+                    slot,
+                    offered,
+                });
             }
         }
         None

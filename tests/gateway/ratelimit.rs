@@ -14,7 +14,7 @@ use crate::support::{Client, Gateway, Origin, Script};
 /// These policies, and one route, `all`, that has these of them.
 fn config(policies: &str, limits: &str) -> String {
     format!(
-        "ratelimit:\n  policies:\n    {policies}\nroutes:\n  - name: all\n    respond: {{ body: ok }}\n    ratelimit: {limits}\n"
+        "ratelimit:\n  headers: {{ ratelimit: always }}\n  policies:\n    {policies}\nroutes:\n  - name: all\n    respond: {{ body: ok }}\n    ratelimit: {limits}\n"
     )
 }
 
@@ -72,6 +72,18 @@ fn a_client_has_its_number_and_is_told_so() {
 }
 
 #[test]
+fn only_refusals_tell_of_limits_unless_more_is_asked_for() {
+    let yaml = config("p: { limit: 1/h }", "p").replace("  headers: { ratelimit: always }\n", "");
+    let gateway = Gateway::start(&yaml);
+    let first = get(gateway.addr(), "/");
+    assert_eq!((first.status, first.header("ratelimit")), (200, None));
+    let refused = get(gateway.addr(), "/");
+    assert!(refused.header("ratelimit").is_some() && refused.header("retry-after").is_some());
+    assert_eq!(refused.header("ratelimit-policy"), Some("\"p\";q=1;w=3600"));
+    assert_eq!(refused.header("x-ratelimit-limit"), None);
+}
+
+#[test]
 fn what_was_used_comes_back() {
     let gateway = Gateway::start(&config("p: { limit: 20/s, burst: 1 }", "p"));
     let mut client = gateway.connect();
@@ -85,8 +97,8 @@ fn what_was_used_comes_back() {
 #[test]
 fn several_windows_hold_together_and_the_older_fields_tell_of_the_tightest() {
     let yaml = config("p: { limit: [5/h, { limit: 100/day, burst: 2 }] }", "p").replace(
-        "ratelimit:\n  policies",
-        "ratelimit:\n  headers: { ratelimit: true, x_ratelimit: true }\n  policies",
+        "headers: { ratelimit: always }",
+        "headers: { ratelimit: always, x_ratelimit: always }",
     );
     let gateway = Gateway::start(&yaml);
     let first = get(gateway.addr(), "/");
@@ -138,7 +150,7 @@ fn who_calls_is_counted_behind_authentication_and_clients_before_it() {
 ratelimit:
   default: [clients, users]
   policies:
-    clients: {{ limit: 6/h }}
+    clients: {{ limit: 8/h }}
     users: {{ key: subject, limit: 2/h, tiers: {{ claim: plan, limits: {{ gold: 3/h }} }} }}
 routes: [{{ name: all, upstream: 'http://{}' }}]",
         origin.address()
@@ -154,7 +166,7 @@ routes: [{{ name: all, upstream: 'http://{}' }}]",
     let statuses = |subject, plan, last| [(); 4].map(|()| call(subject, plan, last).status);
     assert_eq!(statuses("alice", "free", 1), [200, 200, 429, 429]);
     assert_eq!(statuses("bob", "gold", 2), [200, 200, 200, 429]);
-    // A user's refusals do not use up what the client has: two of six were taken.
+    // What stood before authentication stays taken, whoever refuses behind it.
     assert_eq!(statuses("carol", "gold", 1), [200, 200, 200, 429]);
     // Bad credentials do: nobody has them checked without end.
     let bad = |last| {
@@ -162,8 +174,8 @@ routes: [{{ name: all, upstream: 'http://{}' }}]",
         let mut client = Client::connect_from(source, gateway.addr());
         client.exchange("GET / HTTP/1.1\r\nHost: a.test\r\nAuthorization: Bearer x\r\n\r\n")
     };
-    let refused: Vec<u16> = (0..8).map(|_| bad(3).status).collect();
-    assert_eq!(refused, [401, 401, 401, 401, 401, 401, 429, 429]);
+    let refused: Vec<u16> = (0..10).map(|_| bad(3).status).collect();
+    assert_eq!(refused, [401, 401, 401, 401, 401, 401, 401, 401, 429, 429]);
     assert_eq!(origin.requests(), 8);
 }
 
@@ -178,6 +190,7 @@ fn routes_and_responses_say_what_a_request_costs() {
     let backend = origin.address();
     let gateway = Gateway::start(&format!(
         "ratelimit:
+  headers: {{ ratelimit: always }}
   policies:
     p: {{ limit: 10/h }}
     q: {{ key: 'header:x-who', limit: 10/h, cost_header: x-cost }}
@@ -275,7 +288,7 @@ fn fields_of_a_backends_own_are_replaced() {
         "HTTP/1.1 200 OK\r\nRateLimit: \"x\";r=9\r\nRateLimit-Policy: \"x\";q=9\r\nContent-Length: 0\r\n\r\n",
     ));
     let gateway = Gateway::start(&format!(
-        "ratelimit: {{ policies: {{ p: {{ limit: 5/h }} }} }}
+        "ratelimit: {{ headers: {{ ratelimit: always }}, policies: {{ p: {{ limit: 5/h }} }} }}
 routes: [{{ name: all, upstream: 'http://{}', ratelimit: p }}]",
         origin.address()
     ));

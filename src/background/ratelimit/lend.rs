@@ -72,12 +72,12 @@ async fn lend(
         .await;
     let now = Instant::now();
     let is_late = now.saturating_duration_since(asked) > shared.patience();
-    let mut in_time = 0;
+    let (mut in_time, mut why) = (0, None);
     for (order, answer) in orders.iter().zip(answers) {
         let loan = match answer {
             Ok(numbers) => read(&numbers),
             Err(failure) => {
-                shared.failed(failure.kind, now);
+                why = why.or(Some(failure.kind));
                 None
             }
         };
@@ -87,7 +87,12 @@ async fn lend(
     match is_late {
         true if in_time > 0 => shared.failed(RedisError::Timeout, now),
         false if in_time > 0 => shared.answered(in_time, now),
-        _ => {}
+        // One server of a Cluster that is away is no outage of the others.
+        _ => {
+            if let Some(why) = why {
+                shared.failed(why, now);
+            }
+        }
     }
 }
 

@@ -74,35 +74,31 @@ async fn count(store: &Store, shared: &Shared, asked: Vec<Question>) {
         .run::<Vec<u64>, _>(RedisCommand::RateLimit, &COUNT, &calls)
         .await;
     drop(calls);
-    let mut in_time = 0;
+    let (mut in_time, mut failed) = (0, None);
     for (question, answer) in asked.into_iter().zip(answers) {
-        in_time += u32::from(told(shared, question, answer));
+        match told(question, answer) {
+            Ok(came_in_time) => in_time += u32::from(came_in_time),
+            Err(why) => failed = failed.or(why),
+        }
     }
-    if in_time > 0 {
-        shared.answered(in_time, Instant::now());
+    // One server of a Cluster that is away is no outage of the others, and however many asked it, it
+    // failed once.
+    match failed {
+        _ if in_time > 0 => shared.answered(in_time, Instant::now()),
+        Some(why) => shared.failed(why, Instant::now()),
+        None => {}
     }
 }
 
-/// Hands an answer over, and says whether it was one and came in time.
-fn told(shared: &Shared, question: Question, answer: Result<Vec<u64>, Failure>) -> bool {
-    match answer.map(read) {
-        Ok(Some(answer)) => question.answer(Ok(answer)),
-        Ok(None) => {
-            fail(shared, question, RedisError::Protocol);
-            false
-        }
-        Err(failure) => {
-            fail(shared, question, failure.kind);
-            false
-        }
-    }
-}
-
-fn fail(shared: &Shared, question: Question, why: RedisError) {
-    // Who waits no longer has said so.
-    if question.answer(Err(why)) {
-        shared.failed(why, Instant::now());
-    }
+/// Hands an answer over, and says whether it came in time. An error: there was none, and why, unless
+/// nobody waits any longer, who has said so.
+fn told(question: Question, answer: Result<Vec<u64>, Failure>) -> Result<bool, Option<RedisError>> {
+    let why = match answer.map(read) {
+        Ok(Some(answer)) => return Ok(question.answer(Ok(answer))),
+        Ok(None) => RedisError::Protocol,
+        Err(failure) => failure.kind,
+    };
+    Err(question.answer(Err(why)).then_some(why))
 }
 
 fn read(numbers: Vec<u64>) -> Option<Answer> {

@@ -33,7 +33,10 @@ fn is_missing(live: &Live, store: &Store) -> bool {
     let limits = &snapshot.rate_limits;
     let is_there = || {
         let available = store.availability();
-        available.is_some_and(|there| *there.borrow()) && limits.shared().is_answering()
+        let shared = limits.shared();
+        // Nobody finds out that an outage is over when no policy asks.
+        let answers = shared.is_answering() || !shared.is_used();
+        available.is_some_and(|there| *there.borrow()) && answers
     };
     limits.required && !is_there()
 }

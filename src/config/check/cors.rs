@@ -11,9 +11,16 @@ use crate::config::scalar::List;
 use crate::config::tree::Path;
 
 const EVERY: &str = "*";
+/// The origin of pages that do not say theirs.
+const NOBODY: &str = "null";
 
-/// Origins that nobody means: a pattern that matches all of these matches everything.
-const ANYBODY: [&str; 2] = ["https://a.invalid", "http://b.invalid:1"];
+/// Origins that nobody means: a pattern that matches one of these matches too much.
+const ANYBODY: [&str; 4] = [
+    "https://a.invalid",
+    "https://a.invalid:1",
+    "http://b.invalid",
+    "http://b.invalid:1",
+];
 
 impl Checker<'_> {
     /// The policy at the top.
@@ -80,6 +87,9 @@ impl Checker<'_> {
                     self.refuse_everybody(written, &at);
                 }
                 AllowedOrigin::Text(text) => {
+                    if text == NOBODY {
+                        self.refuse_everybody(written, &at);
+                    }
                     patterns.push(self.accept(&at, OriginPattern::parse(text)));
                 }
                 AllowedOrigin::Expression(expression) => {
@@ -134,5 +144,5 @@ impl Checker<'_> {
 fn is_everybody(pattern: &OriginPattern) -> bool {
     ANYBODY
         .iter()
-        .all(|text| Origin::parse(text).is_some_and(|origin| pattern.matches(Some(&origin))))
+        .any(|text| Origin::parse(text).is_some_and(|origin| pattern.matches(Some(&origin))))
 }

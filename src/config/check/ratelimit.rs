@@ -8,7 +8,7 @@ use super::header::header_name;
 use crate::config::file::{self, RouteLimits};
 use crate::config::model::{
     self, AuthPolicy, Cost, Exempt, FailureMode, KeyPart, MAX_WINDOWS, Mode, RateHeaders,
-    RateLimits, RatePolicy, RouteLimit, Scope, Tiers, Window,
+    RateLimits, RatePolicy, RouteLimit, Scope, Tiers, Told, Window,
 };
 use crate::config::pattern::PathPattern;
 use crate::config::problem::{Invalid, quote, suggestion};
@@ -76,8 +76,8 @@ impl Checker<'_> {
                 Vec::new()
             },
             headers: RateHeaders {
-                standard: written.headers.ratelimit,
-                x_ratelimit: written.headers.x_ratelimit,
+                standard: told(written.headers.ratelimit),
+                x_ratelimit: told(written.headers.x_ratelimit),
             },
             timeout: written.timeout.0,
             required: written.required,
@@ -382,6 +382,14 @@ impl Checker<'_> {
                 self.warnings.push(format!("{at}: {name} {what}"));
             }
         }
+    }
+}
+
+fn told(written: file::Told) -> Told {
+    match written {
+        file::Told::Always => Told::Always,
+        file::Told::Refusals => Told::Refusals,
+        file::Told::Never => Told::Never,
     }
 }
 

@@ -34,12 +34,24 @@ pub struct RateLimits {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RateHeaders {
-    /// Whether responses have `RateLimit` and `RateLimit-Policy`, as the draft
+    /// Which responses have `RateLimit` and `RateLimit-Policy`, as the draft
     /// draft-ietf-httpapi-ratelimit-headers-10 has them.
-    pub ratelimit: bool,
-    /// Whether responses have `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset`, of
+    pub ratelimit: Told,
+    /// Which responses have `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset`, of
     /// the policy that has the least left.
-    pub x_ratelimit: bool,
+    pub x_ratelimit: Told,
+}
+
+/// See [`RateHeaders::ratelimit`].
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Told {
+    /// All of limited routes. It takes about a microsecond for each.
+    Always,
+    /// Those with 429.
+    Refusals,
+    /// None.
+    Never,
 }
 
 /// One policy.
@@ -90,7 +102,7 @@ pub struct RatePolicy {
     #[schemars(range(min = 16, max = 128))]
     pub ipv6_prefix: u8,
     /// How many keys are known at the same time, for each limit. One of them takes 24 bytes, with
-    /// `scope: shared` up to 300 more. Beyond it, keys share what the least busy of them has left: some
+    /// `mode: fast` about half a kilobyte more. Beyond it, keys share what the least busy of them has left: some
     /// get less than their limit, none gets more.
     #[serde(default = "max_keys")]
     #[schemars(range(min = 1024, max = 100_000_000))]
@@ -254,8 +266,8 @@ impl Default for RateLimits {
 impl Default for RateHeaders {
     fn default() -> Self {
         Self {
-            ratelimit: true,
-            x_ratelimit: false,
+            ratelimit: Told::Refusals,
+            x_ratelimit: Told::Never,
         }
     }
 }

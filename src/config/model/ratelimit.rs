@@ -23,9 +23,20 @@ pub struct RateLimits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateHeaders {
     /// `RateLimit` and `RateLimit-Policy`.
-    pub standard: bool,
+    pub standard: Told,
     /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`.
-    pub x_ratelimit: bool,
+    pub x_ratelimit: Told,
+}
+
+/// Which responses have fields about limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// All of a limited route.
+    Always,
+    /// Those with 429.
+    Refusals,
+    /// None.
+    Never,
 }
 
 /// One policy.

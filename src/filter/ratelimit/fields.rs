@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Charge;
 use super::rate::Verdict;
-use crate::config::model::{RateHeaders, Window};
+use crate::config::model::{RateHeaders, Told, Window};
 
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -77,31 +77,33 @@ impl Announced {
 
 /// Tells a client of the policies that its request was held against.
 pub fn tell(charges: &[Charge], which: RateHeaders, headers: &mut HeaderMap) {
-    if charges.is_empty() {
-        return;
-    }
-    if which.standard {
+    let told = || charges.iter().filter(|charge| charge.is_told());
+    // The one that refuses stands alone.
+    let is_refused = || told().any(|charge| !charge.verdict.admitted);
+    let is_told = |which| match which {
+        Told::Always => told().next().is_some(),
+        Told::Refusals => is_refused(),
+        Told::Never => false,
+    };
+    if is_told(which.standard) {
         let mut said = String::with_capacity(48 * charges.len());
-        for (index, charge) in charges.iter().enumerate() {
-            if index > 0 {
+        for (index, charge) in told().enumerate() {
+            let policy = charge.announced().policy.clone();
+            // What a backend says of limits of its own would be taken for ours.
+            if index == 0 {
+                headers.insert(RATELIMIT_POLICY, policy);
+            } else {
                 said.push_str(", ");
+                headers.append(RATELIMIT_POLICY, policy);
             }
             charge.announced().say(&charge.verdict, &mut said);
         }
-        // What a backend says of limits of its own would be taken for ours.
         if let Ok(said) = HeaderValue::try_from(said) {
             headers.insert(RATELIMIT, said);
         }
-        for (index, charge) in charges.iter().enumerate() {
-            let policy = charge.announced().policy.clone();
-            match index {
-                0 => drop(headers.insert(RATELIMIT_POLICY, policy)),
-                _ => drop(headers.append(RATELIMIT_POLICY, policy)),
-            }
-        }
     }
-    if which.x_ratelimit
-        && let Some(charge) = tightest(charges)
+    if is_told(which.x_ratelimit)
+        && let Some(charge) = tightest(told())
     {
         let (announced, verdict) = (charge.announced(), &charge.verdict);
         headers.insert(X_LIMIT, announced.limit(verdict).into());
@@ -111,10 +113,8 @@ pub fn tell(charges: &[Charge], which: RateHeaders, headers: &mut HeaderMap) {
 }
 
 /// The one that refuses, or else the one with the least left.
-fn tightest(charges: &[Charge]) -> Option<&Charge> {
-    charges
-        .iter()
-        .min_by_key(|charge| (charge.verdict.admitted, charge.verdict.remaining))
+fn tightest<'a>(charges: impl Iterator<Item = &'a Charge>) -> Option<&'a Charge> {
+    charges.min_by_key(|charge| (charge.verdict.admitted, charge.verdict.remaining))
 }
 
 /// When there will be something again, or all of it.

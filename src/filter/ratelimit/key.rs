@@ -6,12 +6,13 @@ use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::net::IpAddr;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use http::HeaderMap;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde_json::Value;
 
 use crate::config::model::KeyPart;
+use crate::filter::auth::Identity;
 use crate::filter::auth::credential;
-use crate::filter::headers::Facts;
 use crate::metrics::AuthMethod;
 
 /// The longest part that a name has as it is; longer ones are hashed.
@@ -19,6 +20,22 @@ const MAX_PART: usize = 128;
 
 /// Between the parts of a name.
 const SEPARATOR: char = '|';
+
+/// What of a request it can be counted by. Less than [`Facts`](crate::filter::headers::Facts), and so
+/// without the price of what templates may refer to.
+#[derive(Clone, Copy)]
+pub struct Caller<'a> {
+    /// The client's address, behind trusted proxies.
+    pub client_ip: IpAddr,
+    /// The route's name.
+    pub route: &'a str,
+    /// Who calls, once that is proved.
+    pub identity: Option<&'a Identity>,
+    /// The request's header.
+    pub headers: &'a HeaderMap,
+    /// Looks a path parameter up by name.
+    pub path_param: &'a (dyn Fn(&str) -> Option<&'a str> + Sync),
+}
 
 /// The value of one part.
 enum Found<'a> {
@@ -34,12 +51,12 @@ enum Found<'a> {
 
 /// The number that a request's key has here. Nobody outside can foresee it, so nobody can choose keys
 /// that meet.
-pub fn hash(parts: &[KeyPart], facts: &Facts<'_>, state: &RandomState) -> u64 {
+pub fn hash(parts: &[KeyPart], caller: &Caller<'_>, state: &RandomState) -> u64 {
     let mut hasher = state.build_hasher();
     for part in parts {
-        match find(part, facts) {
+        match find(part, caller) {
             Some(found) => found.hash(&mut hasher),
-            None => client(facts, part).hash_as(&mut hasher, 9),
+            None => client(caller, part).hash_as(&mut hasher, 9),
         }
     }
     hasher.finish()
@@ -47,18 +64,18 @@ pub fn hash(parts: &[KeyPart], facts: &Facts<'_>, state: &RandomState) -> u64 {
 
 /// The name of a request's key, the same on every instance: without what may be a secret, and of
 /// visible ASCII.
-pub fn name(parts: &[KeyPart], facts: &Facts<'_>) -> String {
+pub fn name(parts: &[KeyPart], caller: &Caller<'_>) -> String {
     let mut name = String::new();
     for (index, part) in parts.iter().enumerate() {
         if index > 0 {
             name.push(SEPARATOR);
         }
-        match find(part, facts) {
+        match find(part, caller) {
             Some(found) => found.write(&mut name),
             None => {
                 // Never taken for what the part is about.
                 name.push('~');
-                client(facts, part).write(&mut name);
+                client(caller, part).write(&mut name);
             }
         }
     }
@@ -69,32 +86,32 @@ pub fn name(parts: &[KeyPart], facts: &Facts<'_>) -> String {
 }
 
 /// What the request has of this part.
-fn find<'a>(part: &KeyPart, facts: &Facts<'a>) -> Option<Found<'a>> {
+fn find<'a>(part: &KeyPart, caller: &Caller<'a>) -> Option<Found<'a>> {
     match part {
-        KeyPart::ClientIp { .. } => Some(client(facts, part)),
+        KeyPart::ClientIp { .. } => Some(client(caller, part)),
         KeyPart::Identity => {
-            let identity = facts.identity?;
+            let identity = caller.identity?;
             Some(Found::Subject(&identity.scheme, identity.subject()))
         }
         KeyPart::ApiKey => {
-            let identity = facts.identity?;
+            let identity = caller.identity?;
             let is_key = identity.method == AuthMethod::ApiKey;
             is_key.then(|| Found::Subject(&identity.scheme, identity.subject()))
         }
-        KeyPart::Header(name) => Some(Found::Private(facts.headers.get(name)?.as_bytes())),
+        KeyPart::Header(name) => Some(Found::Private(caller.headers.get(name)?.as_bytes())),
         KeyPart::Cookie(name) => {
-            let value = credential::of_cookie(facts.headers, name).ok()??;
+            let value = credential::of_cookie(caller.headers, name).ok()??;
             Some(Found::Private(value.as_bytes()))
         }
-        KeyPart::PathParam(name) => Some(Found::Plain((facts.path_param)(name)?.into())),
-        KeyPart::Route => Some(Found::Plain(facts.route.into())),
-        KeyPart::Claim(path) => claim(path, facts).map(Found::Plain),
+        KeyPart::PathParam(name) => Some(Found::Plain((caller.path_param)(name)?.into())),
+        KeyPart::Route => Some(Found::Plain(caller.route.into())),
+        KeyPart::Claim(path) => claim(path, caller).map(Found::Plain),
     }
 }
 
 /// A claim as a text, if it is a single value.
-pub fn claim<'a>(path: &str, facts: &Facts<'a>) -> Option<Cow<'a, str>> {
-    match facts.identity?.claim(path)? {
+pub fn claim<'a>(path: &str, caller: &Caller<'a>) -> Option<Cow<'a, str>> {
+    match caller.identity?.claim(path)? {
         Value::String(text) => Some(text.as_str().into()),
         Value::Number(number) => Some(number.to_string().into()),
         Value::Bool(value) => Some(value.to_string().into()),
@@ -102,13 +119,13 @@ pub fn claim<'a>(path: &str, facts: &Facts<'a>) -> Option<Cow<'a, str>> {
     }
 }
 
-fn client<'a>(facts: &Facts<'_>, part: &KeyPart) -> Found<'a> {
+fn client<'a>(caller: &Caller<'_>, part: &KeyPart) -> Found<'a> {
     let prefix = match part {
         KeyPart::ClientIp { ipv6_prefix } => *ipv6_prefix,
         // What one customer usually has for himself.
         _ => 64,
     };
-    Found::Client(facts.client_ip.to_canonical(), prefix)
+    Found::Client(caller.client_ip.to_canonical(), prefix)
 }
 
 impl Found<'_> {
@@ -192,7 +209,18 @@ impl std::fmt::Display for Digest<'_> {
 #[allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 mod tests {
     use super::*;
-    use crate::filter::fixture::{Request, facts};
+    use crate::filter::fixture::{self, Request};
+
+    fn facts(request: &Request) -> Caller<'_> {
+        let facts = fixture::facts(request);
+        Caller {
+            client_ip: facts.client_ip,
+            route: facts.route,
+            identity: facts.identity,
+            headers: facts.headers,
+            path_param: facts.path_param,
+        }
+    }
 
     const CLIENT: KeyPart = KeyPart::ClientIp { ipv6_prefix: 64 };
 
@@ -244,7 +272,7 @@ mod tests {
         let request = Request::get("/");
         let state = RandomState::new();
         let of = |address: &str, prefix| {
-            let facts = Facts {
+            let facts = Caller {
                 client_ip: address.parse().unwrap(),
                 ..facts(&request)
             };

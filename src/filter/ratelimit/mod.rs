@@ -5,7 +5,7 @@
 //! before authentication, so that nobody burns processors with signatures.
 
 mod fields;
-pub(super) mod key;
+pub mod key;
 pub mod lease;
 mod policy;
 pub mod rate;
@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderName};
 
+use self::key::Caller;
 use self::shared::Shared;
-use super::headers::Facts;
 use crate::config::model::{self, RateHeaders, RouteLimit};
 use crate::metrics::Metrics;
 
@@ -137,24 +137,26 @@ impl Limits {
     }
 
     /// Holds a request against all of them, or as far as the first that refuses it. What was taken is
-    /// added to `charges`; when one refuses, what earlier ones took is given back.
+    /// added to `charges`; when one refuses, what earlier ones of them took is given back.
     pub async fn take(
         &self,
-        facts: &Facts<'_>,
+        caller: &Caller<'_>,
         now: Instant,
         timeout: Duration,
         charges: &mut Vec<Charge>,
     ) -> Result<(), Refused> {
+        // What stood before authentication stays taken: nobody gets credentials checked for nothing.
+        let before = charges.len();
         for (policy, cost) in &self.0 {
-            match policy.take(facts, *cost, now, now + timeout).await {
+            match policy.take(caller, *cost, now, now + timeout).await {
                 Outcome::Exempt | Outcome::Open => {}
                 Outcome::Admitted(charge) => charges.push(charge),
                 Outcome::Refused(charge) => {
-                    charges.iter().for_each(Charge::give_back);
+                    charges.iter().skip(before).for_each(Charge::give_back);
                     return Err(Refused::Limited(charge));
                 }
                 Outcome::Closed => {
-                    charges.iter().for_each(Charge::give_back);
+                    charges.iter().skip(before).for_each(Charge::give_back);
                     return Err(Refused::Unavailable);
                 }
             }

@@ -7,13 +7,12 @@ use std::time::Instant;
 use http::HeaderName;
 
 use super::fields::Announced;
-use super::key;
+use super::key::{self, Caller};
 use super::lease::{Leases, Taken};
 use super::rate::{Nanos, Rate, Verdict};
 use super::shared::{Shared, Unanswered};
 use super::table::Table;
 use crate::config::model::{FailureMode, Mode, RatePolicy, Scope, Window};
-use crate::filter::headers::Facts;
 use crate::metrics::{LimitResult, LimitSource, Metrics, RateLimitMetrics};
 
 /// A policy, ready to run.
@@ -72,8 +71,8 @@ pub struct Charge {
 
 /// Where it was taken.
 enum Place {
-    /// From this instance's own buckets.
-    Here,
+    /// From this instance's own buckets, of which it has one of so many shares.
+    Here(u32),
     /// From the bucket of this name in Redis.
     Redis(Box<str>),
     /// From what was leased; with the name, if a response may say that it costs more.
@@ -82,7 +81,7 @@ enum Place {
 
 /// A request that is to be held against a policy.
 struct Asked<'a, 'f> {
-    facts: &'a Facts<'f>,
+    caller: &'a Caller<'f>,
     tier: Option<usize>,
     key: u64,
     cost: u64,
@@ -139,30 +138,30 @@ impl Policy {
     /// instances count together.
     pub async fn take(
         self: &Arc<Self>,
-        facts: &Facts<'_>,
+        caller: &Caller<'_>,
         cost: Option<u64>,
         now: Instant,
         until: Instant,
     ) -> Outcome {
-        if self.is_exempt(facts) {
+        if self.is_exempt(caller) {
             self.metrics
                 .decided(LimitResult::Exempt, LimitSource::Local);
             return Outcome::Exempt;
         }
         let asked = Asked {
-            facts,
-            tier: self.tier(facts),
-            key: key::hash(&self.config.key, facts, &self.buckets.state),
+            caller,
+            tier: self.tier(caller),
+            key: key::hash(&self.config.key, caller, &self.buckets.state),
             cost: cost.unwrap_or(self.config.cost.request),
         };
         let rates = &self.limits(asked.tier).rates;
         match (self.config.scope, &self.buckets.leases) {
             (Scope::Node, _) => {
                 let verdict = self.count_here(&asked, rates, now);
-                self.decided(&asked, Place::Here, verdict, LimitSource::Local)
+                self.decided(&asked, Place::Here(1), verdict, LimitSource::Local)
             }
             (Scope::Shared(_), Some(leases)) => {
-                let name = || self.name(facts).into_string();
+                let name = || self.name(caller).into_string();
                 match leases.take(asked.key, name, rates, asked.cost, now) {
                     Taken::Decided(verdict) => self.leased(&asked, verdict),
                     Taken::Unanswered(_) => self.without_redis(&asked, now),
@@ -181,18 +180,20 @@ impl Policy {
         now: Instant,
         until: Instant,
     ) -> Outcome {
+        let since = Instant::now();
         let answer = leases.wait(asked.key, asked.cost, until).await;
-        match self.waited(answer, now) {
+        match self.waited(answer, since) {
             Some(verdict) => self.leased(asked, verdict),
             None => self.without_redis(asked, now),
         }
     }
 
     async fn ask(self: &Arc<Self>, asked: &Asked<'_, '_>, now: Instant, until: Instant) -> Outcome {
-        let name = self.name(asked.facts);
+        let name = self.name(asked.caller);
         let rates = &self.limits(asked.tier).rates;
+        let since = Instant::now();
         let answer = self.shared.take(&name, rates, asked.cost, until).await;
-        match self.waited(answer, now) {
+        match self.waited(answer, since) {
             Some(verdict) => self.decided(asked, Place::Redis(name), verdict, LimitSource::Redis),
             None => self.without_redis(asked, now),
         }
@@ -205,7 +206,7 @@ impl Policy {
 
     fn leased(self: &Arc<Self>, asked: &Asked<'_, '_>, verdict: Verdict) -> Outcome {
         let may_cost_more = self.config.cost.response_header.is_some();
-        let name = may_cost_more.then(|| self.name(asked.facts));
+        let name = may_cost_more.then(|| self.name(asked.caller));
         self.decided(asked, Place::Lease(name), verdict, LimitSource::Redis)
     }
 
@@ -217,9 +218,10 @@ impl Policy {
             FailureMode::Local => {
                 let instances = self.shared.instances();
                 let whole = self.limits(asked.tier).rates.iter();
-                let rates: Vec<Rate> = whole.map(|rate| rate.share(instances)).collect();
+                let share = |rate: &Rate| rate.share(instances, asked.cost);
+                let rates: Vec<Rate> = whole.map(share).collect();
                 let verdict = self.count_here(asked, &rates, now);
-                self.decided(asked, Place::Here, verdict, source)
+                self.decided(asked, Place::Here(instances), verdict, source)
             }
             FailureMode::Open => {
                 self.metrics.decided(LimitResult::Allowed, source);
@@ -265,15 +267,13 @@ impl Policy {
         };
         match result {
             LimitResult::Limited => Outcome::Refused(charge),
-            // A policy that only counts tells clients nothing.
-            _ if self.config.dry_run => Outcome::Exempt,
             _ => Outcome::Admitted(charge),
         }
     }
 
-    fn is_exempt(&self, facts: &Facts<'_>) -> bool {
+    fn is_exempt(&self, caller: &Caller<'_>) -> bool {
         let exempt = &self.config.exempt;
-        let client = facts.client_ip.to_canonical();
+        let client = caller.client_ip.to_canonical();
         if exempt
             .networks
             .iter()
@@ -284,13 +284,13 @@ impl Policy {
         if exempt.keys.is_empty() {
             return false;
         }
-        let name = key::name(&self.config.key, facts);
+        let name = key::name(&self.config.key, caller);
         exempt.keys.contains(&name)
     }
 
-    fn tier(&self, facts: &Facts<'_>) -> Option<usize> {
+    fn tier(&self, caller: &Caller<'_>) -> Option<usize> {
         let tiers = self.config.tiers.as_ref()?;
-        let value = key::claim(&tiers.claim, facts)?;
+        let value = key::claim(&tiers.claim, caller)?;
         self.tiers.iter().position(|(tier, _)| **tier == *value)
     }
 
@@ -299,8 +299,8 @@ impl Policy {
         tier.map_or(&self.base, |(_, limits)| limits)
     }
 
-    fn name(&self, facts: &Facts<'_>) -> Box<str> {
-        let key = key::name(&self.config.key, facts);
+    fn name(&self, caller: &Caller<'_>) -> Box<str> {
+        let key = key::name(&self.config.key, caller);
         format!("ratelimit:{}:{key}", self.config.name).into()
     }
 }
@@ -329,15 +329,29 @@ impl Charge {
         self.return_units(self.cost);
     }
 
-    /// Without Redis a share was taken, of which this gives back less than it was.
+    /// Whether clients are told: a policy that only counts tells nobody.
+    pub(super) fn is_told(&self) -> bool {
+        !self.policy.config.dry_run
+    }
+
     fn return_units(&self, units: u64) {
         let rates = &self.policy.limits(self.tier).rates;
         let buckets = &self.policy.buckets;
         match (&self.place, &buckets.leases) {
             (Place::Redis(name), _) => self.policy.shared.give_back(name, rates, units),
             (Place::Lease(_), Some(leases)) => leases.give_back(self.key, units),
-            _ => buckets.table.give_back(self.key, rates, units),
+            _ => buckets.table.give_back(self.key, &self.own_rates(), units),
         }
+    }
+
+    /// The rates of this instance's own buckets.
+    fn own_rates(&self) -> Vec<Rate> {
+        let rates = self.policy.limits(self.tier).rates.iter();
+        let shares = match self.place {
+            Place::Here(shares) => shares,
+            Place::Redis(_) | Place::Lease(_) => 1,
+        };
+        rates.map(|rate| rate.share(shares, self.cost)).collect()
     }
 
     /// The header by which responses say what requests cost.
@@ -358,9 +372,10 @@ impl Charge {
             (Place::Lease(Some(name)), Some(leases)) => {
                 leases.charge(self.key, || name.to_string(), rates, more, now);
             }
-            _ => buckets
-                .table
-                .charge(self.key, rates, more, buckets.nanos(now)),
+            _ => {
+                let now = buckets.nanos(now);
+                buckets.table.charge(self.key, &self.own_rates(), more, now);
+            }
         }
     }
 }

@@ -65,9 +65,10 @@ impl Rate {
         }
     }
 
-    /// One of `count` equal shares, for an instance that has to count by itself. Rates add up to the
-    /// whole; bursts, too, unless there are fewer units than instances: each share has at least one.
-    pub fn share(&self, count: u32) -> Self {
+    /// One of `count` equal shares, for an instance that has to count by itself and lets through requests
+    /// of this cost. Rates add up to the whole; bursts, too, unless there are fewer units than that: each
+    /// share has room for one request.
+    pub fn share(&self, count: u32, cost: u64) -> Self {
         let count = u64::from(count.max(1));
         let Window {
             limit,
@@ -81,7 +82,7 @@ impl Rate {
                 true => period,
                 false => Duration::from_nanos(interval),
             },
-            burst: (burst / count).max(1),
+            burst: (burst / count).max(cost.min(burst)).max(1),
         };
         Self::of(interval, window)
     }
@@ -291,17 +292,19 @@ mod tests {
     #[test]
     fn shares_add_up_to_the_whole() {
         let whole = rate(100, 1, 50);
-        let share = whole.share(3);
+        let share = whole.share(3, 1);
         assert_eq!(share.interval, 3 * whole.interval);
         assert_eq!((share.window.limit, share.window.burst), (33, 16));
         assert_eq!(share.depth, 16 * share.interval);
-        assert_eq!(whole.share(1), whole);
-        assert_eq!(whole.share(0), whole);
+        assert_eq!(whole.share(1, 1), whole);
+        assert_eq!(whole.share(0, 1), whole);
+        assert_eq!(whole.share(3, 20).window.burst, 20);
+        assert_eq!(whole.share(3, 70).window.burst, 50);
     }
 
     #[test]
     fn a_share_of_less_than_one_is_one_in_a_longer_time() {
-        let share = rate(2, 1, 2).share(4);
+        let share = rate(2, 1, 2).share(4, 1);
         assert_eq!(share.interval, 2 * SECOND);
         assert_eq!(share.depth, 2 * SECOND);
         let expected = Window {

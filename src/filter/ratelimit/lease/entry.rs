@@ -21,6 +21,9 @@ const IDLE: Duration = Duration::from_secs(1);
 /// After that, tokens in use are accounted anew, before they lapse.
 const RENEWED: Duration = Duration::from_millis(1200);
 
+/// How long nobody asks again when nothing was left, whatever it takes to come back.
+const ASKED_AGAIN: Duration = Duration::from_secs(2);
+
 /// When nothing is left, the store is not asked again for so long, or for a part of what the smallest
 /// bucket takes to fill: what comes back meanwhile waits in the bucket.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -319,7 +322,12 @@ impl Entry {
             debts: loan.debts,
         };
         let verdict = answer.verdict(&self.rates, cost);
-        let until = now + verdict.retry_after.max(self.pause());
+        let mut pause = verdict.retry_after.max(self.pause());
+        if !self.is_overdrawn(&loan) {
+            // Others may have given back meanwhile, or somebody has deleted the key.
+            pause = pause.min(ASKED_AGAIN);
+        }
+        let until = now + pause;
         let at = now;
         Some(Refusal {
             verdict,

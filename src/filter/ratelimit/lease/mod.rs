@@ -287,7 +287,10 @@ impl Shard {
         if self.entries.len() < room {
             return true;
         }
-        let some = self.entries.iter().take(LOOKED_AT);
+        // From anywhere: from the beginning, those who cannot make way would gather there.
+        let from = fastrand::usize(..self.entries.len().max(1));
+        let all = self.entries.iter();
+        let some = all.clone().skip(from).chain(all).take(LOOKED_AT);
         let free = some.filter(|(_, entry)| entry.is_dispensable(now));
         let oldest = free.min_by_key(|(_, entry)| entry.last_use());
         let oldest = oldest.map(|(key, _)| *key);

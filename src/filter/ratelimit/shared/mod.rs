@@ -169,6 +169,11 @@ impl Shared {
         self.used.send_replace(used);
     }
 
+    /// Whether there are policies that ask.
+    pub fn is_used(&self) -> bool {
+        *self.used.borrow()
+    }
+
     fn tell(&self, key: &str, action: Action, rates: &[Rate], cost: u64) {
         if cost > 0 && self.is_answering() {
             // Lost where there is no room: it is a correction, and the limit itself holds.
