@@ -9,7 +9,7 @@
 //! most, which is not more than `burst + limit × t / period`, since the interval is rounded up. That costs
 //! less than 1 % of the limit up to ten million a second for one key.
 //!
-//! Sums saturate. No depth is longer than [`LONGEST`], so that a TAT at the end of time is refused.
+//! Sums saturate. No depth is longer than `LONGEST`, so that a TAT at the end of time is refused.
 
 use std::time::Duration;
 

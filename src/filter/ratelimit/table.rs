@@ -1,7 +1,7 @@
 //! The limiter of one instance: a table of TATs of a fixed size, exact while it has room for the keys that
 //! are limited at the time, and never too generous when it has not.
 //!
-//! A key, which is a keyed hash, belongs to one set of [`WAYS`] entries in each window, and sets belong to
+//! A key, which is a keyed hash, belongs to one set of `WAYS` entries in each window, and sets belong to
 //! parts that are locked apart. One lock covers all windows, so they are taken from together. An entry whose TAT has passed says nothing: its bucket is full. So there
 //! is nothing to sweep, and an entry is never removed, only taken over: a key that is not in its set takes
 //! the place with the smallest TAT AND INHERITS THAT TAT. This is Space-Saving (Metwally, Agrawal, El Abbadi,
@@ -13,7 +13,7 @@
 //! - An operation on the key's entry moves both on by the same, and `max` and `+` keep order.
 //! - The key loses its entry only as the smallest of its set, so none is below it, nor below R.
 //! - The smallest TAT of a set never falls: entries only grow, a newcomer begins at the smallest, and
-//!   what is given back stops at the smallest of the others ([`give_back`]).
+//!   what is given back stops at the smallest of the others (`give_back`).
 //! - So a key without an entry begins with a TAT that is not below R.
 //!
 //! What is admitted against a TAT that is not below R is admitted against R, which is the limit. The
