@@ -1,6 +1,7 @@
 //! From a request with a route to a backend, and to another one where the first fails.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::StatusCode;
 
@@ -131,13 +132,14 @@ impl Gateway {
         })
     }
 
-    /// Learns from the head of a response, and makes it the client's. An error: it is not to be passed
-    /// on.
+    /// Learns from the head of a response, for which the backend owed something since then, and makes it
+    /// the client's. An error: it is not to be passed on.
     pub(super) fn receive_head(
         &self,
         exchange: &mut Exchange,
         context: &mut Context,
         response: &mut Response,
+        owing_since: Option<Instant>,
     ) -> Result<(), Failure> {
         let is_upgrade = response.status == StatusCode::SWITCHING_PROTOCOLS;
         if is_upgrade && !forward::is_tunnel(exchange) {
@@ -146,8 +148,11 @@ impl Gateway {
             return Err(Failure::Backend(failed));
         }
         if let (Some(attempt), Some(upstream)) = (&mut context.attempt, &context.upstream) {
-            attempt.answered = Some(response.status.as_u16());
-            upstream.succeeded(attempt.admitted.backend());
+            let (now, status) = (Instant::now(), response.status.as_u16());
+            // What a slow client needed for its request is not held against the backend.
+            let latency = now - owing_since.unwrap_or(attempt.started);
+            attempt.answered = Some(status);
+            upstream.answered(attempt.admitted.backend(), status, latency, now);
         }
         authenticate::watch(response, exchange, context);
         limit::settle(response, context);

@@ -319,7 +319,7 @@ impl<'a> Relay<'a> {
 
     /// A head has come.
     fn head(&mut self, mut response: Response) -> Result<Option<Relayed>, Failure> {
-        self.owing_since = None;
+        let owing_since = self.owing_since.take();
         if response.is_interim() {
             if matches!(self.up, Up::Done) {
                 self.owing_since = Some(Instant::now());
@@ -331,7 +331,7 @@ impl<'a> Relay<'a> {
             return Ok(None);
         }
         self.gateway
-            .receive_head(self.exchange, self.context, &mut response)?;
+            .receive_head(self.exchange, self.context, &mut response, owing_since)?;
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(Some(Relayed::Upgraded(response)));
         }

@@ -180,10 +180,11 @@ impl Upstream {
         self.budget.take(now)
     }
 
-    /// Records an attempt that the backend answered.
-    pub fn succeeded(&self, backend: &Backend) {
+    /// Records that the backend answered an attempt with this status, so long after it could begin to.
+    /// Everything that is learned of answers is learned here.
+    pub fn answered(&self, backend: &Backend, _status: u16, _latency: Duration, now: Instant) {
         backend.known.outlier.succeeded();
-        backend.peers.answered();
+        backend.peers.answered(now);
     }
 
     /// Records an attempt that came back undone because the backend closes the connection, as it may

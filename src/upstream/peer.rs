@@ -117,9 +117,9 @@ impl Peers {
     }
 
     /// The backend answered.
-    pub(super) fn answered(&self) {
+    pub(super) fn answered(&self, now: Instant) {
         if self.may_share() {
-            self.answered.store(self.micros(Instant::now()), Relaxed);
+            self.answered.store(self.micros(now), Relaxed);
         }
     }
 

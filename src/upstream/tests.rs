@@ -111,7 +111,7 @@ fn connections_are_given_up_only_if_nothing_is_answered() {
     let key = || backend.peer(Purpose::Request).group_key;
     let first = key();
     let started = Instant::now();
-    upstream.succeeded(backend);
+    upstream.answered(backend, 200, Duration::from_millis(1), Instant::now());
     upstream.waited_in_vain(backend, started);
     assert_eq!(key(), first);
     upstream.waited_in_vain(backend, Instant::now() + Duration::from_secs(1));
