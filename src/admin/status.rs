@@ -168,7 +168,7 @@ fn of_route(route: &Route) -> Value {
 
 fn of_upstream(upstream: &Upstream, now: Instant) -> Value {
     let backends: Vec<Value> = upstream
-        .backends()
+        .members()
         .iter()
         .map(|backend| {
             json!({

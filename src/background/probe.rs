@@ -93,9 +93,9 @@ fn wanted(snapshot: &Snapshot) -> HashMap<Name, model::Upstream> {
         if upstream.health_check.is_none() {
             continue;
         }
-        for backend in &upstream.config.backends {
+        for backend in upstream.members().iter() {
             let name = (Arc::clone(&upstream.name), Arc::clone(&backend.name));
-            wanted.insert(name, target(&upstream.config, backend));
+            wanted.insert(name, target(&upstream.config, &backend.config));
         }
     }
     wanted
@@ -132,8 +132,8 @@ fn target(upstream: &model::Upstream, backend: &model::Backend) -> model::Upstre
 fn find(live: &Live, name: &Name) -> Option<(Arc<Upstream>, Arc<Backend>)> {
     let snapshot = live.load();
     let upstream = snapshot.upstream(&name.0)?;
-    let mut backends = upstream.backends().iter();
-    let backend = backends.find(|backend| backend.name == name.1)?;
+    let members = upstream.members();
+    let backend = members.iter().find(|backend| backend.name == name.1)?;
     Some((Arc::clone(upstream), Arc::clone(backend)))
 }
 

@@ -15,7 +15,7 @@ use crate::listener::exchange::Exchange;
 use crate::listener::framing::{Chunk, Framing};
 use crate::message::{Request, Response};
 use crate::route::rewrite;
-use crate::upstream::{self, Purpose};
+use crate::upstream::{self, Purpose, Wish};
 
 /// Fields that may be added beside those that say where a request comes from.
 const FURTHER_FIELDS: usize = 4;
@@ -39,7 +39,7 @@ pub(super) fn select(exchange: &Exchange, context: &mut Context) -> Option<Purpo
     let upstream = context.upstream.as_ref()?;
     // The last attempt's backend is free before the next one is busy.
     let retries = context.attempt.take().is_some();
-    let admitted = upstream.select(&mut context.tried, now)?;
+    let admitted = upstream.select(Wish::at(now), &mut context.tried)?;
     if retries {
         context.retries += 1;
     }

@@ -8,8 +8,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use super::known::Known;
 use super::peer::{Peers, Purpose};
 use crate::config::model;
-use crate::metrics::{BackendMetrics, Metrics};
-use crate::tls::backend::BackendTls;
+use crate::metrics::BackendMetrics;
 
 /// A member of an upstream.
 pub struct Backend {
@@ -17,9 +16,11 @@ pub struct Backend {
     pub name: Arc<str>,
     /// Its share of the traffic.
     pub weight: u32,
+    /// What it was made from.
+    pub config: model::Backend,
     pub(super) known: Arc<Known>,
     pub(super) metrics: Arc<BackendMetrics>,
-    pub(super) peers: Peers,
+    pub(super) peers: Arc<Peers>,
 }
 
 /// How a backend stands.
@@ -48,24 +49,6 @@ impl State {
 }
 
 impl Backend {
-    pub(super) fn new(
-        upstream: &model::Upstream,
-        backend: &model::Backend,
-        tls: Option<&BackendTls>,
-        metrics: &Metrics,
-        known: Arc<Known>,
-        now: Instant,
-    ) -> Self {
-        let own = metrics.upstream(&upstream.name);
-        Self {
-            name: Arc::clone(&backend.name),
-            weight: backend.weight,
-            known,
-            metrics: metrics.backend(&upstream.name, &backend.name),
-            peers: Peers::new(upstream, backend, tls, &own, now),
-        }
-    }
-
     /// How it stands.
     pub fn state(&self, now: Instant) -> State {
         if self.weight == 0 {
@@ -77,6 +60,17 @@ impl Backend {
         } else {
             State::Up
         }
+    }
+
+    /// Whether it may be given a request now, if it is among those that may be chosen. Asked for each
+    /// candidate, so it costs a few loads: here a circuit breaker or a bound on its requests speaks.
+    pub fn accepts(&self, now: Instant) -> bool {
+        self.state(now) == State::Up
+    }
+
+    /// What tells it from other backends, also of other generations.
+    pub fn id(&self) -> u32 {
+        self.known.id
     }
 
     /// Requests it is answering.

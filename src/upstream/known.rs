@@ -1,14 +1,19 @@
 //! What is known of a backend, whatever generation of the configuration asks: it outlives reloads.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use super::outlier::Outlier;
 
-/// What was learned of one backend, shared by every generation that has it.
+/// Numbers for backends, in the order in which they are first heard of.
+static NEXT_ID: AtomicU32 = AtomicU32::new(0);
+
+/// What was learned of one backend, shared by every generation and every membership that has it.
 #[derive(Debug)]
 pub(super) struct Known {
+    /// Tells it from every other backend, whatever place it has among the members.
+    pub id: u32,
     /// What its requests say of it.
     pub outlier: Outlier,
     probed_up: AtomicBool,
@@ -19,6 +24,7 @@ impl Known {
     /// A backend nothing is known of is taken to be up.
     pub fn nothing(now: Instant) -> Arc<Self> {
         Arc::new(Self {
+            id: NEXT_ID.fetch_add(1, Relaxed),
             outlier: Outlier::new(now),
             probed_up: AtomicBool::new(true),
             in_flight: AtomicUsize::new(0),

@@ -4,22 +4,27 @@ mod backend;
 pub mod balance;
 mod complaint;
 mod known;
+mod members;
 mod outlier;
 mod peer;
+mod plan;
 mod retry;
+mod wish;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
 pub use backend::{Admitted, Backend, State};
-use balance::Schedule;
 use complaint::Complaints;
-use known::Known;
+use members::Maker;
+pub use members::Members;
 pub use peer::Purpose;
+use plan::Plan;
 use retry::RetryBudget;
+pub use wish::{Tried, Wish};
 
 use crate::config::model;
 use crate::filter::concurrency::Limit;
@@ -42,40 +47,16 @@ pub struct Upstream {
     pub config: model::Upstream,
     /// How many requests may be in flight to it.
     pub concurrency: Option<Limit>,
-    backends: Vec<Arc<Backend>>,
+    tls: Option<BackendTls>,
     complaints: Complaints,
     budget: Arc<RetryBudget>,
-    /// Grows whenever a member comes or goes, in whatever generation that is noticed.
+    /// Grows whenever a member changes its state, in whatever generation that is noticed.
     changes: Arc<AtomicU64>,
-    /// What `changes` was when the schedule was made.
-    scheduled: AtomicU64,
-    /// The members that are up, by weight. Made anew when one comes or goes.
-    schedule: ArcSwap<Schedule>,
+    /// The members, and what is drawn from. Made anew when one comes, goes or changes its state.
+    plan: ArcSwap<Plan>,
     epoch: Instant,
-    /// When the next ejection ends, in milliseconds since `epoch`; `u64::MAX` for never.
-    next_return: AtomicU64,
-    /// Held while the schedule is made; never on the way of a request that finds one ready.
-    rebuilding: Mutex<()>,
-}
-
-/// The members that an earlier attempt of the same request was given to.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Tried {
-    members: [u16; 8],
-    count: usize,
-}
-
-impl Tried {
-    fn contains(&self, member: u16) -> bool {
-        self.members[..self.count].contains(&member)
-    }
-
-    fn push(&mut self, member: u16) {
-        if let Some(slot) = self.members.get_mut(self.count) {
-            *slot = member;
-            self.count += 1;
-        }
-    }
+    /// Held while a plan is made; no request ever waits for it.
+    planning: Mutex<()>,
 }
 
 impl Upstream {
@@ -88,31 +69,22 @@ impl Upstream {
         previous: Option<&Self>,
     ) -> Self {
         let tls = config.tls.as_ref().map(BackendTls::new);
-        let backends = config
-            .backends
-            .iter()
-            .map(|backend| {
-                let known = previous.and_then(|previous| previous.known(backend));
-                let known = known.unwrap_or_else(|| Known::nothing(now));
-                if config.health_check.is_none() {
-                    // No probe would ever bring it back.
-                    known.set_probed(true);
-                }
-                Arc::new(Backend::new(
-                    config,
-                    backend,
-                    tls.as_ref(),
-                    metrics,
-                    known,
-                    now,
-                ))
-            })
-            .collect();
+        let maker = Maker {
+            config,
+            tls: tls.as_ref(),
+            metrics,
+            now,
+        };
+        let before = previous.map(Self::members).unwrap_or_default();
+        let members = maker.compile(members::first(config, previous), &before);
+        let changes: Arc<AtomicU64> =
+            previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.changes));
+        let plan = Plan::new(Arc::new(members), changes.load(Ordering::Relaxed), now);
         let budget = previous
             .filter(|previous| previous.config.retries == config.retries)
             .map(|previous| Arc::clone(&previous.budget));
         let places = previous.and_then(|previous| previous.concurrency.as_ref());
-        let upstream = Self {
+        Self {
             concurrency: config
                 .concurrency
                 .map(|bounds| Limit::of_upstream(bounds, &config.name, metrics, places)),
@@ -122,52 +94,52 @@ impl Upstream {
             health_check: config.health_check.clone(),
             metrics: metrics.upstream(&config.name),
             config: config.clone(),
-            backends,
+            tls,
             complaints: Complaints::default(),
             budget: budget.unwrap_or_else(|| Arc::new(RetryBudget::new(&config.retries, now))),
-            changes: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.changes)),
-            scheduled: AtomicU64::new(0),
-            schedule: ArcSwap::from_pointee(Schedule::new(&[])),
+            changes,
+            plan: ArcSwap::from_pointee(plan),
             epoch: now,
-            next_return: AtomicU64::new(u64::MAX),
-            rebuilding: Mutex::new(()),
+            planning: Mutex::new(()),
+        }
+    }
+
+    /// The members as they are now.
+    pub fn members(&self) -> Arc<Members> {
+        Arc::clone(&self.plan.load().members)
+    }
+
+    /// Replaces the members, at any time and as often as a discovery likes. Those that stay (by name
+    /// and address) keep what is known of them, their connections and their metrics. Those that go are
+    /// given no further request and finish those that they have. Without members every request is
+    /// refused, until there are some.
+    pub fn set_members(&self, wanted: &[model::Backend], metrics: &Metrics, now: Instant) {
+        let _one_at_a_time = self.plan_alone();
+        let maker = Maker {
+            config: &self.config,
+            tls: self.tls.as_ref(),
+            metrics,
+            now,
         };
-        upstream.rebuild(now);
-        upstream
-    }
-
-    /// What is known of the member that has this name and address.
-    fn known(&self, backend: &model::Backend) -> Option<Arc<Known>> {
-        let same =
-            |own: &model::Backend| own.name == backend.name && own.address == backend.address;
-        let place = self.config.backends.iter().position(same)?;
-        Some(Arc::clone(&self.backends.get(place)?.known))
-    }
-
-    /// The members.
-    pub fn backends(&self) -> &[Arc<Backend>] {
-        &self.backends
+        let members = maker.replace(wanted, &self.members());
+        self.plan_locked(Arc::new(members), now);
     }
 
     /// Chooses a member, one that was not tried before if there is one. `None`: all are out.
-    pub fn select(&self, tried: &mut Tried, now: Instant) -> Option<Admitted> {
-        if self.is_stale(now) {
-            self.rebuild(now);
+    pub fn select(&self, wish: Wish, tried: &mut Tried) -> Option<Admitted> {
+        let mut plan = self.plan.load();
+        if self.is_stale(&plan, wish.now) && self.try_plan(wish.now) {
+            plan = self.plan.load();
         }
-        let schedule = self.schedule.load();
-        let member = if tried.count == 0 {
-            schedule.next()?
-        } else {
-            schedule.other(|member| !tried.contains(member))?
-        };
-        tried.push(member);
-        self.backends.get(usize::from(member)).map(Backend::admit)
+        let backend = plan.choose(wish, tried)?;
+        tried.push(backend.id());
+        Some(backend.admit())
     }
 
-    /// Whether a member came or went since the schedule was made.
-    fn is_stale(&self, now: Instant) -> bool {
-        self.changes.load(Ordering::Relaxed) != self.scheduled.load(Ordering::Relaxed)
-            || self.millis(now) >= self.next_return.load(Ordering::Relaxed)
+    /// Whether a member changed its state since the plan was made.
+    fn is_stale(&self, plan: &Plan, now: Instant) -> bool {
+        self.changes.load(Ordering::Relaxed) != plan.changes
+            || plan.due.is_some_and(|due| now >= due)
     }
 
     /// Records a request, its retries not counted.
@@ -221,12 +193,10 @@ impl Upstream {
         if !backend.known.outlier.failed(&self.config.outlier) || backend.state(now) != State::Up {
             return;
         }
-        let _one_at_a_time = self
-            .rebuilding
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.plan_alone();
+        let members = self.members();
         let ejected = self.count(State::Ejected, now);
-        let allowed = (self.config.outlier.max_ejected * self.backends.len() as f64) as usize;
+        let allowed = (self.config.outlier.max_ejected * members.len() as f64) as usize;
         if ejected >= allowed || backend.state(now) != State::Up {
             return;
         }
@@ -240,7 +210,7 @@ impl Upstream {
             reason.as_str(),
         );
         self.changes.fetch_add(1, Ordering::Relaxed);
-        self.rebuild_locked(now);
+        self.plan_locked(members, now);
     }
 
     /// Takes over what a backend's probes say.
@@ -257,8 +227,15 @@ impl Upstream {
                 backend.name
             );
         }
+        self.changed(now);
+    }
+
+    /// A member changed its state: every generation shall look again. To be called by whatever decides
+    /// on that.
+    fn changed(&self, now: Instant) {
         self.changes.fetch_add(1, Ordering::Relaxed);
-        self.rebuild(now);
+        let _one_at_a_time = self.plan_alone();
+        self.plan_locked(self.members(), now);
     }
 
     /// Counts one probe.
@@ -271,38 +248,34 @@ impl Upstream {
     }
 
     fn count(&self, state: State, now: Instant) -> usize {
-        self.backends
-            .iter()
-            .filter(|backend| backend.state(now) == state)
-            .count()
+        let members = self.members();
+        let those = members.iter().filter(|one| one.state(now) == state);
+        those.count()
     }
 
-    fn rebuild(&self, now: Instant) {
-        let _one_at_a_time = self
-            .rebuilding
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        self.rebuild_locked(now);
+    fn plan_alone(&self) -> MutexGuard<'_, ()> {
+        let guard = self.planning.lock();
+        guard.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the schedule of the members that are up now. Needs `rebuilding`.
-    fn rebuild_locked(&self, now: Instant) {
-        // Read before the members: what changes meanwhile makes the schedule anew.
+    /// Makes the plan anew, unless somebody else does so already: until that is done, the one before
+    /// will do, since each candidate is asked whether it accepts.
+    fn try_plan(&self, now: Instant) -> bool {
+        let _one_at_a_time = match self.planning.try_lock() {
+            Ok(guard) => guard,
+            Err(TryLockError::Poisoned(guard)) => guard.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        self.plan_locked(self.members(), now);
+        true
+    }
+
+    /// Makes the plan of these members. Needs `planning`.
+    fn plan_locked(&self, members: Arc<Members>, now: Instant) {
+        // Read before the members are looked at: what changes meanwhile makes the plan anew.
         let changes = self.changes.load(Ordering::Relaxed);
-        let mut choices = Vec::with_capacity(self.backends.len());
-        let mut next_return = u64::MAX;
-        for (member, backend) in (0u16..).zip(&self.backends) {
-            let up = backend.state(now) == State::Up;
-            if up {
-                choices.push((member, backend.weight));
-            } else if let Some(until) = backend.known.outlier.ejected_until(now) {
-                next_return = next_return.min(self.millis(until) + 1);
-            }
-            backend.metrics.set_up(up);
-        }
-        self.schedule.store(Arc::new(Schedule::new(&choices)));
-        self.next_return.store(next_return, Ordering::Relaxed);
-        self.scheduled.store(changes, Ordering::Relaxed);
+        let plan = Plan::new(members, changes, now);
+        self.plan.store(Arc::new(plan));
     }
 
     fn millis(&self, at: Instant) -> u64 {

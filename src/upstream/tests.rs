@@ -1,5 +1,7 @@
 //! Members that come and go, and what is known of them.
 
+mod membership;
+
 use super::*;
 
 /// What a configuration means that has this below `upstreams.users`.
@@ -29,7 +31,7 @@ fn upstream(members: u16, now: Instant) -> Upstream {
 
 fn chosen(upstream: &Upstream, now: Instant, times: usize) -> Vec<String> {
     (0..times)
-        .filter_map(|_| upstream.select(&mut Tried::default(), now))
+        .filter_map(|_| upstream.select(Wish::at(now), &mut Tried::default()))
         .map(|admitted| admitted.backend().name.to_string())
         .collect()
 }
@@ -44,10 +46,10 @@ fn members_take_turns_and_a_retry_goes_elsewhere() {
     );
     let mut tried = Tried::default();
     let first = upstream
-        .select(&mut tried, now)
+        .select(Wish::at(now), &mut tried)
         .map(|a| Arc::clone(a.backend()));
     let second = upstream
-        .select(&mut tried, now)
+        .select(Wish::at(now), &mut tried)
         .map(|a| Arc::clone(a.backend()));
     assert_ne!(
         first.map(|b| b.name.clone()),
@@ -59,7 +61,7 @@ fn members_take_turns_and_a_retry_goes_elsewhere() {
 fn a_failing_member_is_left_out_and_comes_back() {
     let now = Instant::now();
     let upstream = upstream(2, now);
-    let failing = Arc::clone(&upstream.backends()[0]);
+    let failing = Arc::clone(&upstream.members()[0]);
     upstream.failed(&failing, FailureReason::Connect, now);
     assert_eq!(failing.state(now), State::Up);
     upstream.failed(&failing, FailureReason::Connect, now);
@@ -77,7 +79,7 @@ fn a_failing_member_is_left_out_and_comes_back() {
 fn the_last_members_are_not_ejected() {
     let now = Instant::now();
     let upstream = upstream(2, now);
-    for backend in upstream.backends() {
+    for backend in upstream.members().iter() {
         for _ in 0..5 {
             upstream.failed(backend, FailureReason::Reset, now);
         }
@@ -85,7 +87,7 @@ fn the_last_members_are_not_ejected() {
     assert_eq!(upstream.count(State::Ejected, now), 1);
     let alone = Upstream::compile(&config(1), &Metrics::new("gateway"), now, None);
     for _ in 0..9 {
-        alone.failed(&alone.backends()[0], FailureReason::Reset, now);
+        alone.failed(&alone.members()[0], FailureReason::Reset, now);
     }
     assert_eq!(alone.count(State::Up, now), 1);
 }
@@ -94,11 +96,15 @@ fn the_last_members_are_not_ejected() {
 fn probes_take_members_out_even_the_last_one() {
     let now = Instant::now();
     let upstream = upstream(2, now);
-    upstream.probed(&upstream.backends()[0], false, now);
+    upstream.probed(&upstream.members()[0], false, now);
     assert_eq!(chosen(&upstream, now, 2), ["127.0.0.1:2", "127.0.0.1:2"]);
-    upstream.probed(&upstream.backends()[1], false, now);
-    assert!(upstream.select(&mut Tried::default(), now).is_none());
-    upstream.probed(&upstream.backends()[1], true, now);
+    upstream.probed(&upstream.members()[1], false, now);
+    assert!(
+        upstream
+            .select(Wish::at(now), &mut Tried::default())
+            .is_none()
+    );
+    upstream.probed(&upstream.members()[1], true, now);
     assert_eq!(chosen(&upstream, now, 1), ["127.0.0.1:2"]);
 }
 
@@ -107,7 +113,8 @@ fn connections_are_given_up_only_if_nothing_is_answered() {
     let mut config = config(1);
     config.protocol = model::Protocol::Http2;
     let upstream = Upstream::compile(&config, &Metrics::new("gateway"), Instant::now(), None);
-    let backend = &upstream.backends()[0];
+    let members = upstream.members();
+    let backend = &members[0];
     let key = || backend.peer(Purpose::Request).group_key;
     let first = key();
     let started = Instant::now();
@@ -122,10 +129,10 @@ fn connections_are_given_up_only_if_nothing_is_answered() {
 fn requests_in_flight_are_given_back() {
     let now = Instant::now();
     let upstream = upstream(1, now);
-    let admitted = upstream.select(&mut Tried::default(), now);
-    assert_eq!(upstream.backends()[0].in_flight(), 1);
+    let admitted = upstream.select(Wish::at(now), &mut Tried::default());
+    assert_eq!(upstream.members()[0].in_flight(), 1);
     drop(admitted);
-    assert_eq!(upstream.backends()[0].in_flight(), 0);
+    assert_eq!(upstream.members()[0].in_flight(), 0);
 }
 
 #[test]
@@ -133,20 +140,20 @@ fn what_is_known_of_a_member_that_stays_outlives_a_reload() {
     let now = Instant::now();
     let metrics = Metrics::new("gateway");
     let old = Upstream::compile(&config(2), &metrics, now, None);
-    let failing = Arc::clone(&old.backends()[0]);
+    let failing = Arc::clone(&old.members()[0]);
     for _ in 0..2 {
         old.failed(&failing, FailureReason::Connect, now);
     }
-    let busy = old.select(&mut Tried::default(), now);
+    let busy = old.select(Wish::at(now), &mut Tried::default());
     let new = Upstream::compile(&config(3), &metrics, now, Some(&old));
-    assert_eq!(new.backends()[0].state(now), State::Ejected);
-    assert_eq!(new.backends()[1].in_flight(), 1);
+    assert_eq!(new.members()[0].state(now), State::Ejected);
+    assert_eq!(new.members()[1].in_flight(), 1);
     assert!(Arc::ptr_eq(&new.budget, &old.budget));
     let names = chosen(&new, now, 4);
     assert!(!names.contains(&"127.0.0.1:1".to_owned()), "{names:?}");
     assert!(names.contains(&"127.0.0.1:3".to_owned()), "{names:?}");
     drop(busy);
-    assert_eq!(new.backends()[1].in_flight(), 0);
+    assert_eq!(new.members()[1].in_flight(), 0);
 }
 
 #[test]
@@ -157,7 +164,7 @@ fn what_an_older_generation_learns_counts_in_the_newer_one() {
     let new = Upstream::compile(&config(4), &metrics, now, Some(&old));
     assert!(chosen(&new, now, 4).contains(&"127.0.0.1:1".to_owned()));
     for _ in 0..2 {
-        old.failed(&old.backends()[0], FailureReason::Reset, now);
+        old.failed(&old.members()[0], FailureReason::Reset, now);
     }
     assert!(!chosen(&new, now, 8).contains(&"127.0.0.1:1".to_owned()));
 }
@@ -169,13 +176,13 @@ fn a_member_at_another_address_is_another_member() {
     let checked =
         written("{ backends: ['127.0.0.1:1'], health_check: { interval: 1s, timeout: 1s } }");
     let old = Upstream::compile(&checked, &metrics, now, None);
-    old.probed(&old.backends()[0], false, now);
+    old.probed(&old.members()[0], false, now);
     let kept = Upstream::compile(&checked, &metrics, now, Some(&old));
-    assert_eq!(kept.backends()[0].state(now), State::Down);
+    assert_eq!(kept.members()[0].state(now), State::Down);
     let mut moved = checked.clone();
     moved.backends[0].address.set_port(9);
     let moved = Upstream::compile(&moved, &metrics, now, Some(&kept));
-    assert_eq!(moved.backends()[0].state(now), State::Up);
+    assert_eq!(moved.members()[0].state(now), State::Up);
     let unchecked = Upstream::compile(&config(1), &metrics, now, Some(&kept));
-    assert_eq!(unchecked.backends()[0].state(now), State::Up);
+    assert_eq!(unchecked.members()[0].state(now), State::Up);
 }

@@ -1,0 +1,5 @@
+//! How one member is chosen of those that may be.
+
+mod schedule;
+
+pub use schedule::Schedule;

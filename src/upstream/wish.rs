@@ -1,0 +1,44 @@
+//! What the choice of a member regards of the request that it is for.
+
+use std::time::Instant;
+
+/// What a request asks of the choice. Small, made anew for each attempt.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    /// The time of the choice.
+    pub now: Instant,
+}
+
+impl Wish {
+    /// Any member will do.
+    pub fn at(now: Instant) -> Self {
+        Self { now }
+    }
+}
+
+/// The backends that earlier attempts of the same request were given to, by what tells them from
+/// others: members come and go between two attempts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tried {
+    backends: [u32; 8],
+    count: usize,
+}
+
+impl Tried {
+    /// Whether there was no attempt yet.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Whether one was given to this backend.
+    pub fn contains(&self, backend: u32) -> bool {
+        self.backends[..self.count].contains(&backend)
+    }
+
+    pub(super) fn push(&mut self, backend: u32) {
+        if let Some(slot) = self.backends.get_mut(self.count) {
+            *slot = backend;
+            self.count += 1;
+        }
+    }
+}
