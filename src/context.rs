@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::HeaderMap;
 
@@ -10,7 +10,7 @@ use crate::filter::auth::Identity;
 use crate::filter::concurrency::Places;
 use crate::filter::cors::Stage;
 use crate::filter::headers::Facts;
-use crate::filter::ratelimit::Charge;
+use crate::filter::ratelimit::Ledger;
 use crate::filter::ratelimit::key::Caller;
 
 use crate::metrics::PooledConnection;
@@ -47,10 +47,8 @@ pub struct RequestContext {
     pub auth: AuthState,
     /// Who calls, once that is proved.
     pub identity: Option<Arc<Identity>>,
-    /// What limits of its rate took for it.
-    pub charges: Vec<Charge>,
-    /// How long it was held against them, if it was.
-    pub limited_for: Option<Duration>,
+    /// What limits of its rate did with it.
+    pub ledger: Ledger,
     /// Its places among the requests in flight.
     pub places: Places,
     /// The upstream it goes to.
@@ -110,8 +108,7 @@ impl RequestContext {
             cors: Stage::Request,
             auth: AuthState::NotAsked,
             identity: None,
-            charges: Vec::new(),
-            limited_for: None,
+            ledger: Ledger::default(),
             places: Places::default(),
             upstream: None,
             attempt: None,

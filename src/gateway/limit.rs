@@ -19,19 +19,17 @@ pub(super) async fn admit(
     if limits.is_empty() {
         return Ok(());
     }
-    let started = Instant::now();
-    let mut charges = std::mem::take(&mut context.charges);
-    let before = context.limited_for.unwrap_or_default();
-    // One for all policies, before authentication and behind it.
-    let timeout = context.snapshot.rate_limits.timeout.saturating_sub(before);
+    let mut ledger = std::mem::take(&mut context.ledger);
+    let patience = context.snapshot.rate_limits.timeout;
     let path = exchange.origin.head.target.path();
     let taken = {
         let path_param = |name: &str| context.params.get(name, path);
         let caller = context.caller(&exchange.request.headers, &path_param);
-        limits.take(&caller, started, timeout, &mut charges).await
+        limits
+            .take(&caller, Instant::now(), patience, &mut ledger)
+            .await
     };
-    context.limited_for = Some(before + started.elapsed());
-    context.charges = charges;
+    context.ledger = ledger;
     taken.map_err(|refused| match refused {
         Refused::Limited(charge) => {
             let refusal = LimitRefusal {
@@ -39,11 +37,11 @@ pub(super) async fn admit(
                 retry_after: ratelimit::retry_after(&charge),
             };
             // Of the others nothing was taken in the end.
-            context.charges = vec![charge];
+            context.ledger.charges = vec![charge];
             Rejection::RateLimited(refusal)
         }
         Refused::Unavailable => {
-            context.charges.clear();
+            context.ledger.charges.clear();
             Rejection::RateLimitUnavailable
         }
     })
@@ -52,12 +50,14 @@ pub(super) async fn admit(
 /// Tells the client of its limits.
 pub(super) fn tell(context: &Context, headers: &mut HeaderMap) {
     let which = context.snapshot.rate_limits.headers;
-    ratelimit::tell(&context.charges, which, headers);
+    ratelimit::tell(&context.ledger.charges, which, headers);
 }
 
 /// Learns from a backend's response what the request cost.
 pub(super) fn settle(response: &mut Response, context: &Context) {
     if let Some(route) = &context.route {
-        route.limits.settle(&context.charges, &mut response.headers);
+        route
+            .limits
+            .settle(&context.ledger.charges, &mut response.headers);
     }
 }

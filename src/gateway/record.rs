@@ -93,7 +93,7 @@ impl Gateway {
                 AuthState::Succeeded => AuthStatus::Success,
                 AuthState::Failed => AuthStatus::Failure,
             },
-            rate_limit_duration: context.limited_for,
+            rate_limit_duration: context.ledger.waited,
             error_type: context.error.or(label),
         });
     }

@@ -14,8 +14,9 @@ use crate::filter::ratelimit::shared::{Shared, Step};
 use crate::metrics::{RedisCommand, RedisError};
 use crate::store::{Call, Script, Store};
 
-/// Between two looks. Short beside the quarter of a second for which tokens are left then.
-const TICK: Duration = Duration::from_millis(10);
+/// Between two looks. Short beside the quarter of a second for which tokens are left then, and beside what a
+/// bucket takes to fill of which credit is not paid at once.
+const TICK: Duration = Duration::from_millis(5);
 
 static LEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lease.lua")));
 

@@ -79,7 +79,7 @@ impl Announced {
 pub fn tell(charges: &[Charge], which: RateHeaders, headers: &mut HeaderMap) {
     let told = || charges.iter().filter(|charge| charge.is_told());
     // The one that refuses stands alone.
-    let is_refused = || told().any(|charge| !charge.verdict.admitted);
+    let is_refused = || told().any(|charge| !charge.verdict().admitted);
     let is_told = |which| match which {
         Told::Always => told().next().is_some(),
         Told::Refusals => is_refused(),
@@ -96,7 +96,7 @@ pub fn tell(charges: &[Charge], which: RateHeaders, headers: &mut HeaderMap) {
                 said.push_str(", ");
                 headers.append(RATELIMIT_POLICY, policy);
             }
-            charge.announced().say(&charge.verdict, &mut said);
+            charge.announced().say(&charge.verdict(), &mut said);
         }
         if let Ok(said) = HeaderValue::try_from(said) {
             headers.insert(RATELIMIT, said);
@@ -105,7 +105,7 @@ pub fn tell(charges: &[Charge], which: RateHeaders, headers: &mut HeaderMap) {
     if is_told(which.x_ratelimit)
         && let Some(charge) = tightest(told())
     {
-        let (announced, verdict) = (charge.announced(), &charge.verdict);
+        let (announced, verdict) = (charge.announced(), &charge.verdict());
         headers.insert(X_LIMIT, announced.limit(verdict).into());
         headers.insert(X_REMAINING, announced.left(verdict).into());
         headers.insert(X_RESET, seconds(until(verdict)).into());
@@ -114,7 +114,7 @@ pub fn tell(charges: &[Charge], which: RateHeaders, headers: &mut HeaderMap) {
 
 /// The one that refuses, or else the one with the least left.
 fn tightest<'a>(charges: impl Iterator<Item = &'a Charge>) -> Option<&'a Charge> {
-    charges.min_by_key(|charge| (charge.verdict.admitted, charge.verdict.remaining))
+    charges.min_by_key(|charge| (charge.verdict().admitted, charge.verdict().remaining))
 }
 
 /// When there will be something again, or all of it.

@@ -19,10 +19,12 @@ use http::{HeaderMap, HeaderName};
 
 use self::key::Caller;
 use self::shared::Shared;
-use crate::config::model::{self, RateHeaders, RouteLimit};
+use crate::config::model::{self, RateHeaders, RouteLimit, Told};
 use crate::metrics::Metrics;
 
-pub use self::policy::{Charge, Outcome, Policy};
+pub use self::policy::{Charge, Policy};
+
+use self::policy::Outcome;
 
 /// The policies of a generation.
 pub struct RateLimits {
@@ -80,7 +82,20 @@ pub struct RouteLimits {
 
 /// Policies that are asked one after the other.
 #[derive(Default)]
-pub struct Limits(Box<[(Arc<Policy>, Option<u64>)]>);
+pub struct Limits {
+    policies: Box<[(Arc<Policy>, Option<u64>)]>,
+    /// Whether what was taken is needed again: to give it back, to tell clients, or to learn costs.
+    remembers: bool,
+}
+
+/// What limits have done with a request.
+#[derive(Default)]
+pub struct Ledger {
+    /// What was taken for it, as far as that is needed again.
+    pub charges: Vec<Charge>,
+    /// How long it has waited for Redis; `None` before it was held against any limit.
+    pub waited: Option<Duration>,
+}
 
 /// Why a request is not let through.
 pub enum Refused {
@@ -104,9 +119,9 @@ impl RouteLimits {
         let (behind, before): (Vec<_>, Vec<_>) =
             found.partition(|(policy, _)| policy.needs_identity());
         Self {
+            of_clients: Limits::new(before, all.headers),
+            of_identities: Limits::new(behind, all.headers),
             cost_headers: cost_headers.into(),
-            of_clients: Limits(before.into()),
-            of_identities: Limits(behind.into()),
         }
     }
 
@@ -131,35 +146,63 @@ impl RouteLimits {
 }
 
 impl Limits {
+    fn new(policies: Vec<(Arc<Policy>, Option<u64>)>, headers: RateHeaders) -> Self {
+        let costs_more =
+            |(policy, _): &(Arc<Policy>, _)| policy.config.cost.response_header.is_some();
+        Self {
+            remembers: policies.len() > 1
+                || policies.iter().any(costs_more)
+                || [headers.standard, headers.x_ratelimit].contains(&Told::Always),
+            policies: policies.into(),
+        }
+    }
+
     /// Whether nothing is limited.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.policies.is_empty()
     }
 
     /// Holds a request against all of them, or as far as the first that refuses it. What was taken is
-    /// added to `charges`; when one refuses, what earlier ones of them took is given back.
+    /// written down, if that is of any use; when one refuses, what earlier ones of them took is given
+    /// back. All that a request waits for Redis, here and before, is `patience` at most.
     pub async fn take(
         &self,
         caller: &Caller<'_>,
         now: Instant,
-        timeout: Duration,
-        charges: &mut Vec<Charge>,
+        patience: Duration,
+        ledger: &mut Ledger,
     ) -> Result<(), Refused> {
+        let waited = *ledger.waited.get_or_insert_default();
         // What stood before authentication stays taken: nobody gets credentials checked for nothing.
-        let before = charges.len();
-        for (policy, cost) in &self.0 {
-            match policy.take(caller, *cost, now, now + timeout).await {
-                Outcome::Exempt | Outcome::Open => {}
-                Outcome::Admitted(charge) => charges.push(charge),
-                Outcome::Refused(charge) => {
-                    charges.iter().skip(before).for_each(Charge::give_back);
-                    return Err(Refused::Limited(charge));
+        let before = ledger.charges.len();
+        for (policy, cost) in &self.policies {
+            let Some(asked) = policy.ask(caller, *cost) else {
+                continue;
+            };
+            let outcome = match policy.decide(&asked, now) {
+                Some(outcome) => outcome,
+                None => {
+                    let until = now + patience.saturating_sub(waited);
+                    // On the heap, so that requests that do not wait do not make room for it.
+                    let outcome = Box::pin(policy.wait(&asked, now, until)).await;
+                    ledger.waited = Some(waited + now.elapsed());
+                    outcome
                 }
-                Outcome::Closed => {
-                    charges.iter().skip(before).for_each(Charge::give_back);
-                    return Err(Refused::Unavailable);
+            };
+            let refused = match outcome {
+                Outcome::Free => continue,
+                Outcome::Admitted(taken) => {
+                    if self.remembers {
+                        ledger.charges.push(Charge::new(policy, taken));
+                    }
+                    continue;
                 }
-            }
+                Outcome::Refused(taken) => Refused::Limited(Charge::new(policy, taken)),
+                Outcome::Closed => Refused::Unavailable,
+            };
+            let taken = ledger.charges.iter().skip(before);
+            taken.for_each(Charge::give_back);
+            return Err(refused);
         }
         Ok(())
     }
@@ -172,5 +215,5 @@ pub fn tell(charges: &[Charge], which: RateHeaders, headers: &mut HeaderMap) {
 
 /// Whole seconds after which trying again makes sense.
 pub fn retry_after(charge: &Charge) -> u64 {
-    fields::seconds(charge.verdict.retry_after)
+    fields::seconds(charge.verdict().retry_after)
 }

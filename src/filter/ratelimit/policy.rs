@@ -8,7 +8,7 @@ use http::HeaderName;
 
 use super::fields::Announced;
 use super::key::{self, Caller};
-use super::lease::{Leases, Taken};
+use super::lease::{self, Leases};
 use super::rate::{Nanos, Rate, Verdict};
 use super::shared::{Shared, Unanswered};
 use super::table::Table;
@@ -46,27 +46,29 @@ struct Limits {
 
 /// What became of a request.
 pub enum Outcome {
-    /// It is not limited.
-    Exempt,
+    /// It is not limited, or nobody can say and so it is let through.
+    Free,
     /// It is let through.
-    Admitted(Charge),
+    Admitted(Taken),
     /// It is refused.
-    Refused(Charge),
-    /// Nobody can say, and so it is let through.
-    Open,
+    Refused(Taken),
     /// Nobody can say, and so it is refused.
     Closed,
 }
 
-/// What a policy took of a key's budget.
-pub struct Charge {
-    policy: Arc<Policy>,
+/// What was taken of a key's budget.
+pub struct Taken {
     tier: Option<usize>,
     key: u64,
     place: Place,
     cost: u64,
-    /// What was decided.
-    pub verdict: Verdict,
+    verdict: Verdict,
+}
+
+/// What a policy took.
+pub struct Charge {
+    policy: Arc<Policy>,
+    taken: Taken,
 }
 
 /// Where it was taken.
@@ -80,7 +82,7 @@ enum Place {
 }
 
 /// A request that is to be held against a policy.
-struct Asked<'a, 'f> {
+pub(super) struct Asked<'a, 'f> {
     caller: &'a Caller<'f>,
     tier: Option<usize>,
     key: u64,
@@ -134,61 +136,60 @@ impl Policy {
         self.config.tiers.is_some() || key.iter().any(|part| part.needs_identity())
     }
 
-    /// Holds a request against the policy. It waits for Redis until then at most, and only where
-    /// instances count together.
-    pub async fn take(
-        self: &Arc<Self>,
-        caller: &Caller<'_>,
+    /// What is to be asked about a request; nothing of one that is not limited.
+    pub(super) fn ask<'a, 'f>(
+        &self,
+        caller: &'a Caller<'f>,
         cost: Option<u64>,
-        now: Instant,
-        until: Instant,
-    ) -> Outcome {
+    ) -> Option<Asked<'a, 'f>> {
         if self.is_exempt(caller) {
             self.metrics
                 .decided(LimitResult::Exempt, LimitSource::Local);
-            return Outcome::Exempt;
+            return None;
         }
-        let asked = Asked {
+        Some(Asked {
             caller,
             tier: self.tier(caller),
             key: key::hash(&self.config.key, caller, &self.buckets.state),
             cost: cost.unwrap_or(self.config.cost.request),
-        };
+        })
+    }
+
+    /// Decides, if nobody else has to be asked.
+    pub(super) fn decide(&self, asked: &Asked<'_, '_>, now: Instant) -> Option<Outcome> {
         let rates = &self.limits(asked.tier).rates;
         match (self.config.scope, &self.buckets.leases) {
             (Scope::Node, _) => {
-                let verdict = self.count_here(&asked, rates, now);
-                self.decided(&asked, Place::Here(1), verdict, LimitSource::Local)
+                let verdict = self.count_here(asked, rates, now);
+                Some(self.decided(asked, Place::Here(1), verdict, LimitSource::Local))
             }
             (Scope::Shared(_), Some(leases)) => {
-                let name = || self.name(caller).into_string();
+                let name = || self.name(asked.caller).into_string();
                 match leases.take(asked.key, name, rates, asked.cost, now) {
-                    Taken::Decided(verdict) => self.leased(&asked, verdict),
-                    Taken::Unanswered(_) => self.without_redis(&asked, now),
-                    // On the heap, so that requests that do not wait do not make room for it.
-                    Taken::Wait => Box::pin(self.wait(&asked, leases, now, until)).await,
+                    lease::Taken::Decided(verdict) => Some(self.leased(asked, verdict)),
+                    lease::Taken::Unanswered(_) => Some(self.without_redis(asked, now)),
+                    lease::Taken::Wait => None,
                 }
             }
-            (Scope::Shared(_), None) => Box::pin(self.ask(&asked, now, until)).await,
+            (Scope::Shared(_), None) => None,
         }
     }
 
-    async fn wait(
-        self: &Arc<Self>,
+    /// Has Redis decide, and waits for it until then at most.
+    pub(super) async fn wait(
+        &self,
         asked: &Asked<'_, '_>,
-        leases: &Leases,
         now: Instant,
         until: Instant,
     ) -> Outcome {
-        let since = Instant::now();
-        let answer = leases.wait(asked.key, asked.cost, until).await;
-        match self.waited(answer, since) {
-            Some(verdict) => self.leased(asked, verdict),
-            None => self.without_redis(asked, now),
+        if let Some(leases) = &self.buckets.leases {
+            let since = Instant::now();
+            let answer = leases.wait(asked.key, asked.cost, until).await;
+            return match self.waited(answer, since) {
+                Some(verdict) => self.leased(asked, verdict),
+                None => self.without_redis(asked, now),
+            };
         }
-    }
-
-    async fn ask(self: &Arc<Self>, asked: &Asked<'_, '_>, now: Instant, until: Instant) -> Outcome {
         let name = self.name(asked.caller);
         let rates = &self.limits(asked.tier).rates;
         let since = Instant::now();
@@ -204,14 +205,14 @@ impl Policy {
         answer.ok()
     }
 
-    fn leased(self: &Arc<Self>, asked: &Asked<'_, '_>, verdict: Verdict) -> Outcome {
+    fn leased(&self, asked: &Asked<'_, '_>, verdict: Verdict) -> Outcome {
         let may_cost_more = self.config.cost.response_header.is_some();
         let name = may_cost_more.then(|| self.name(asked.caller));
         self.decided(asked, Place::Lease(name), verdict, LimitSource::Redis)
     }
 
     /// What happens when Redis cannot decide.
-    fn without_redis(self: &Arc<Self>, asked: &Asked<'_, '_>, now: Instant) -> Outcome {
+    fn without_redis(&self, asked: &Asked<'_, '_>, now: Instant) -> Outcome {
         self.metrics.failed();
         let source = LimitSource::Fallback;
         match self.config.failure_mode {
@@ -225,11 +226,11 @@ impl Policy {
             }
             FailureMode::Open => {
                 self.metrics.decided(LimitResult::Allowed, source);
-                Outcome::Open
+                Outcome::Free
             }
             FailureMode::Closed if self.config.dry_run => {
                 self.metrics.decided(LimitResult::WouldLimit, source);
-                Outcome::Open
+                Outcome::Free
             }
             FailureMode::Closed => {
                 self.metrics.decided(LimitResult::Limited, source);
@@ -244,7 +245,7 @@ impl Policy {
     }
 
     fn decided(
-        self: &Arc<Self>,
+        &self,
         asked: &Asked<'_, '_>,
         place: Place,
         verdict: Verdict,
@@ -256,8 +257,7 @@ impl Policy {
             false => LimitResult::Limited,
         };
         self.metrics.decided(result, source);
-        let charge = Charge {
-            policy: Arc::clone(self),
+        let taken = Taken {
             tier: asked.tier,
             key: asked.key,
             place,
@@ -266,19 +266,15 @@ impl Policy {
             verdict,
         };
         match result {
-            LimitResult::Limited => Outcome::Refused(charge),
-            _ => Outcome::Admitted(charge),
+            LimitResult::Limited => Outcome::Refused(taken),
+            _ => Outcome::Admitted(taken),
         }
     }
 
     fn is_exempt(&self, caller: &Caller<'_>) -> bool {
         let exempt = &self.config.exempt;
-        let client = caller.client_ip.to_canonical();
-        if exempt
-            .networks
-            .iter()
-            .any(|network| network.contains(&client))
-        {
+        let mut networks = exempt.networks.iter();
+        if networks.any(|network| network.contains(&caller.client_ip.to_canonical())) {
             return true;
         }
         if exempt.keys.is_empty() {
@@ -314,9 +310,21 @@ impl Buckets {
 }
 
 impl Charge {
+    pub(super) fn new(policy: &Arc<Policy>, taken: Taken) -> Self {
+        Self {
+            policy: Arc::clone(policy),
+            taken,
+        }
+    }
+
+    /// What was decided.
+    pub fn verdict(&self) -> &Verdict {
+        &self.taken.verdict
+    }
+
     /// What can be said of the limits.
     pub(super) fn announced(&self) -> &Announced {
-        &self.policy.limits(self.tier).announced
+        &self.policy.limits(self.taken.tier).announced
     }
 
     /// The policy's name.
@@ -326,7 +334,7 @@ impl Charge {
 
     /// Gives back what was taken, for a request that another policy refuses.
     pub fn give_back(&self) {
-        self.return_units(self.cost);
+        self.return_units(self.taken.cost);
     }
 
     /// Whether clients are told: a policy that only counts tells nobody.
@@ -335,23 +343,27 @@ impl Charge {
     }
 
     fn return_units(&self, units: u64) {
-        let rates = &self.policy.limits(self.tier).rates;
+        let rates = &self.policy.limits(self.taken.tier).rates;
         let buckets = &self.policy.buckets;
-        match (&self.place, &buckets.leases) {
+        match (&self.taken.place, &buckets.leases) {
             (Place::Redis(name), _) => self.policy.shared.give_back(name, rates, units),
-            (Place::Lease(_), Some(leases)) => leases.give_back(self.key, units),
-            _ => buckets.table.give_back(self.key, &self.own_rates(), units),
+            (Place::Lease(_), Some(leases)) => leases.give_back(self.taken.key, units),
+            _ => buckets
+                .table
+                .give_back(self.taken.key, &self.own_rates(), units),
         }
     }
 
     /// The rates of this instance's own buckets.
     fn own_rates(&self) -> Vec<Rate> {
-        let rates = self.policy.limits(self.tier).rates.iter();
-        let shares = match self.place {
+        let rates = self.policy.limits(self.taken.tier).rates.iter();
+        let shares = match self.taken.place {
             Place::Here(shares) => shares,
             Place::Redis(_) | Place::Lease(_) => 1,
         };
-        rates.map(|rate| rate.share(shares, self.cost)).collect()
+        rates
+            .map(|rate| rate.share(shares, self.taken.cost))
+            .collect()
     }
 
     /// The header by which responses say what requests cost.
@@ -361,20 +373,22 @@ impl Charge {
 
     /// The request cost so much in all.
     pub(super) fn settle(&self, total: u64, now: Instant) {
-        if total < self.cost {
-            return self.return_units(self.cost - total);
+        if total < self.taken.cost {
+            return self.return_units(self.taken.cost - total);
         }
-        let more = total - self.cost;
-        let rates = &self.policy.limits(self.tier).rates;
+        let more = total - self.taken.cost;
+        let rates = &self.policy.limits(self.taken.tier).rates;
         let buckets = &self.policy.buckets;
-        match (&self.place, &buckets.leases) {
+        match (&self.taken.place, &buckets.leases) {
             (Place::Redis(name), _) => self.policy.shared.charge(name, rates, more),
             (Place::Lease(Some(name)), Some(leases)) => {
-                leases.charge(self.key, || name.to_string(), rates, more, now);
+                leases.charge(self.taken.key, || name.to_string(), rates, more, now);
             }
             _ => {
                 let now = buckets.nanos(now);
-                buckets.table.charge(self.key, &self.own_rates(), more, now);
+                buckets
+                    .table
+                    .charge(self.taken.key, &self.own_rates(), more, now);
             }
         }
     }

@@ -33,6 +33,11 @@ const PAUSE_PART: u32 = 20;
 /// back while it is being paid it stays below the 5 % that are promised.
 const CREDIT_PART: u64 = 25;
 
+/// A bucket that takes as long to fill drains by less than 1 % of its depth until the next orders go out
+/// and are answered. Waking the thread of the store for each key instead would cost as much as a question for
+/// each request.
+const DEEP: Duration = Duration::from_millis(950);
+
 /// Credit is given to keys that had at least this part of their burst left.
 const PLENTY: u64 = 4;
 
@@ -167,9 +172,19 @@ impl Entry {
             self.unpaid += cost;
             self.used = self.used.saturating_add(cost);
             self.last_use = now;
-            return (self.admit(now), Need::Now);
+            return (self.admit(now), self.need_to_pay());
         }
         (Next::Wait, Need::Now)
+    }
+
+    /// How soon credit has to be paid: until then its bucket drains once more.
+    pub fn need_to_pay(&self) -> Need {
+        let depths = self.rates.iter().map(|rate| rate.depth);
+        let shortest = Duration::from_nanos(depths.min().unwrap_or(0));
+        match shortest < DEEP {
+            true => Need::Now,
+            false => Need::Soon,
+        }
     }
 
     /// Takes what a response turned out to cost.

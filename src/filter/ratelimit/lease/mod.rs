@@ -197,7 +197,8 @@ impl Leases {
             entry.settle(order, loan, now);
             if entry.is_in_debt() && loan.is_some() {
                 // Let through meanwhile.
-                self.call(shard, order.key, Need::Now);
+                let need = entry.need_to_pay();
+                self.call(shard, order.key, need);
             }
         }
     }
