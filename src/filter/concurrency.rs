@@ -5,7 +5,7 @@
 //! in the order of arrival: nobody overtakes. A [`Place`] is given back when it is dropped, and then
 //! goes to the first who waits. A key without requests takes no memory.
 
-use std::collections::hash_map::{Entry, RandomState};
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::sync::oneshot;
 
-use super::ratelimit::key::{self, Caller};
+use super::ratelimit::key::{self, Caller, Seed};
 use crate::config::model::{Bounds, Concurrency, KeyPart, MAX_CONCURRENCY_LIMITS};
 use crate::metrics::{ConcurrencyMetrics, ConcurrencyRefusal, Metrics};
 
@@ -79,7 +79,7 @@ impl Limit {
     /// The number of a request's key.
     pub fn key_of(&self, caller: &Caller<'_>) -> u64 {
         match self.is_keyed() {
-            true => key::hash(&self.key, caller, &self.gate.numbers),
+            true => key::hash(&self.key, caller, self.gate.numbers),
             false => 0,
         }
     }
@@ -115,7 +115,7 @@ struct Gate {
     /// One for a limit that has no keys.
     shards: Box<[Mutex<Lines>]>,
     /// Makes numbers of keys that nobody outside can foresee.
-    numbers: RandomState,
+    numbers: Seed,
     metrics: Arc<ConcurrencyMetrics>,
 }
 
@@ -152,7 +152,7 @@ impl Gate {
     fn new(keyed: bool, metrics: Arc<ConcurrencyMetrics>) -> Arc<Self> {
         let shards = if keyed { SHARDS } else { 1 };
         Arc::new(Self {
-            numbers: RandomState::new(),
+            numbers: Seed::default(),
             shards: (0..shards).map(|_| Mutex::default()).collect(),
             metrics,
         })

@@ -96,7 +96,7 @@ pub fn tell(charges: &[Charge], which: RateHeaders, headers: &mut HeaderMap) {
                 said.push_str(", ");
                 headers.append(RATELIMIT_POLICY, policy);
             }
-            charge.announced().say(&charge.verdict(), &mut said);
+            charge.announced().say(charge.verdict(), &mut said);
         }
         if let Ok(said) = HeaderValue::try_from(said) {
             headers.insert(RATELIMIT, said);
@@ -105,7 +105,7 @@ pub fn tell(charges: &[Charge], which: RateHeaders, headers: &mut HeaderMap) {
     if is_told(which.x_ratelimit)
         && let Some(charge) = tightest(told())
     {
-        let (announced, verdict) = (charge.announced(), &charge.verdict());
+        let (announced, verdict) = (charge.announced(), charge.verdict());
         headers.insert(X_LIMIT, announced.limit(verdict).into());
         headers.insert(X_REMAINING, announced.left(verdict).into());
         headers.insert(X_RESET, seconds(until(verdict)).into());

@@ -2,13 +2,14 @@
 
 use std::borrow::Cow;
 use std::fmt::Write;
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use http::HeaderMap;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde_json::Value;
+use siphasher::sip::SipHasher13;
 
 use crate::config::model::KeyPart;
 use crate::filter::auth::Identity;
@@ -20,6 +21,9 @@ const MAX_PART: usize = 128;
 
 /// Between the parts of a name.
 const SEPARATOR: char = '|';
+
+/// The kind of an address that stands for what is missing.
+const MISSING: u8 = 9;
 
 /// What of a request it can be counted by. Less than [`Facts`](crate::filter::headers::Facts), and so
 /// without the price of what templates may refer to.
@@ -49,17 +53,35 @@ enum Found<'a> {
     Private(&'a [u8]),
 }
 
+/// What makes the numbers of keys: SipHash-1-3 under a key of its own.
+#[derive(Clone, Copy)]
+pub struct Seed(u64, u64);
+
+impl Default for Seed {
+    /// One that nobody else has.
+    fn default() -> Self {
+        let state = RandomState::new();
+        Self(state.hash_one(0), state.hash_one(1))
+    }
+}
+
+impl Seed {
+    /// The number of these bytes behind others. Whole values only: `kind` says what they are, and so no two
+    /// series of values are the same bytes.
+    fn hash(self, before: u64, kind: u8, bytes: &[u8]) -> u64 {
+        SipHasher13::new_with_keys(self.0 ^ before, self.1 ^ u64::from(kind)).hash(bytes)
+    }
+}
+
 /// The number that a request's key has here. Nobody outside can foresee it, so nobody can choose keys
 /// that meet.
-pub fn hash(parts: &[KeyPart], caller: &Caller<'_>, state: &RandomState) -> u64 {
-    let mut hasher = state.build_hasher();
-    for part in parts {
-        match find(part, caller) {
-            Some(found) => found.hash(&mut hasher),
-            None => client(caller, part).hash_as(&mut hasher, 9),
-        }
-    }
-    hasher.finish()
+pub fn hash(parts: &[KeyPart], caller: &Caller<'_>, seed: Seed) -> u64 {
+    parts
+        .iter()
+        .fold(0, |number, part| match find(part, caller) {
+            Some(found) => found.hash(seed, number, found.kind()),
+            None => client(caller, part).hash(seed, number, MISSING),
+        })
 }
 
 /// The name of a request's key, the same on every instance: without what may be a secret, and of
@@ -129,28 +151,29 @@ fn client<'a>(caller: &Caller<'_>, part: &KeyPart) -> Found<'a> {
 }
 
 impl Found<'_> {
-    fn hash(&self, hasher: &mut impl Hasher) {
-        let kind = match self {
+    fn kind(&self) -> u8 {
+        match self {
             Self::Client(..) => 1,
             Self::Plain(_) => 2,
             Self::Subject(..) => 3,
             Self::Private(_) => 4,
-        };
-        self.hash_as(hasher, kind);
+        }
     }
 
-    fn hash_as(&self, hasher: &mut impl Hasher, kind: u8) {
-        hasher.write_u8(kind);
+    fn hash(&self, seed: Seed, before: u64, kind: u8) -> u64 {
         match self {
-            Self::Client(IpAddr::V4(address), _) => hasher.write_u32(address.to_bits()),
+            Self::Client(IpAddr::V4(address), _) => seed.hash(before, kind, &address.octets()),
             Self::Client(IpAddr::V6(address), prefix) => {
                 let mask = u128::MAX << (128 - u32::from((*prefix).clamp(1, 128)));
-                hasher.write_u128(address.to_bits() & mask);
+                let network = address.to_bits() & mask;
+                seed.hash(before, kind, &network.to_be_bytes())
             }
-            // With its length, so that no two pairs of parts are the same bytes.
-            Self::Plain(text) => text.hash(hasher),
-            Self::Subject(scheme, subject) => (scheme, subject).hash(hasher),
-            Self::Private(bytes) => bytes.hash(hasher),
+            Self::Plain(text) => seed.hash(before, kind, text.as_bytes()),
+            Self::Subject(scheme, subject) => {
+                let of_scheme = seed.hash(before, kind, scheme.as_bytes());
+                seed.hash(of_scheme, kind, subject.as_bytes())
+            }
+            Self::Private(bytes) => seed.hash(before, kind, bytes),
         }
     }
 
@@ -270,7 +293,7 @@ mod tests {
     #[test]
     fn networks_of_version_6_are_one_client() {
         let request = Request::get("/");
-        let state = RandomState::new();
+        let seed = Seed::default();
         let of = |address: &str, prefix| {
             let facts = Caller {
                 client_ip: address.parse().unwrap(),
@@ -279,7 +302,7 @@ mod tests {
             let parts = [KeyPart::ClientIp {
                 ipv6_prefix: prefix,
             }];
-            (name(&parts, &facts), hash(&parts, &facts, &state))
+            (name(&parts, &facts), hash(&parts, &facts, seed))
         };
         assert_eq!(of("2001:db8::1", 64), of("2001:db8::2:0:0:1", 64));
         assert_eq!(of("2001:db8::1", 64).0, "2001:db8::/64");
@@ -290,15 +313,15 @@ mod tests {
 
     #[test]
     fn different_keys_have_different_numbers() {
-        let state = RandomState::new();
+        let seed = Seed::default();
         let request = |a: &str, b: &str| Request::get("/").header("x-a", a).header("x-b", b);
-        let of = |request: &Request| hash(&[header("x-a"), header("x-b")], &facts(request), &state);
+        let of = |request: &Request| hash(&[header("x-a"), header("x-b")], &facts(request), seed);
         assert_eq!(of(&request("ab", "c")), of(&request("ab", "c")));
         assert_ne!(of(&request("ab", "c")), of(&request("a", "bc")));
         // Whoever sends an address as a header does not get that client's key.
         let sent = Request::get("/").header("x-a", "192.0.2.1");
         let missing = Request::get("/");
-        let one = |request: &Request| hash(&[header("x-a")], &facts(request), &state);
+        let one = |request: &Request| hash(&[header("x-a")], &facts(request), seed);
         assert_ne!(one(&sent), one(&missing));
     }
 }

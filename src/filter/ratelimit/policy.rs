@@ -1,13 +1,12 @@
 //! One policy: whom it counts together, what it asks, and what becomes of a request.
 
-use std::hash::RandomState;
 use std::sync::Arc;
 use std::time::Instant;
 
 use http::HeaderName;
 
 use super::fields::Announced;
-use super::key::{self, Caller};
+use super::key::{self, Caller, Seed};
 use super::lease::{self, Leases};
 use super::rate::{Nanos, Rate, Verdict};
 use super::shared::{Shared, Unanswered};
@@ -33,7 +32,7 @@ pub(super) struct Buckets {
     /// What is leased from Redis, in the mode that does so.
     leases: Option<Arc<Leases>>,
     /// Makes the numbers of keys.
-    state: RandomState,
+    seed: Seed,
     /// What times are counted from.
     beginning: Instant,
 }
@@ -114,7 +113,7 @@ impl Policy {
                 table: Table::new(config.max_keys, config.windows.len()),
                 leases: (config.scope == Scope::Shared(Mode::Fast))
                     .then(|| Leases::new(shared, config.max_keys)),
-                state: RandomState::new(),
+                seed: Seed::default(),
                 beginning: Instant::now(),
             }),
         };
@@ -150,7 +149,7 @@ impl Policy {
         Some(Asked {
             caller,
             tier: self.tier(caller),
-            key: key::hash(&self.config.key, caller, &self.buckets.state),
+            key: key::hash(&self.config.key, caller, self.buckets.seed),
             cost: cost.unwrap_or(self.config.cost.request),
         })
     }

@@ -90,6 +90,7 @@ impl Table {
     }
 
     /// What it takes at most.
+    #[cfg(test)]
     pub fn bytes(&self) -> usize {
         self.parts.len() * (size_of::<Part>() + self.sets * self.windows * size_of::<Set>())
     }
@@ -101,6 +102,7 @@ impl Table {
     }
 
     /// What [`Table::take`] would say.
+    #[cfg(test)]
     pub fn peek(&self, key: u64, rates: &[Rate], cost: u64, now: Nanos) -> Verdict {
         self.judge(key, rates, cost, now, false)
     }
