@@ -6,13 +6,15 @@ CARGO_DENY_VERSION := 0.20.2
 AUDIT ?= advisories bans licenses sources
 # Arguments of the benchmark: scenarios, --peers, --write.
 BENCH_ARGS ?=
+# Arguments of `make chaos`: --quick, --only, --phase, --write.
+CHAOS_ARGS ?=
 CARGO_FUZZ_VERSION := 0.13.2
 # What `make fuzz` runs, and how long each of them.
 FUZZ_TARGETS ?= head framing normalize proxy_protocol config jwt
 FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check fmt bench faults fuzz audit
+.PHONY: help run build test check fmt bench faults chaos fuzz audit
 
 help: ## list these steps
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -37,6 +39,7 @@ check: ## formatting, lints, documentation and scripts
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items --quiet
 	shellcheck scripts/*.sh loadtest/*.sh .ci/run
 	PYTHONDONTWRITEBYTECODE=1 python3 loadtest/bench --help >/dev/null
+	python3 -B loadtest/backends-faults.py --help >/dev/null
 
 fmt: ## format the code
 	$(CARGO) fmt
@@ -48,6 +51,10 @@ bench: build ## compare with nginx, HAProxy and Envoy; see loadtest/README.md
 faults: build ## let an identity provider fail under load; see loadtest/README.md
 	@scripts/install-deps.sh faults
 	@python3 -B loadtest/idp-faults.py
+
+chaos: build ## let backends fail under load; see loadtest/README.md
+	@scripts/install-deps.sh chaos
+	@python3 -B loadtest/backends-faults.py $(CHAOS_ARGS)
 
 fuzz: ## run every fuzz target for FUZZ_SECONDS
 	@scripts/install-deps.sh build

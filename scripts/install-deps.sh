@@ -14,13 +14,14 @@ programs_of() {
     check) echo shellcheck:shellcheck python3:python3 ;;
     load) echo wrk:wrk ;;
     faults) echo openssl:openssl python3:python3 ;;
+    chaos) echo nginx:nginx-light haproxy:haproxy python3:python3 unshare:util-linux ;;
     bench)
       echo wrk:wrk h2load:nghttp2-client openssl:openssl nginx:nginx-light haproxy:haproxy
       echo python3:python3 taskset:util-linux setpriv:util-linux redis-server:redis-server
       echo python3.cryptography:python3-cryptography
       ;;
     *)
-      echo "install-deps: unknown step '$1', expected build, test, check, load, faults or bench" >&2
+      echo "install-deps: unknown step '$1', expected build, test, check, load, faults, chaos or bench" >&2
       return 2
       ;;
   esac
