@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use criterion::Criterion;
 use edge_gateway::config::model::{
-    Action, FixedResponse, HeaderRules, Match, Route, TimeoutOverrides,
+    Action, FixedResponse, HeaderRules, Match, Route, RouteRetries, TimeoutOverrides,
 };
 use edge_gateway::config::pattern::{HostPattern, PathPattern, Segment, Tail};
 use edge_gateway::route::{Found, Lookup, Router};
@@ -167,7 +167,7 @@ fn route(number: usize, hosts: Vec<HostPattern>, path: PathPattern) -> Route {
         response_headers: HeaderRules::default(),
         max_body_bytes: None,
         timeouts: TimeoutOverrides::default(),
-        retry_attempts: None,
+        retries: RouteRetries::default(),
         maintenance: false,
     }
 }

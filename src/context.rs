@@ -13,7 +13,7 @@ use crate::filter::headers::Facts;
 use crate::filter::ratelimit::Ledger;
 use crate::filter::ratelimit::key::Caller;
 
-use crate::metrics::PooledConnection;
+use crate::metrics::{PooledConnection, RetrySkip};
 use crate::reply::Rejection;
 use crate::request_id::RequestId;
 use crate::route::{Lookup, Params, Route};
@@ -59,6 +59,8 @@ pub struct RequestContext {
     pub tried: Tried,
     /// Attempts after the first.
     pub retries: u32,
+    /// Why there was not one more, where one was called for.
+    pub retry_skipped: Option<RetrySkip>,
     /// What it is refused for.
     pub rejection: Option<Rejection>,
     /// Why it failed, where that says more than the rejection.
@@ -114,6 +116,7 @@ impl RequestContext {
             attempt: None,
             tried: Tried::default(),
             retries: 0,
+            retry_skipped: None,
             rejection: None,
             error: None,
             silent: false,

@@ -14,6 +14,7 @@ mod limit;
 mod receive;
 mod record;
 mod relay;
+mod retry;
 
 use std::sync::Arc;
 

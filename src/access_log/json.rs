@@ -126,6 +126,11 @@ fn outcome(out: &mut Vec<u8>, record: &Record<'_>) {
     number(out, record.bytes_out);
     put(out, b",\"retries\":");
     number(out, record.retries.into());
+    if let Some(skipped) = record.retry_skipped {
+        put(out, b",\"retry_skipped\":\"");
+        escape::json(out, skipped.as_bytes());
+        out.push(b'"');
+    }
     put(out, b",\"auth_status\":\"");
     out.extend_from_slice(record.auth_status.as_str().as_bytes());
     if let Some(error_type) = record.error_type {
@@ -252,6 +257,7 @@ mod tests {
             backend: Some("10.0.0.11:3000"),
             backend_duration: Some(Duration::from_millis(11)),
             retries: 1,
+            retry_skipped: None,
             auth_status: AuthStatus::None,
             rate_limit_duration: None,
             error_type: Some("connect"),

@@ -63,6 +63,8 @@ pub struct Record<'a> {
     pub backend_duration: Option<Duration>,
     /// Attempts after the first.
     pub retries: u32,
+    /// Why there was not one more, where one was called for.
+    pub retry_skipped: Option<&'a str>,
     /// How authentication ended.
     pub auth_status: AuthStatus,
     /// What limits of the rate took, if the request was held against any.

@@ -104,11 +104,6 @@ fn wanted(snapshot: &Snapshot) -> HashMap<Name, model::Upstream> {
 /// What decides how a backend is probed: everything, but for what only requests feel. A key that is
 /// added later counts until it is named here, so that no probe is left with an old one.
 fn target(upstream: &model::Upstream, backend: &model::Backend) -> model::Upstream {
-    let of_requests = model::Retries {
-        attempts: 0,
-        budget: 0.0,
-        min_per_second: 0,
-    };
     let ejection = model::Outlier {
         consecutive_failures: 0,
         base_ejection: Duration::ZERO,
@@ -121,7 +116,7 @@ fn target(upstream: &model::Upstream, backend: &model::Backend) -> model::Upstre
     };
     model::Upstream {
         backends: vec![backend],
-        retries: of_requests,
+        retries: model::Retries::default(),
         outlier: ejection,
         concurrency: None,
         ..upstream.clone()

@@ -186,7 +186,8 @@ mod tests {
 
     use super::*;
     use crate::config::model::{
-        Action, FixedResponse, HeaderCondition, HeaderRules, QueryCondition, TimeoutOverrides,
+        Action, FixedResponse, HeaderCondition, HeaderRules, QueryCondition, RouteRetries,
+        TimeoutOverrides,
     };
 
     fn route(matcher: Match) -> Route {
@@ -208,7 +209,7 @@ mod tests {
             response_headers: HeaderRules::default(),
             max_body_bytes: None,
             timeouts: TimeoutOverrides::default(),
-            retry_attempts: None,
+            retries: RouteRetries::default(),
             maintenance: false,
         }
     }

@@ -4,6 +4,7 @@
 //! values (`shape`, by the schema of `file`) → `check`. Each step reports what it refuses and goes
 //! on, so that one run finds every problem of a file.
 
+mod cause;
 mod check;
 pub mod conflict;
 pub mod diff;

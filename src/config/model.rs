@@ -10,6 +10,7 @@ mod ip_access;
 mod listener_tls;
 mod ratelimit;
 mod redis;
+mod retries;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -31,6 +32,7 @@ pub use ip_access::*;
 pub use listener_tls::{CertificateFiles, ClientAuth, ListenerTls, Tickets};
 pub use ratelimit::*;
 pub use redis::{Login, Node, Redis, Sentinel, Servers};
+pub use retries::*;
 
 /// A checked configuration file.
 #[derive(Clone, Debug)]
@@ -337,17 +339,6 @@ pub struct Pool {
     pub idle_timeout: Duration,
 }
 
-/// When a request is tried again.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Retries {
-    /// Attempts after the first; 0 turns retrying off.
-    pub attempts: usize,
-    /// The share of requests that may be retries, 0.0 to 1.0.
-    pub budget: f64,
-    /// Retries a second that the budget always allows.
-    pub min_per_second: u32,
-}
-
 /// Active probing of the members.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HealthCheck {
@@ -410,8 +401,8 @@ pub struct Route {
     pub max_body_bytes: Option<u64>,
     /// Overrides of the upstream's timeouts.
     pub timeouts: TimeoutOverrides,
-    /// Overrides the upstream's number of retries.
-    pub retry_attempts: Option<usize>,
+    /// Overrides of the upstream's retries.
+    pub retries: RouteRetries,
     /// Whether it is down for maintenance.
     pub maintenance: bool,
 }

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::cause::{self, Cause};
 use super::problem::Invalid;
 use super::units;
 
@@ -75,6 +76,10 @@ scalar!(
     /// A status, or a range of them.
     Statuses((u16, u16)), "statuses", ["string", "integer"], units::statuses, units::show_statuses
 );
+scalar!(
+    /// What a request is tried again for.
+    RetryCause(Cause), "retry-cause", ["string", "integer"], cause::parse, Cause::to_string
+);
 
 /// A text that is never shown: no message, log or dump has it.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
@@ -135,6 +140,7 @@ pub(super) fn check(format: &str, text: &str) -> Option<Result<(), Invalid>> {
         "network" => units::network(text).map(drop),
         "rate" => units::rate(text).map(drop),
         "statuses" => units::statuses(text).map(drop),
+        "retry-cause" => cause::parse(text).map(drop),
         _ => return None,
     })
 }
@@ -150,6 +156,7 @@ pub(super) fn expected(format: &str) -> Option<&'static str> {
         "network" => "a network such as `10.0.0.0/8`",
         "rate" => "a rate such as `100/s`",
         "statuses" => "a status or range such as `200-399`",
+        "retry-cause" => "a cause such as `reset` or `502-504`",
         _ => return None,
     })
 }

@@ -1,14 +1,14 @@
 //! From a request with a route to a backend, and to another one where the first fails.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
 use super::failure::{Failure, Reach};
 use super::kept::Kept;
 use super::relay::{Relay, Relayed};
-use super::{Context, Gateway, authenticate, forward, limit};
+use super::{Context, Gateway, authenticate, forward, limit, retry};
 use crate::forward::tunnel::{self, Broken};
 use crate::forward::{Failed, Link};
 use crate::listener::exchange::{ClientFault, Exchange};
@@ -24,32 +24,39 @@ impl Gateway {
         context: &mut Context,
     ) -> Result<(), Failure> {
         self.enter_upstream(exchange, context).await?;
-        let mut kept = Kept::default();
+        let mut kept = retry::kept(context);
         loop {
             let Some(purpose) = forward::select(exchange, context) else {
                 return Err(Failure::Refused(Rejection::NoHealthyBackend));
             };
             forward::bound_call(exchange, context);
             let attempt = self.attempt(exchange, context, purpose, &mut kept);
-            let (failed, reach) = match attempt.await {
-                Ok(()) => return Ok(()),
-                Err((Failure::Backend(failed), reach)) => (failed, reach),
+            let wait = match attempt.await {
+                Ok(None) => return Ok(()),
+                Ok(Some(wait)) => wait,
+                Err((Failure::Backend(failed), reach)) => {
+                    match self.attempt_failed(exchange, context, &kept, &failed, reach) {
+                        Some(wait) => wait,
+                        None => return Err(Failure::Backend(failed)),
+                    }
+                }
                 Err((failure, _)) => return Err(failure),
             };
-            if !self.attempt_failed(exchange, context, &kept, &failed, reach) {
-                return Err(Failure::Backend(failed));
+            if !wait.is_zero() {
+                Box::pin(retry::wait(exchange, wait)).await?;
             }
         }
     }
 
-    /// Has the chosen backend answer.
+    /// Has the chosen backend answer. `Some`: its answer is not the one, and there is to be another
+    /// attempt after this time.
     async fn attempt(
         &self,
         exchange: &mut Exchange,
         context: &mut Context,
         purpose: Purpose,
         kept: &mut Kept,
-    ) -> Result<(), (Failure, Reach)> {
+    ) -> Result<Option<Duration>, (Failure, Reach)> {
         let Some(attempt) = &context.attempt else {
             return Err((Failure::Own("no attempt"), Reach::NothingSent));
         };
@@ -62,20 +69,22 @@ impl Gateway {
         let reach = Reach::Sent {
             on_kept_connection: reused,
         };
-        match relayed.map_err(|failure| (failure, reach))? {
-            Relayed::Complete => {
-                if let Some(upstream) = &context.upstream {
-                    let idle = upstream.config.pool.idle_timeout;
-                    self.pool.close(link, &backend, purpose, idle);
-                }
-                Ok(())
-            }
+        let again = match relayed.map_err(|failure| (failure, reach))? {
+            Relayed::Complete => None,
+            Relayed::Unwanted { wait, over: false } => return Ok(Some(wait)),
+            Relayed::Unwanted { wait, over: true } => Some(wait),
             Relayed::Upgraded(response) => {
                 // On the heap, so that requests do not make room for it.
                 let tunnelled = Box::pin(self.tunnel(exchange, context, link, response));
-                tunnelled.await.map_err(|failure| (failure, reach))
+                let tunnelled = tunnelled.await.map_err(|failure| (failure, reach));
+                return tunnelled.map(|()| None);
             }
+        };
+        if let Some(upstream) = &context.upstream {
+            let idle = upstream.config.pool.idle_timeout;
+            self.pool.close(link, &backend, purpose, idle);
         }
+        Ok(again)
     }
 
     /// Carries the request to the backend and its response back.
@@ -132,15 +141,16 @@ impl Gateway {
         })
     }
 
-    /// Learns from the head of a response, for which the backend owed something since then, and makes it
-    /// the client's. An error: it is not to be passed on.
+    /// Learns from the head of a response, which the backend owed since then, and makes it the client's.
+    /// `Some`: another one is asked for after this time. An error: it is not to be passed on.
     pub(super) fn receive_head(
         &self,
         exchange: &mut Exchange,
         context: &mut Context,
         response: &mut Response,
+        kept: &Kept,
         owing_since: Option<Instant>,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<Duration>, Failure> {
         let is_upgrade = response.status == StatusCode::SWITCHING_PROTOCOLS;
         if is_upgrade && !forward::is_tunnel(exchange) {
             // Passed on, it would turn a connection into a tunnel that nobody asked for.
@@ -154,15 +164,18 @@ impl Gateway {
             attempt.answered = Some(status);
             upstream.answered(attempt.admitted.backend(), status, latency, now);
         }
+        if let Some(wait) = self.ask_again(exchange, context, kept, response) {
+            return Ok(Some(wait));
+        }
         authenticate::watch(response, exchange, context);
         limit::settle(response, context);
         forward::note_call_end(context, &response.headers);
         if is_upgrade {
-            return Ok(());
+            return Ok(None);
         }
         self.fit_to_client(exchange, response);
         self.finish_head(exchange, context, response);
-        Ok(())
+        Ok(None)
     }
 }
 

@@ -1,12 +1,12 @@
 //! Attempts that fail: what is learned from them, whether there is another one, and what the
 //! client is told in the end.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use http::{Method, StatusCode};
+use http::StatusCode;
 
 use super::kept::Kept;
-use super::{Context, Gateway, authenticate, forward};
+use super::{Context, Gateway, authenticate};
 use crate::forward::Failed;
 use crate::listener::exchange::{ClientFault, Exchange};
 use crate::metrics::{ConnectionClose, FailureReason, RetryReason};
@@ -61,7 +61,7 @@ impl Reach {
 }
 
 impl Gateway {
-    /// Learns from a failed attempt and decides whether there is another one.
+    /// Learns from a failed attempt and decides whether there is another one, and after what time.
     pub(super) fn attempt_failed(
         &self,
         exchange: &Exchange,
@@ -69,16 +69,16 @@ impl Gateway {
         kept: &Kept,
         failed: &Failed,
         reach: Reach,
-    ) -> bool {
+    ) -> Option<Duration> {
         let (reach, reason) = (reach.regarding(failed), failed.reason);
         let is_upgraded = exchange.status() == Some(StatusCode::SWITCHING_PROTOCOLS);
         if is_upgraded && reason == FailureReason::TimeoutInBody {
             // A tunnel that fell silent says nothing about the backend.
-            return false;
+            return None;
         }
         let now = Instant::now();
         let (Some(upstream), Some(attempt)) = (&context.upstream, &mut context.attempt) else {
-            return false;
+            return None;
         };
         attempt.connection = None;
         let backend = attempt.admitted.backend();
@@ -97,13 +97,8 @@ impl Gateway {
             let status = rejection(reason).status().as_u16();
             upstream.metrics.observe(status, now - attempt.started);
         }
-        let again = may_repeat(exchange, kept, reason, reach)
-            && has_attempts_left(context)
-            && (costs_nothing(reason, reach) || upstream.may_retry(now));
-        if again {
-            upstream.metrics.retried(retry_reason(reason, reach));
-        }
-        again
+        let reason = retry_reason(reason, reach);
+        self.again(exchange, context, kept, reason, None)
     }
 
     /// Tells the client that its request failed, if it can still be told.
@@ -189,60 +184,14 @@ fn count_close(exchange: &Exchange, reason: ConnectionClose) {
     }
 }
 
-/// Whether the request can be sent again: nothing of the answer was passed on, all of the request
-/// is still here, and a second arrival does no harm (RFC 9110 section 9.2.2).
-fn may_repeat(exchange: &Exchange, kept: &Kept, reason: FailureReason, reach: Reach) -> bool {
-    let harmless = reach == Reach::NothingSent || is_idempotent(&exchange.request.method);
-    // Whoever has waited for a slow backend shall not wait for a second one.
-    let quick = !matches!(
-        reason,
-        FailureReason::Timeout | FailureReason::TimeoutInBody
-    );
-    // A backend of HTTP/2 has the client told to go on, which changes nothing.
-    let untold = exchange.status().is_none()
-        || (forward::expects_continue(exchange) && exchange.status() == Some(StatusCode::CONTINUE));
-    harmless && quick && untold && !kept.is_truncated()
-}
-
-/// Whether another attempt cannot add up to a storm: nothing was sent, or a kept connection was
-/// closed, which each one is only once.
-fn costs_nothing(reason: FailureReason, reach: Reach) -> bool {
-    let kept = Reach::Sent {
-        on_kept_connection: true,
-    };
-    reach == Reach::NothingSent || (reach == kept && reason == FailureReason::Reset)
-}
-
-fn is_idempotent(method: &Method) -> bool {
-    matches!(
-        *method,
-        Method::GET | Method::HEAD | Method::PUT | Method::DELETE | Method::OPTIONS
-    )
-}
-
-fn has_attempts_left(context: &Context) -> bool {
-    let of_route = context
-        .route
-        .as_ref()
-        .and_then(|route| route.retry_attempts);
-    let of_upstream = context
-        .upstream
-        .as_ref()
-        .map_or(0, |upstream| upstream.retry_attempts);
-    (context.retries as usize) < of_route.unwrap_or(of_upstream)
-}
-
 fn retry_reason(reason: FailureReason, reach: Reach) -> RetryReason {
     match reason {
         FailureReason::Connect | FailureReason::Tls => RetryReason::Connect,
         FailureReason::Refused => RetryReason::Refused,
         FailureReason::ConnectTimeout => RetryReason::ConnectTimeout,
         FailureReason::Protocol => RetryReason::Protocol,
-        // Timeouts are not repeated; a reset is what is left.
-        FailureReason::Reset
-        | FailureReason::ResetInBody
-        | FailureReason::Timeout
-        | FailureReason::TimeoutInBody => {
+        FailureReason::Timeout | FailureReason::TimeoutInBody => RetryReason::Timeout,
+        FailureReason::Reset | FailureReason::ResetInBody => {
             let kept = Reach::Sent {
                 on_kept_connection: true,
             };

@@ -2,23 +2,30 @@
 
 use bytes::{Bytes, BytesMut};
 
-/// A body that is larger is not kept, and its request not repeated.
-const KEPT_BYTES: usize = 64 * 1024;
-
 /// What was read of the body so far.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     bytes: BytesMut,
+    /// A body that is larger is not kept, and its request not repeated.
+    most: usize,
     truncated: bool,
 }
 
 impl Kept {
+    /// Nothing yet, and so much at most.
+    pub fn up_to(most: usize) -> Self {
+        Self {
+            most,
+            ..Self::default()
+        }
+    }
+
     /// A further piece was read.
     pub fn push(&mut self, piece: &Bytes) {
         if self.truncated {
             return;
         }
-        if self.bytes.len() + piece.len() <= KEPT_BYTES {
+        if self.bytes.len() + piece.len() <= self.most {
             self.bytes.extend_from_slice(piece);
         } else {
             self.truncated = true;
@@ -43,11 +50,11 @@ mod tests {
 
     #[test]
     fn a_body_is_kept_as_a_whole_or_not_at_all() {
-        let mut kept = Kept::default();
+        let mut kept = Kept::up_to(1000);
         assert!(kept.replay().is_empty());
-        kept.push(&Bytes::from(vec![1; KEPT_BYTES - 1]));
+        kept.push(&Bytes::from(vec![1; 999]));
         kept.push(&Bytes::from_static(b"2"));
-        assert_eq!(kept.replay().len(), KEPT_BYTES);
+        assert_eq!(kept.replay().len(), 1000);
         kept.push(&Bytes::from_static(b"3"));
         assert!(kept.is_truncated() && kept.replay().is_empty());
         kept.push(&Bytes::from_static(b"4"));

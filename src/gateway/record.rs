@@ -9,7 +9,7 @@ use crate::access_log::{AuthStatus, Record};
 use crate::context::AuthState;
 use crate::listener::connection::{Refusals, Refused};
 use crate::listener::exchange::Exchange;
-use crate::metrics::MethodLabel;
+use crate::metrics::{MethodLabel, RetrySkip};
 use crate::request_id::RequestId;
 
 /// The status of a request whose client left before it was answered, as nginx writes it.
@@ -88,6 +88,7 @@ impl Gateway {
                 .map(|attempt| &*attempt.admitted.backend().name),
             backend_duration,
             retries: context.retries,
+            retry_skipped: context.retry_skipped.map(RetrySkip::as_str),
             auth_status: match context.auth {
                 AuthState::NotAsked => AuthStatus::None,
                 AuthState::Succeeded => AuthStatus::Success,

@@ -12,7 +12,7 @@ use http::StatusCode;
 
 use super::failure::Failure;
 use super::kept::Kept;
-use super::{Context, Gateway, forward};
+use super::{Context, Gateway, forward, retry};
 use crate::forward::{Failed, Link};
 use crate::listener::connection::LINGER;
 use crate::listener::exchange::{ClientFault, Exchange};
@@ -27,6 +27,13 @@ pub(super) enum Relayed {
     Complete,
     /// The backend agrees to another protocol.
     Upgraded(Response),
+    /// The response is not passed on, and another one asked for.
+    Unwanted {
+        /// After this time.
+        wait: Duration,
+        /// Whether it was read to its end.
+        over: bool,
+    },
 }
 
 /// Where the request's body is.
@@ -240,7 +247,7 @@ impl<'a> Relay<'a> {
             Down::Head => {
                 let head = self.link.poll_head(task);
                 match self.look(head, task) {
-                    Poll::Ready(Ok(head)) => return Poll::Ready(self.head(head)),
+                    Poll::Ready(Ok(head)) => return Poll::Ready(self.head(head, task)),
                     Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
                     Poll::Pending => return Poll::Pending,
                 }
@@ -318,7 +325,11 @@ impl<'a> Relay<'a> {
     }
 
     /// A head has come.
-    fn head(&mut self, mut response: Response) -> Result<Option<Relayed>, Failure> {
+    fn head(
+        &mut self,
+        mut response: Response,
+        task: &mut Task<'_>,
+    ) -> Result<Option<Relayed>, Failure> {
         let owing_since = self.owing_since.take();
         if response.is_interim() {
             if matches!(self.up, Up::Done) {
@@ -330,8 +341,15 @@ impl<'a> Relay<'a> {
                 .map_err(Failure::Client)?;
             return Ok(None);
         }
-        self.gateway
-            .receive_head(self.exchange, self.context, &mut response, owing_since)?;
+        let (exchange, context) = (&mut *self.exchange, &mut *self.context);
+        let head = &mut response;
+        let received =
+            self.gateway
+                .receive_head(exchange, context, head, self.kept, owing_since)?;
+        if let Some(wait) = received {
+            let over = retry::read_rest(self.link, task);
+            return Ok(Some(Relayed::Unwanted { wait, over }));
+        }
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(Some(Relayed::Upgraded(response)));
         }

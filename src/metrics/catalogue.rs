@@ -150,6 +150,10 @@ pub(super) const BACKEND_RETRIES: Definition = counter(
     "backend_retries_total",
     "Attempts after the first, by what made them necessary.",
 );
+pub(super) const BACKEND_RETRIES_SKIPPED: Definition = counter(
+    "backend_retries_skipped_total",
+    "Attempts that were called for and could not be made, by what stood against them.",
+);
 pub(super) const UPSTREAM_GRPC_ERRORS: Definition = counter(
     "upstream_grpc_errors_total",
     "gRPC calls that a backend ended with a code other than OK.",

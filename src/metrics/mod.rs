@@ -50,7 +50,9 @@ pub use self::render::{Format, render};
 pub use self::revocations::RevocationMetrics;
 pub use self::route::RouteMetrics;
 pub use self::tls::{HandshakeFailure, TlsMetrics};
-pub use self::upstream::{FailureReason, PooledConnection, RetryReason, UpstreamMetrics};
+pub use self::upstream::{
+    FailureReason, PooledConnection, RetryReason, RetrySkip, UpstreamMetrics,
+};
 
 /// A counter that only grows; clones count together.
 pub use prometheus::IntCounter as Counter;

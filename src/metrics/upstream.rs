@@ -30,6 +30,30 @@ label! {
         Protocol = "protocol",
         /// The backend gave the request back without having done anything with it (HTTP/2).
         Refused = "refused",
+        /// The response did not begin in time.
+        Timeout = "timeout",
+        /// The backend answered with a status that is retried.
+        Status = "status",
+        /// A gRPC call ended at once with a status that is retried.
+        GrpcStatus = "grpc_status",
+    }
+}
+
+label! {
+    /// Why there was no further attempt where one was called for.
+    RetrySkip {
+        /// There had been as many as there may be.
+        Attempts = "attempts",
+        /// The budget is used up.
+        Budget = "budget",
+        /// The backend may have acted on it, and its method is not idempotent.
+        NotIdempotent = "not_idempotent",
+        /// More of the body was sent than is kept.
+        BodyTooLarge = "body_too_large",
+        /// The time for the whole request would have been over.
+        Deadline = "deadline",
+        /// The backend wants to be left alone for longer than is waited.
+        RetryAfter = "retry_after",
     }
 }
 
@@ -63,6 +87,7 @@ pub struct UpstreamMetrics {
     duration: Histogram,
     failures: Counts<{ FailureReason::ALL.len() }>,
     retries: Counts<{ RetryReason::ALL.len() }>,
+    retries_skipped: Counts<{ RetrySkip::ALL.len() }>,
     grpc_errors: Counts<{ GrpcCode::ALL.len() }>,
     pool_reused: AtomicU64,
     pool_created: AtomicU64,
@@ -77,6 +102,7 @@ impl Default for UpstreamMetrics {
             duration: Histogram::of_seconds(),
             failures: Counts::default(),
             retries: Counts::default(),
+            retries_skipped: Counts::default(),
             grpc_errors: Counts::default(),
             pool_reused: AtomicU64::new(0),
             pool_created: AtomicU64::new(0),
@@ -102,6 +128,11 @@ impl UpstreamMetrics {
     /// Counts a further attempt.
     pub fn retried(&self, reason: RetryReason) {
         self.retries.inc(reason);
+    }
+
+    /// Counts a further attempt that there could not be.
+    pub fn retry_skipped(&self, reason: RetrySkip) {
+        self.retries_skipped.inc(reason);
     }
 
     /// Counts a gRPC call that a backend ended with this `grpc-status`, unless that is OK.
@@ -184,6 +215,7 @@ pub(super) fn collect(
     let mut durations = Family::new(namespace, &catalogue::BACKEND_DURATION);
     let mut failures = Family::new(namespace, &catalogue::BACKEND_FAILURES);
     let mut retries = Family::new(namespace, &catalogue::BACKEND_RETRIES);
+    let mut skipped = Family::new(namespace, &catalogue::BACKEND_RETRIES_SKIPPED);
     let mut grpc_errors = Family::new(namespace, &catalogue::UPSTREAM_GRPC_ERRORS);
     let mut pool = Pool::new(namespace);
     for (upstream, metrics) in held {
@@ -198,12 +230,15 @@ pub(super) fn collect(
         for (reason, count) in metrics.retries.read::<RetryReason>() {
             retries.count(&[own, ("reason", reason)], count);
         }
+        for (reason, count) in metrics.retries_skipped.read::<RetrySkip>() {
+            skipped.count(&[own, ("reason", reason)], count);
+        }
         for (code, count) in metrics.grpc_errors.read::<GrpcCode>() {
             grpc_errors.count(&[own, ("grpc_code", code)], count);
         }
         pool.add(own, metrics);
     }
-    out.extend([requests, durations, failures, retries, grpc_errors].map(Family::finish));
+    out.extend([requests, durations, failures, retries, skipped, grpc_errors].map(Family::finish));
     out.extend([pool.in_use, pool.idle, pool.reused, pool.created].map(Family::finish));
 }
 

@@ -13,7 +13,9 @@ use std::sync::Arc;
 pub use params::Params;
 pub use router::{Found, Lookup, Router};
 
-use crate::config::model::{self, FixedResponse, Redirect, Rewrite, TimeoutOverrides};
+use crate::config::model::{
+    self, FixedResponse, Redirect, Rewrite, RouteRetries, TimeoutOverrides,
+};
 use crate::filter::auth::{Auth, Policy};
 use crate::filter::concurrency;
 use crate::filter::cors::Cors;
@@ -51,8 +53,8 @@ pub struct Route {
     pub max_body_bytes: Option<u64>,
     /// Overrides of the upstream's timeouts.
     pub timeouts: TimeoutOverrides,
-    /// Overrides the upstream's number of retries.
-    pub retry_attempts: Option<usize>,
+    /// Overrides of the upstream's retries.
+    pub retries: RouteRetries,
     /// Whether it is down for maintenance.
     pub maintenance: Maintenance,
     /// What is measured of it.
@@ -164,7 +166,7 @@ impl Route {
             response_headers: HeaderFilter::compile(&config.response_headers),
             max_body_bytes: config.max_body_bytes,
             timeouts: config.timeouts.clone(),
-            retry_attempts: config.retry_attempts,
+            retries: config.retries.clone(),
             maintenance: Maintenance::new(
                 config.maintenance,
                 previous.map(|previous| &previous.maintenance),

@@ -8,6 +8,7 @@ mod members;
 mod outlier;
 mod peer;
 mod plan;
+pub mod repeat;
 mod retry;
 mod wish;
 
@@ -23,6 +24,7 @@ use members::Maker;
 pub use members::Members;
 pub use peer::Purpose;
 use plan::Plan;
+pub use retry::Price;
 use retry::RetryBudget;
 pub use wish::{Tried, Wish};
 
@@ -37,8 +39,6 @@ pub struct Upstream {
     pub name: Arc<str>,
     /// What an attempt may take.
     pub timeouts: model::Timeouts,
-    /// Attempts after the first.
-    pub retry_attempts: usize,
     /// How its members are probed.
     pub health_check: Option<model::HealthCheck>,
     /// What is measured of it.
@@ -80,9 +80,10 @@ impl Upstream {
         let changes: Arc<AtomicU64> =
             previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.changes));
         let plan = Plan::new(Arc::new(members), changes.load(Ordering::Relaxed), now);
+        let retries = &config.retries;
         let budget = previous
-            .filter(|previous| previous.config.retries == config.retries)
-            .map(|previous| Arc::clone(&previous.budget));
+            .map(|previous| Arc::clone(&previous.budget))
+            .filter(|budget| budget.is_of(retries.budget, retries.min_per_second));
         let places = previous.and_then(|previous| previous.concurrency.as_ref());
         Self {
             concurrency: config
@@ -90,13 +91,15 @@ impl Upstream {
                 .map(|bounds| Limit::of_upstream(bounds, &config.name, metrics, places)),
             name: Arc::clone(&config.name),
             timeouts: config.timeouts.clone(),
-            retry_attempts: config.retries.attempts,
             health_check: config.health_check.clone(),
             metrics: metrics.upstream(&config.name),
             config: config.clone(),
             tls,
             complaints: Complaints::default(),
-            budget: budget.unwrap_or_else(|| Arc::new(RetryBudget::new(&config.retries, now))),
+            budget: budget.unwrap_or_else(|| {
+                let (share, least) = (retries.budget, retries.min_per_second);
+                Arc::new(RetryBudget::new(share, least, now))
+            }),
             changes,
             plan: ArcSwap::from_pointee(plan),
             epoch: now,
@@ -147,16 +150,19 @@ impl Upstream {
         self.budget.request();
     }
 
-    /// Whether one more retry is within the budget; takes it if so.
-    pub fn may_retry(&self, now: Instant) -> bool {
-        self.budget.take(now)
+    /// Whether one more retry is within the budget; pays for it if so.
+    pub fn may_retry(&self, price: Price, now: Instant) -> bool {
+        self.budget.pay(price, now)
     }
 
     /// Records that the backend answered an attempt with this status, so long after it could begin to.
     /// Everything that is learned of answers is learned here.
-    pub fn answered(&self, backend: &Backend, _status: u16, _latency: Duration, now: Instant) {
+    pub fn answered(&self, backend: &Backend, status: u16, _latency: Duration, now: Instant) {
         backend.known.outlier.succeeded();
         backend.peers.answered(now);
+        if status < 500 {
+            self.budget.answered();
+        }
     }
 
     /// Records an attempt that came back undone because the backend closes the connection, as it may

@@ -219,3 +219,207 @@ fn a_health_check_takes_a_backend_out_and_back() {
     gateway.wait_metric("gateway_backend_up", &labels, 1.0);
     assert_eq!(get(gateway.addr(), "/").text(), "checked");
 }
+
+/// An answer with this status.
+fn failing(status: u16, fields: &str) -> Script {
+    Script::new().read_body().send(format!(
+        "HTTP/1.1 {status} Oh\r\n{fields}Content-Length: 4\r\n\r\nbusy"
+    ))
+}
+
+/// Retries without pauses and without bounds, for these causes.
+fn retrying(on: &str, more: &str) -> String {
+    format!(
+        "{NO_EJECTION}\n    retries: {{ on: [{on}], budget: 100%, min_per_second: 1000, \
+         backoff: {{ base: 1ms, max: 1ms }}, {more} }}"
+    )
+}
+
+#[test]
+fn a_status_that_is_listed_is_asked_for_again_elsewhere() {
+    let (ill, well) = (
+        Origin::script(failing(503, "")),
+        Origin::script(Script::answer("well")),
+    );
+    let settings = retrying("503", "");
+    let gateway = Gateway::with_upstream(&[ill.address(), well.address()], &settings);
+    let mut client = gateway.connect();
+    for _ in 0..10 {
+        assert_eq!(client.get("/").text(), "well");
+    }
+    // Half of them, but for the turns that retries do not take.
+    assert!(ill.requests() >= 3, "{}", ill.requests());
+    // The response that nobody wanted was read, and its connection used again.
+    assert_eq!(ill.connections(), 1);
+    let counted = [("backend_service", "u"), ("reason", "status")];
+    let retries = gateway.metric("gateway_backend_retries_total", &counted);
+    assert_eq!(retries as usize, ill.requests());
+    let attempts = [("backend_service", "u"), ("status_code", "503")];
+    gateway.wait_metric("gateway_backend_requests_total", &attempts, retries);
+}
+
+#[test]
+fn a_status_that_is_not_listed_is_the_answer() {
+    let origin = Origin::script(failing(503, ""));
+    let settings = retrying("500, 502-504, 429", "");
+    let gateway = Gateway::with_upstream(&[origin.address()], &settings);
+    assert_eq!(get(gateway.addr(), "/").text(), "busy");
+    assert_eq!(origin.requests(), 2, "503 is between them");
+    let gateway = Gateway::with_upstream(&[origin.address()], NO_EJECTION);
+    let response = get(gateway.addr(), "/");
+    assert_eq!((response.status, response.text().as_str()), (503, "busy"));
+    assert_eq!(origin.requests(), 3);
+}
+
+#[test]
+fn when_attempts_are_used_up_the_last_answer_is_passed_on() {
+    let origin =
+        Origin::answering(|request| failing(503, &format!("X-Turn: {}\r\n", request.ordinal)));
+    let settings = retrying("503", "attempts: 2");
+    let gateway = Gateway::with_upstream(&[origin.address()], &settings);
+    let response = get(gateway.addr(), "/");
+    assert_eq!((response.status, response.text().as_str()), (503, "busy"));
+    assert_eq!(response.header("x-turn"), Some("2"));
+    let skipped = [("backend_service", "u"), ("reason", "attempts")];
+    gateway.wait_metric("gateway_backend_retries_skipped_total", &skipped, 1.0);
+    let line = gateway.wait_access(|line| line["retries"] == 2);
+    assert_eq!(line["retry_skipped"], "attempts");
+}
+
+#[test]
+fn a_long_answer_that_nobody_wants_costs_its_connection_and_no_time() {
+    let ill = Origin::answering(|request| match request.ordinal {
+        0 => Script::new()
+            .send("HTTP/1.1 500 Oh\r\nContent-Length: 1000000\r\n\r\nx")
+            .hold(),
+        _ => Script::answer("well"),
+    });
+    let gateway = Gateway::with_upstream(&[ill.address()], &retrying("500", ""));
+    assert_eq!(get(gateway.addr(), "/").text(), "well");
+    assert_eq!(ill.connections(), 2);
+}
+
+#[test]
+fn a_body_is_sent_again_from_its_beginning_or_not_at_all() {
+    let origin = Origin::answering(|request| match request.ordinal % 2 {
+        0 => failing(503, ""),
+        _ => Script::answer("well"),
+    });
+    let settings = retrying("503", "max_body: 1KiB");
+    let gateway = Gateway::with_upstream(&[origin.address()], &settings);
+    let small = request(gateway.addr(), "PUT", "/", &[], &[b'x'; 1024]);
+    assert_eq!(small.text(), "well");
+    assert_eq!(origin.seen()[1].body, [b'x'; 1024]);
+    let large = request(gateway.addr(), "PUT", "/", &[], &[b'x'; 1025]);
+    assert_eq!(large.text(), "busy");
+    let skipped = [("backend_service", "u"), ("reason", "body_too_large")];
+    gateway.wait_metric("gateway_backend_retries_skipped_total", &skipped, 1.0);
+    gateway.wait_access(|line| line["retry_skipped"] == "body_too_large");
+}
+
+#[test]
+fn what_is_not_idempotent_is_sent_again_where_that_is_wanted() {
+    let origin = failing_first(failing(503, ""));
+    let gateway = Gateway::start(&format!(
+        "upstreams: {{ u: {{ backends: ['{}'], outlier: {{ consecutive_failures: 0 }}, \
+         retries: {{ on: [503], budget: 100%, min_per_second: 1000 }} }} }}\nroutes:\n\
+         \x20 - {{ match: {{ path: /no }}, upstream: u }}\n\
+         \x20 - {{ match: {{ path: /yes }}, upstream: u, retries: {{ non_idempotent: true }} }}\n\
+         \x20 - {{ match: {{ path: /key }}, upstream: u, retries: {{ idempotency_key: true }} }}\n\
+         \x20 - {{ match: {{ path: /nokey }}, upstream: u, retries: {{ idempotency_key: true }} }}\n",
+        origin.address()
+    ));
+    let key = ["Idempotency-Key: \"a1\""];
+    for (path, headers, answer) in [
+        ("/no", &key[..], "busy"),
+        ("/yes", &[], "second"),
+        ("/key", &key[..], "second"),
+        ("/nokey", &[], "busy"),
+    ] {
+        let response = request(gateway.addr(), "POST", path, headers, b"body");
+        assert_eq!(response.text(), answer, "{path}");
+    }
+    let skipped = [("backend_service", "u"), ("reason", "not_idempotent")];
+    gateway.wait_metric("gateway_backend_retries_skipped_total", &skipped, 2.0);
+}
+
+#[test]
+fn a_slow_backend_is_given_up_for_another_where_that_is_wanted() {
+    let (slow, well) = (
+        Origin::script(Script::new().hold()),
+        Origin::script(Script::answer("well")),
+    );
+    let settings = format!(
+        "{}\n    timeouts: {{ first_byte: 200ms }}",
+        retrying("timeout", "")
+    );
+    let gateway = Gateway::with_upstream(&[slow.address(), well.address()], &settings);
+    let mut client = gateway.connect();
+    for _ in 0..4 {
+        assert_eq!(client.get("/").text(), "well");
+    }
+    let counted = [("backend_service", "u"), ("reason", "timeout")];
+    assert!(gateway.metric("gateway_backend_retries_total", &counted) >= 1.0);
+}
+
+#[test]
+fn a_backend_that_wants_to_be_left_alone_is() {
+    let origin = failing_first(failing(503, "Retry-After: 1\r\n"));
+    let settings = "    retries: { on: [503], backoff: { base: 10ms, max: 100ms } }";
+    let gateway = Gateway::with_upstream(&[origin.address()], settings);
+    let response = get(gateway.addr(), "/");
+    assert_eq!(response.text(), "busy");
+    assert_eq!(response.header("retry-after"), Some("1"));
+    let skipped = [("backend_service", "u"), ("reason", "retry_after")];
+    gateway.wait_metric("gateway_backend_retries_skipped_total", &skipped, 1.0);
+    let patient = "    retries: { on: [503], backoff: { base: 10ms, max: 1s } }";
+    let gateway = Gateway::with_upstream(&[origin.address()], patient);
+    let asked = std::time::Instant::now();
+    assert_eq!(get(gateway.addr(), "/patient").text(), "second");
+    assert!(asked.elapsed() >= std::time::Duration::from_secs(1));
+}
+
+#[test]
+fn a_client_that_leaves_is_not_waited_for() {
+    let origin = failing_first(failing(503, "Retry-After: 60\r\n"));
+    let settings = "    retries: { on: [503], backoff: { base: 1m, max: 1m } }";
+    let gateway = Gateway::with_upstream(&[origin.address()], settings);
+    let mut client = gateway.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let counted = [("backend_service", "u"), ("reason", "status")];
+    gateway.wait_metric("gateway_backend_retries_total", &counted, 1.0);
+    drop(client);
+    gateway.wait_access(|line| line["error_type"] == "client_closed");
+    assert_eq!(origin.requests(), 1);
+}
+
+/// What backends are asked in a full outage, beside what clients ask.
+fn attempts_in_an_outage(outage: &Script, on: &str) -> (usize, usize) {
+    let backends = [
+        Origin::script(outage.clone()),
+        Origin::script(outage.clone()),
+    ];
+    let addresses = backends.each_ref().map(Origin::address);
+    let settings = format!(
+        "{NO_EJECTION}\n    retries: {{ attempts: 3, on: [{on}], min_per_second: 0, \
+         backoff: {{ base: 1ms, max: 1ms }} }}"
+    );
+    let gateway = Gateway::with_upstream(&addresses, &settings);
+    let asked = 500;
+    let mut client = gateway.connect();
+    for _ in 0..asked {
+        assert!(client.get("/").status >= 500);
+    }
+    (asked, backends.iter().map(Origin::requests).sum())
+}
+
+#[test]
+fn a_full_outage_is_not_made_worse_by_retries() {
+    let bad = failing(503, "");
+    let closing = Script::new().reset();
+    for (outage, on) in [(&bad, "502-504"), (&closing, "reset")] {
+        let (asked, attempts) = attempts_in_an_outage(outage, on);
+        assert!(attempts > asked, "some are tried again: {attempts}");
+        assert!(attempts <= asked + asked / 5, "{on}: {attempts}");
+    }
+}

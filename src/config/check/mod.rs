@@ -12,6 +12,7 @@ mod matching;
 mod process;
 mod ratelimit;
 mod redis;
+mod retries;
 mod route;
 mod upstream;
 

@@ -132,7 +132,7 @@ impl Checker<'_> {
                     .map(|duration| duration.0),
                 read: written.timeouts.read.as_ref().map(|duration| duration.0),
             },
-            retry_attempts: written.retries.attempts.map(|attempts| attempts as usize),
+            retries: self.route_retries(&written.retries, &at.key("retries")),
             maintenance: written.maintenance,
         })
     }

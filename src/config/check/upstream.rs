@@ -10,7 +10,7 @@ use super::Checker;
 use super::concurrency::of_upstream;
 use crate::config::file;
 use crate::config::model::{
-    Backend, Balance, HealthCheck, Http2, Outlier, Pool, Protocol, Retries, Timeouts, Upstream,
+    Backend, Balance, HealthCheck, Http2, Outlier, Pool, Protocol, Timeouts, Upstream,
 };
 use crate::config::problem::{Invalid, quote};
 use crate::config::scalar::List;
@@ -220,11 +220,7 @@ impl Checker<'_> {
             pool: Pool {
                 idle_timeout: written.pool.idle_timeout.0,
             },
-            retries: Retries {
-                attempts: written.retries.attempts as usize,
-                budget: written.retries.budget.0,
-                min_per_second: written.retries.min_per_second,
-            },
+            retries: self.retries(&written.retries, &at.key("retries")),
             health_check,
             outlier: self.outlier(&written.outlier, &at.key("outlier")),
         })

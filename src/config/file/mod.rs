@@ -10,6 +10,7 @@ mod ip_access;
 mod listener_tls;
 mod ratelimit;
 mod redis;
+mod retries;
 mod route;
 mod upstream;
 
@@ -29,6 +30,7 @@ pub use ip_access::*;
 pub use listener_tls::*;
 pub use ratelimit::*;
 pub use redis::*;
+pub use retries::*;
 pub use route::*;
 pub use upstream::*;
 
@@ -317,6 +319,10 @@ pub struct Metrics {
 
 fn enabled() -> bool {
     true
+}
+
+fn millis(millis: u64) -> Duration {
+    Duration(StdDuration::from_millis(millis))
 }
 
 fn secs(seconds: u64) -> Duration {

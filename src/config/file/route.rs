@@ -11,6 +11,7 @@ use super::concurrency::Concurrency;
 use super::cors::RouteCors;
 use super::ip_access::IpAccess;
 use super::ratelimit::RouteLimits;
+use super::retries::RouteRetries;
 use super::upstream::one;
 
 /// One route. It has one of `upstream`, `redirect` and `respond`.
@@ -279,15 +280,6 @@ pub struct RouteTimeouts {
     pub first_byte: Option<Duration>,
     /// How long the backend may pause inside its response; then the response is cut off.
     pub read: Option<Duration>,
-}
-
-/// See [`Route::retries`].
-#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RouteRetries {
-    /// Attempts after the first; 0 turns retrying off.
-    #[schemars(range(min = 0, max = 10))]
-    pub attempts: Option<u32>,
 }
 
 impl Default for Redirect {

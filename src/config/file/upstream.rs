@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::scalar::{Duration, List, Share, Size, Statuses};
 use super::concurrency::UpstreamConcurrency;
-use super::secs;
+use super::{Retries, secs};
 
 /// One upstream.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -149,21 +149,6 @@ pub struct Pool {
     pub idle_timeout: Duration,
 }
 
-/// See [`Upstream::retries`].
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Retries {
-    /// Attempts after the first; 0 turns retrying off. A request is tried again only when nothing
-    /// of it was sent, or its method is idempotent.
-    #[schemars(range(min = 0, max = 10))]
-    pub attempts: u32,
-    /// How many retries there may be in relation to requests. 100 can be saved up.
-    pub budget: Share,
-    /// How many retries a second are allowed even when the budget is used up.
-    #[schemars(range(min = 0, max = 100_000))]
-    pub min_per_second: u32,
-}
-
 /// See [`Upstream::health_check`].
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -247,16 +232,6 @@ impl Default for Pool {
     fn default() -> Self {
         Self {
             idle_timeout: secs(30),
-        }
-    }
-}
-
-impl Default for Retries {
-    fn default() -> Self {
-        Self {
-            attempts: 1,
-            budget: Share(0.2),
-            min_per_second: 3,
         }
     }
 }

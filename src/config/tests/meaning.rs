@@ -106,6 +106,9 @@ fn the_shortest_file_has_the_safe_defaults() {
         (upstream.retries.attempts, upstream.retries.budget),
         (1, 0.2)
     );
+    let on = upstream.retries.on;
+    assert!(on.connect_failure && on.refused_stream && on.reset && !on.timeout);
+    assert!(!(400..600).any(|status| on.has_status(status)));
     assert_eq!(upstream.outlier.consecutive_failures, 5);
     assert!(upstream.health_check.is_none());
     let route = &config.routes[0];
@@ -247,7 +250,7 @@ routes:
       response: { remove: [server] }
     max_body_size: unlimited
     timeouts: { first_byte: 1m }
-    retries: { attempts: 0 }
+    retries: { on: [502-504, 429], non_idempotent: true }
 "#,
     );
     let route = &config.routes[0];
@@ -269,7 +272,9 @@ routes:
     assert_eq!(route.request_headers.set.len(), 1);
     assert_eq!(route.max_body_bytes, None);
     assert_eq!(route.timeouts.first_byte, Some(secs(60)));
-    assert_eq!(route.retry_attempts, Some(0));
+    assert_eq!(route.retries.non_idempotent, Some(true));
+    let on = route.retries.on.unwrap_or_default();
+    assert!(on.has_status(429) && on.has_status(502) && !on.has_status(500) && !on.reset);
 }
 
 #[test]

@@ -206,6 +206,12 @@ fn upstreams_have_backends_that_can_be_dialled() {
     );
     assert!(upstream("timeouts: { connect: 6s }").contains("at most `5s`"));
     assert!(upstream("retries: { budget: 120% }").contains("`120%` is out of range"));
+    assert!(upstream("retries: { on: [404] }").contains("`404` is nothing to retry for"));
+    assert!(upstream("retries: { on: [] }").contains("retries.on: is empty"));
+    assert!(upstream("retries: { attempts: 0, on: [reset] }").contains("has no effect with"));
+    assert!(upstream("retries: { max_body: 2MiB }").contains("at most `1MiB`"));
+    let short = upstream("retries: { backoff: { base: 1s, max: 10ms } }");
+    assert!(short.contains("backoff.max: is shorter than `base`"));
     assert!(upstream("balance: random").contains("expected `round_robin`"));
     assert!(upstream("health_check: { timeout: 9s }").contains("longer than `interval`"));
     assert!(upstream("health_check: { path: health }").contains("`health` is not a path"));

@@ -9,8 +9,8 @@ use regex::Regex;
 
 use super::*;
 use crate::config::model::{
-    Action, FixedResponse, HeaderCondition, HeaderRules, Match, QueryCondition, TimeoutOverrides,
-    ValueMatch,
+    Action, FixedResponse, HeaderCondition, HeaderRules, Match, QueryCondition, RouteRetries,
+    TimeoutOverrides, ValueMatch,
 };
 use crate::config::pattern::{PathPattern, Segment, Tail};
 
@@ -41,7 +41,7 @@ fn route(name: &str, paths: &[&str]) -> Route {
         response_headers: HeaderRules::default(),
         max_body_bytes: None,
         timeouts: TimeoutOverrides::default(),
-        retry_attempts: None,
+        retries: RouteRetries::default(),
         maintenance: false,
     }
 }

@@ -1,0 +1,70 @@
+//! Checks when requests are tried again.
+
+use super::Checker;
+use crate::config::file;
+use crate::config::model::{Backoff, Retries, RetryOn, RouteRetries};
+use crate::config::scalar::{List, RetryCause};
+use crate::config::tree::Path;
+
+impl Checker<'_> {
+    /// The retries of an upstream.
+    pub(super) fn retries(&mut self, written: &file::Retries, at: &Path<'_>) -> Retries {
+        Retries {
+            attempts: written.attempts as usize,
+            on: self.causes(&written.on, written.attempts > 0, at),
+            non_idempotent: written.non_idempotent,
+            idempotency_key: written.idempotency_key,
+            backoff: self.backoff(&written.backoff, &at.key("backoff")),
+            // At most 1 MiB, by the schema.
+            max_body: usize::try_from(written.max_body.0).unwrap_or(0),
+            budget: written.budget.0,
+            min_per_second: written.min_per_second,
+        }
+    }
+
+    /// Those of a route.
+    pub(super) fn route_retries(
+        &mut self,
+        written: &file::RouteRetries,
+        at: &Path<'_>,
+    ) -> RouteRetries {
+        let tried = written.attempts != Some(0);
+        RouteRetries {
+            attempts: written.attempts.map(|attempts| attempts as usize),
+            on: written.on.as_ref().map(|on| self.causes(on, tried, at)),
+            non_idempotent: written.non_idempotent,
+            idempotency_key: written.idempotency_key,
+        }
+    }
+
+    fn causes(&mut self, written: &List<RetryCause>, tried: bool, at: &Path<'_>) -> RetryOn {
+        let at = at.key("on");
+        if written.is_empty() && tried && self.is_whole(&at) {
+            let what = "is empty, expected at least one cause, or `attempts: 0` beside it";
+            self.refuse(&at, what);
+        }
+        if !tried && self.is_written(&at) {
+            let what = "has no effect with `attempts: 0`, expected it to be left out";
+            self.refuse(&at, what);
+        }
+        let mut on = RetryOn::default();
+        for (_, cause) in written.iter() {
+            on.add(cause.0);
+        }
+        on
+    }
+
+    fn backoff(&mut self, written: &file::Backoff, at: &Path<'_>) -> Backoff {
+        let (base, mut max) = (written.base.0, written.max.0);
+        if max < base {
+            if self.is_written(&at.key("max")) {
+                self.refuse(
+                    &at.key("max"),
+                    "is shorter than `base`, expected at least that",
+                );
+            }
+            max = base;
+        }
+        Backoff { base, max }
+    }
+}
