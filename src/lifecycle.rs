@@ -14,10 +14,18 @@ pub enum Condition {
     Listeners,
     /// Every key set that is fetched is there, or its first fetch has taken too long.
     KeySets,
+    /// Every backend that gets nothing before its first health check has had one, or it has taken too
+    /// long.
+    HealthChecks,
 }
 
 impl Condition {
-    const ALL: [Self; 3] = [Self::Config, Self::Listeners, Self::KeySets];
+    const ALL: [Self; 4] = [
+        Self::Config,
+        Self::Listeners,
+        Self::KeySets,
+        Self::HealthChecks,
+    ];
 
     fn bit(self) -> u8 {
         1 << self as u8
@@ -29,6 +37,7 @@ impl Condition {
             Self::Config => "config",
             Self::Listeners => "listeners",
             Self::KeySets => "key_sets",
+            Self::HealthChecks => "health_checks",
         }
     }
 }
@@ -226,13 +235,14 @@ mod tests {
         assert_eq!(life.state(), State::Starting);
         assert_eq!(
             life.not_ready_reasons(),
-            ["config", "listeners", "key_sets"]
+            ["config", "listeners", "key_sets", "health_checks"]
         );
         life.met(Condition::Listeners);
         assert!(!life.is_ready());
         life.met(Condition::Config);
-        assert_eq!(life.not_ready_reasons(), ["key_sets"]);
+        assert_eq!(life.not_ready_reasons(), ["key_sets", "health_checks"]);
         life.met(Condition::KeySets);
+        life.met(Condition::HealthChecks);
         assert!(life.is_ready() && life.not_ready_reasons().is_empty());
         assert!(life.begin_drain(), "the first call begins it");
         assert!(!life.begin_drain());
@@ -256,9 +266,9 @@ mod tests {
     #[test]
     fn a_process_with_a_successor_drains_and_is_ready_all_the_same() {
         let life = Lifecycle::default();
-        life.met(Condition::Config);
-        life.met(Condition::Listeners);
-        life.met(Condition::KeySets);
+        for condition in Condition::ALL {
+            life.met(condition);
+        }
         life.begin_succession();
         assert_eq!(life.state(), State::Draining);
         assert!(life.is_ready() && life.is_draining());

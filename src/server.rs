@@ -19,7 +19,7 @@ use crate::admin::control::Control;
 use crate::admin::status::Status;
 use crate::background::certificates::Certificates;
 use crate::background::jwks::KeySets;
-use crate::background::probe::Probes;
+use crate::background::probe::{self, Probes};
 use crate::background::reload::{Opened, Reloader};
 use crate::background::revocations::{Revoker, Time};
 use crate::background::watch::Watch;
@@ -153,6 +153,9 @@ pub fn run(
     gateway.lifecycle.met(Condition::Config);
     if gateway.live.load().auth.remote_keys().next().is_none() {
         gateway.lifecycle.met(Condition::KeySets);
+    }
+    if !probe::is_waited_for(&gateway.live.load()) {
+        gateway.lifecycle.met(Condition::HealthChecks);
     }
     let (close, closing) = watch::channel(false);
     let listeners: Vec<_> = sockets
@@ -493,7 +496,7 @@ fn build_server(
     server.add_service(background_service("reload", watch));
     let key_sets = KeySets::new(Arc::clone(&gateway.live), Arc::clone(&gateway.lifecycle));
     server.add_service(background_service("key sets", key_sets));
-    let probes = Probes::new(Arc::clone(&gateway.live));
+    let probes = Probes::new(Arc::clone(&gateway.live), Arc::clone(&gateway.lifecycle));
     server.add_service(background_service("health checks", probes));
     server
 }

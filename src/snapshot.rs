@@ -223,6 +223,8 @@ pub struct Live {
     current: ArcSwap<Snapshot>,
     /// The number of the generation, for whoever waits for the next one.
     generation: watch::Sender<u64>,
+    /// Told whenever upstreams may have other members: a generation, or what was discovered.
+    members: watch::Sender<()>,
 }
 
 impl Live {
@@ -231,6 +233,7 @@ impl Live {
         Self {
             generation: watch::Sender::new(snapshot.generation),
             current: ArcSwap::from_pointee(snapshot),
+            members: watch::Sender::new(()),
         }
     }
 
@@ -239,6 +242,7 @@ impl Live {
         let generation = snapshot.generation;
         let before = self.current.swap(Arc::new(snapshot));
         self.generation.send_replace(generation);
+        self.members.send_replace(());
         before
     }
 
@@ -250,6 +254,16 @@ impl Live {
     /// Tells of every further generation.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.generation.subscribe()
+    }
+
+    /// States that an upstream has other members than before.
+    pub fn members_changed(&self) {
+        self.members.send_replace(());
+    }
+
+    /// Tells whenever upstreams may have other members: with every further generation, too.
+    pub fn subscribe_members(&self) -> watch::Receiver<()> {
+        self.members.subscribe()
     }
 
     /// The generation in force, to be kept for as long as a request lasts.

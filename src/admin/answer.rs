@@ -125,10 +125,15 @@ mod tests {
         let app = app();
         let (status, body) = get(&app, "/ready");
         assert_eq!(status, 503);
-        assert!(body.contains("\"not_ready\":[\"config\",\"listeners\",\"key_sets\"]"));
+        assert!(
+            body.contains(
+                "\"not_ready\":[\"config\",\"listeners\",\"key_sets\",\"health_checks\"]"
+            )
+        );
         app.lifecycle.met(Condition::Config);
         app.lifecycle.met(Condition::Listeners);
         app.lifecycle.met(Condition::KeySets);
+        app.lifecycle.met(Condition::HealthChecks);
         assert_eq!(get(&app, "/ready").0, 200);
         app.lifecycle.begin_drain();
         assert!(get(&app, "/_health/ready").1.contains("draining"));

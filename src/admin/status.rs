@@ -14,7 +14,7 @@ use crate::metrics::Build;
 use crate::route::{Action, Route};
 use crate::snapshot::Snapshot;
 use crate::store::{Mode, SentinelState, Store};
-use crate::upstream::Upstream;
+use crate::upstream::{Findings, Upstream};
 
 /// Reads the status off the live parts.
 pub struct Status {
@@ -177,8 +177,19 @@ fn of_upstream(upstream: &Upstream, now: Instant) -> Value {
                 "weight": backend.weight,
                 "state": backend.state(now).label(),
                 "in_flight": backend.in_flight(),
+                "health_check": upstream.health_check.as_ref().map(|_| of_probes(&backend.findings())),
             })
         })
         .collect();
     json!({ "name": &*upstream.name, "backends": backends })
+}
+
+/// What probes found; what was wrong stays to be read when all is well again.
+fn of_probes(findings: &Findings) -> Value {
+    let time = |at: &SystemTime| humantime::format_rfc3339_seconds(*at).to_string();
+    json!({
+        "last": findings.last.as_ref().map(|(at, _)| time(at)),
+        "good": findings.last.as_ref().map(|(_, good)| *good),
+        "last_error": findings.error.as_ref().map(|(at, what)| json!({ "time": time(at), "what": what })),
+    })
 }

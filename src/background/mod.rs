@@ -8,4 +8,5 @@ pub mod ratelimit;
 pub mod reload;
 pub mod revocations;
 pub mod shared_keys;
+mod streak;
 pub mod watch;

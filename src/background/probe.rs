@@ -1,232 +1,236 @@
 //! Active health checks: every backend of every upstream that asks for them, all in parallel.
 //!
-//! The probes follow the configuration. One whose target and policy stay goes on across a reload,
-//! with what it has seen so far.
+//! The probes follow the configuration and the members of upstreams. What several upstreams probe in
+//! the same way is probed once, and each is told. Probes of what stays go on across a reload, with what
+//! they have seen so far.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use pingora_core::ErrorType::{InvalidCert, TLSHandshakeFailure};
 use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
 use tokio::task::AbortHandle;
 
-use super::check::{self, Check};
-use crate::config::model;
+use super::check::{Check, Target, Unwell};
+use super::streak::Streak;
+use crate::lifecycle::{Condition, Lifecycle};
 use crate::snapshot::{Live, Snapshot};
 use crate::upstream::{Backend, Upstream};
+
+/// How far first probes that begin together are spread for each of them, and for all at most: a
+/// handful begins at once, and a thousand do not all connect in the same moment.
+const SPREAD: Duration = Duration::from_millis(2);
+const SPREAD_AT_MOST: Duration = Duration::from_secs(1);
+/// Between two looks whether the results that a start needs are there.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Probes the backends of the running configuration.
 pub struct Probes {
     live: Arc<Live>,
+    lifecycle: Arc<Lifecycle>,
 }
 
 impl Probes {
     /// Over this configuration.
-    pub fn new(live: Arc<Live>) -> Self {
-        Self { live }
+    pub fn new(live: Arc<Live>, lifecycle: Arc<Lifecycle>) -> Self {
+        Self { live, lifecycle }
+    }
+
+    /// Requests are welcome once every backend that waits for its first probe has had one, and at the
+    /// latest when those would have taken too long: another instance is no better off then.
+    async fn welcome(&self) {
+        let first = judged_first(&self.live.load());
+        let timeouts = first.iter().map(|(_, timeout)| *timeout);
+        let deadline = Instant::now() + SPREAD_AT_MOST + timeouts.max().unwrap_or_default();
+        let is_probed = |(backend, _): &(Arc<Backend>, Duration)| backend.findings().last.is_some();
+        while Instant::now() < deadline && !first.iter().all(is_probed) {
+            tokio::time::sleep(LOOK).await;
+        }
+        self.lifecycle.met(Condition::HealthChecks);
     }
 }
 
 #[async_trait]
 impl BackgroundService for Probes {
     async fn start(&self, mut shutdown: ShutdownWatch) {
-        let mut generations = self.live.subscribe();
+        let mut changes = self.live.subscribe_members();
         let mut probing = Probing::default();
-        loop {
-            generations.mark_unchanged();
-            probing.follow(&self.live);
-            let ended = async { drop(shutdown.wait_for(|ending| *ending).await) };
-            tokio::select! {
-                changed = generations.changed() => if changed.is_err() { return },
-                // Dropping the set at the end of this function ends the probes.
-                () = ended => return,
+        let follow = async {
+            loop {
+                changes.mark_unchanged();
+                probing.follow(&self.live.load());
+                if changes.changed().await.is_err() {
+                    return;
+                }
             }
+        };
+        let work = async { tokio::join!(follow, self.welcome()) };
+        // Dropping the tasks at the end of this function ends the probes.
+        tokio::select! {
+            _ = work => {}
+            _ = shutdown.wait_for(|ending| *ending) => {}
         }
     }
 }
 
-/// Upstream and backend.
-type Name = (Arc<str>, Arc<str>);
+/// Whether a start has to wait for the first probes of some backend.
+pub fn is_waited_for(snapshot: &Snapshot) -> bool {
+    !judged_first(snapshot).is_empty()
+}
+
+/// Backends that get nothing before their first good probe, and how long one may take.
+fn judged_first(snapshot: &Snapshot) -> Vec<(Arc<Backend>, Duration)> {
+    let mut first = Vec::new();
+    for upstream in &snapshot.upstreams {
+        let Some(check) = &upstream.health_check else {
+            continue;
+        };
+        if !check.starts_healthy {
+            let members = upstream.members();
+            let waiting = members.iter();
+            first.extend(waiting.map(|one| (Arc::clone(one), check.pace.timeout)));
+        }
+    }
+    first
+}
 
 /// The probes that run.
 #[derive(Default)]
 struct Probing {
     tasks: tokio::task::JoinSet<()>,
-    running: HashMap<Name, Running>,
+    running: HashMap<Target, Running>,
 }
 
 struct Running {
-    /// The upstream's configuration, without what does not concern a probe.
-    target: model::Upstream,
     task: AbortHandle,
+    told: Arc<Told>,
 }
+
+/// A member of an upstream.
+type Member = (Arc<Upstream>, Arc<Backend>);
 
 impl Probing {
     /// Starts what is new, ends what is gone, and leaves the rest alone.
-    fn follow(&mut self, live: &Arc<Live>) {
-        let wanted = wanted(&live.load());
-        self.running.retain(|name, running| {
-            let stays = wanted.get(name) == Some(&running.target);
+    fn follow(&mut self, snapshot: &Snapshot) {
+        let wanted = wanted(snapshot);
+        self.running.retain(|target, running| {
+            let stays = wanted.contains_key(target);
             if !stays {
                 running.task.abort();
             }
             stays
         });
-        for (name, target) in wanted {
-            if !self.running.contains_key(&name) {
-                let probe = probe_for_ever(Arc::clone(live), name.clone());
-                let task = self.tasks.spawn(probe);
-                self.running.insert(name, Running { target, task });
+        let new = wanted.len() - self.running.len();
+        let spread = SPREAD.saturating_mul(u32::try_from(new).unwrap_or(u32::MAX));
+        for (target, members) in wanted {
+            if let Some(running) = self.running.get(&target) {
+                running.told.set_members(&members);
+                continue;
             }
+            let Some((_, backend)) = members.first() else {
+                continue;
+            };
+            let check = Check::new(&target, backend);
+            let told = Arc::<Told>::default();
+            told.set_members(&members);
+            let delay = spread.min(SPREAD_AT_MOST).min(target.pace.interval);
+            let delay = delay.mul_f64(fastrand::f64());
+            let probe = probe_for_ever(check, target.clone(), Arc::clone(&told), delay);
+            let task = self.tasks.spawn(probe);
+            self.running.insert(target, Running { task, told });
         }
         // Those that have ended are not kept.
         while self.tasks.try_join_next().is_some() {}
     }
 }
 
-fn wanted(snapshot: &Snapshot) -> HashMap<Name, model::Upstream> {
-    let mut wanted = HashMap::new();
+fn wanted(snapshot: &Snapshot) -> HashMap<Target, Vec<Member>> {
+    let mut wanted: HashMap<Target, Vec<Member>> = HashMap::new();
     for upstream in &snapshot.upstreams {
-        if upstream.health_check.is_none() {
+        let Some(check) = &upstream.health_check else {
             continue;
-        }
+        };
         for backend in upstream.members().iter() {
-            let name = (Arc::clone(&upstream.name), Arc::clone(&backend.name));
-            wanted.insert(name, target(&upstream.config, &backend.config));
+            if let Some(target) = Target::new(backend, check) {
+                let member = (Arc::clone(upstream), Arc::clone(backend));
+                wanted.entry(target).or_default().push(member);
+            }
         }
     }
     wanted
 }
 
-/// What decides how a backend is probed: everything, but for what only requests feel. A key that is
-/// added later counts until it is named here, so that no probe is left with an old one.
-fn target(upstream: &model::Upstream, backend: &model::Backend) -> model::Upstream {
-    let ejection = model::Outlier {
-        consecutive_failures: 0,
-        base_ejection: Duration::ZERO,
-        max_ejection: Duration::ZERO,
-        max_ejected: 0.0,
-    };
-    let backend = model::Backend {
-        weight: 1,
-        ..backend.clone()
-    };
-    model::Upstream {
-        backends: vec![backend],
-        retries: model::Retries::default(),
-        outlier: ejection,
-        concurrency: None,
-        ..upstream.clone()
-    }
-}
-
-/// The upstream and the backend of that name, as they are now.
-fn find(live: &Live, name: &Name) -> Option<(Arc<Upstream>, Arc<Backend>)> {
-    let snapshot = live.load();
-    let upstream = snapshot.upstream(&name.0)?;
-    let members = upstream.members();
-    let backend = members.iter().find(|backend| backend.name == name.1)?;
-    Some((Arc::clone(upstream), Arc::clone(backend)))
-}
-
-/// Probes one backend at its interval, until the task is ended.
-async fn probe_for_ever(live: Arc<Live>, name: Name) {
-    // Only what the probe needs is kept: generations and upstreams come and go.
-    let Some((check, policy)) = prepare(&live, &name) else {
-        return;
-    };
-    let mut streak = Streak::default();
-    loop {
-        let result = tokio::time::timeout(policy.timeout, check.run()).await;
-        let good = matches!(result, Ok(Ok(())));
-        if let Some((upstream, backend)) = find(&live, &name) {
-            if let Ok(Err(error)) = &result
-                && matches!(error.etype, TLSHandshakeFailure | InvalidCert)
-            {
-                upstream.complain(&backend, error, Instant::now());
-            }
-            Upstream::count_probe(&backend, good);
-            if let Some(up) = streak.judge(good, &policy) {
-                upstream.probed(&backend, up, Instant::now());
-            }
-        }
-        tokio::time::sleep(jittered(policy.interval)).await;
-    }
-}
-
-fn prepare(live: &Live, name: &Name) -> Option<(Check, model::HealthCheck)> {
-    let (upstream, backend) = find(live, name)?;
-    let policy = upstream.health_check.clone()?;
-    let check = match check::new(&backend, &policy) {
-        Ok(check) => check,
-        Err(error) => {
-            let (upstream, backend) = name;
-            log::error!("upstream={upstream} backend={backend} cannot be probed: {error}");
-            return None;
-        }
-    };
-    Some((check, policy))
-}
-
-/// The interval within a tenth, so that instances started together do not probe together.
-fn jittered(interval: Duration) -> Duration {
-    interval.mul_f64(0.9 + 0.2 * fastrand::f64())
-}
-
-/// Results in a row.
+/// Who is told of the results of one target, and what they were told last.
 #[derive(Default)]
-struct Streak {
-    good: u32,
-    bad: u32,
+struct Told(Mutex<Latest>);
+
+#[derive(Default)]
+struct Latest {
+    /// Generations and upstreams come and go, and a probe keeps none of them alive.
+    members: Vec<(Weak<Upstream>, Weak<Backend>)>,
+    /// What the row of results came to, and why, when that is nothing good.
+    verdict: Option<(bool, Option<String>)>,
 }
 
-impl Streak {
-    /// Takes a result in; says what the backend is to be taken for, once the row is long enough.
-    fn judge(&mut self, good: bool, policy: &model::HealthCheck) -> Option<bool> {
-        if good {
-            self.bad = 0;
-            self.good = self.good.saturating_add(1);
-            (self.good >= policy.healthy_after).then_some(true)
-        } else {
-            self.good = 0;
-            self.bad = self.bad.saturating_add(1);
-            (self.bad >= policy.unhealthy_after).then_some(false)
+impl Told {
+    fn lock(&self) -> MutexGuard<'_, Latest> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whom to tell from now on. Those that are new are told what is known already.
+    fn set_members(&self, members: &[Member]) {
+        let mut latest = self.lock();
+        let weak =
+            |(upstream, backend): &Member| (Arc::downgrade(upstream), Arc::downgrade(backend));
+        latest.members = members.iter().map(weak).collect();
+        if let Some((up, reason)) = &latest.verdict {
+            for (upstream, backend) in members {
+                upstream.probed(backend, *up, reason.as_deref(), Instant::now());
+            }
         }
+    }
+
+    /// One result, and what the row comes to if it is long enough.
+    fn tell(&self, result: &Result<(), Unwell>, judged: Option<bool>) {
+        let reason = result.as_ref().err().map(ToString::to_string);
+        let mut latest = self.lock();
+        if let Some(up) = judged {
+            latest.verdict = Some((up, reason.clone()));
+        }
+        let now = Instant::now();
+        for (upstream, backend) in &latest.members {
+            let (Some(upstream), Some(backend)) = (upstream.upgrade(), backend.upgrade()) else {
+                continue;
+            };
+            if let Err(Unwell::Tls(what)) = result {
+                upstream.complain(&backend, what, now);
+            }
+            backend.note_probe(reason.as_deref());
+            if let Some(up) = judged {
+                upstream.probed(&backend, up, reason.as_deref(), now);
+            }
+        }
+    }
+}
+
+/// Probes one target at its pace, until the task is ended.
+async fn probe_for_ever(check: Check, target: Target, told: Arc<Told>, delay: Duration) {
+    let pace = &target.pace;
+    let mut streak = Streak::default();
+    tokio::time::sleep(delay).await;
+    loop {
+        let result = tokio::time::timeout(pace.timeout, check.run()).await;
+        let result = result.unwrap_or(Err(Unwell::Late));
+        told.tell(&result, streak.judge(result.is_ok(), pace));
+        tokio::time::sleep(streak.wait(pace)).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn policy() -> model::HealthCheck {
-        model::HealthCheck {
-            path: None,
-            host: None,
-            interval: Duration::from_secs(5),
-            timeout: Duration::from_secs(1),
-            unhealthy_after: 3,
-            healthy_after: 2,
-            expected_statuses: vec![(200, 399)],
-        }
-    }
-
-    #[test]
-    fn one_bad_probe_takes_nobody_out_and_one_good_one_brings_nobody_back() {
-        let mut streak = Streak::default();
-        let results = [false, false, true, false, false, false, true, true];
-        let judged: Vec<_> = results
-            .into_iter()
-            .map(|good| streak.judge(good, &policy()))
-            .collect();
-        assert_eq!(
-            judged,
-            [None, None, None, None, None, Some(false), None, Some(true)]
-        );
-    }
 
     #[tokio::test]
     async fn probes_follow_the_configuration_and_unchanged_ones_go_on() {
@@ -248,11 +252,10 @@ mod tests {
         };
         let live = Arc::new(Live::new(compile(&first, None)));
         let mut probing = Probing::default();
-        probing.follow(&live);
+        probing.follow(&live.load());
         let id = |probing: &Probing, port: u16| {
-            let backend = format!("127.0.0.1:{port}");
             let mut running = probing.running.iter();
-            let found = running.find(|((_, name), _)| **name == *backend);
+            let found = running.find(|(target, _)| target.port() == port);
             found.map(|(_, running)| running.task.id())
         };
         let before: Vec<_> = [1, 2, 3].map(|port| id(&probing, port)).into();
@@ -262,24 +265,49 @@ mod tests {
         ));
         let snapshot = compile(&second, Some(&live.load()));
         live.publish(snapshot);
-        probing.follow(&live);
+        probing.follow(&live.load());
         assert_eq!(id(&probing, 1), before[0], "goes on");
         assert_eq!(id(&probing, 2), None);
         assert!(id(&probing, 3).is_some() && id(&probing, 4).is_some());
         let third = loaded("  u: { backends: ['127.0.0.1:1'], health_check: { interval: 2h } }");
         let snapshot = compile(&third, Some(&live.load()));
         live.publish(snapshot);
-        probing.follow(&live);
+        probing.follow(&live.load());
         assert_eq!(probing.running.len(), 1);
         assert_ne!(id(&probing, 1), before[0], "another policy");
     }
 
-    #[test]
-    fn intervals_differ_by_a_tenth_at_most() {
-        let interval = Duration::from_secs(10);
-        for _ in 0..100 {
-            let jittered = jittered(interval);
-            assert!(jittered >= Duration::from_secs(9) && jittered <= Duration::from_secs(11));
-        }
+    #[tokio::test]
+    async fn upstreams_that_probe_a_backend_in_the_same_way_share_its_probes() {
+        let metrics = crate::metrics::Metrics::new("gateway");
+        let text = "upstreams:
+  a: { backends: ['127.0.0.1:1'], health_check: { path: /h, interval: 1h } }
+  b: { backends: ['127.0.0.1:1', '127.0.0.1:2'], health_check: { path: /h, interval: 1h, initial: unhealthy } }
+  c: { backends: ['127.0.0.1:1'], health_check: { path: /other, interval: 1h } }
+routes: [{ name: a, upstream: a }]";
+        let env = crate::config::FixedEnv::default();
+        let loaded = crate::config::parse(text, "test", std::path::Path::new("."), &env);
+        let config = loaded.unwrap_or_else(|error| panic!("{error}")).config;
+        let snapshot = Snapshot::compile(&config, 1, &metrics, Instant::now(), None);
+        let snapshot = snapshot.unwrap_or_else(|error| panic!("{error}"));
+        let mut probing = Probing::default();
+        probing.follow(&snapshot);
+        assert_eq!(probing.running.len(), 3);
+        let (_, shared) = probing
+            .running
+            .iter()
+            .max_by_key(|(_, running)| running.told.lock().members.len())
+            .unwrap();
+        shared.told.tell(&Err(Unwell::Status(500)), Some(false));
+        let up: Vec<bool> = snapshot
+            .upstreams
+            .iter()
+            .map(|upstream| {
+                let now = Instant::now();
+                let backend = &upstream.members()[0];
+                backend.state(now) == crate::upstream::State::Up
+            })
+            .collect();
+        assert_eq!(up, [false, false, true]);
     }
 }

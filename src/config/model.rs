@@ -6,6 +6,7 @@
 mod auth;
 mod concurrency;
 mod cors;
+mod health_check;
 mod ip_access;
 mod listener_tls;
 mod ratelimit;
@@ -28,6 +29,7 @@ use super::pattern::{HostPattern, PathPattern, Template};
 pub use auth::*;
 pub use concurrency::*;
 pub use cors::*;
+pub use health_check::*;
 pub use ip_access::*;
 pub use listener_tls::{CertificateFiles, ClientAuth, ListenerTls, Tickets};
 pub use ratelimit::*;
@@ -337,25 +339,6 @@ pub struct Timeouts {
 pub struct Pool {
     /// How long an unused connection is kept; below the backends' own keep-alive.
     pub idle_timeout: Duration,
-}
-
-/// Active probing of the members.
-#[derive(Clone, Debug, PartialEq)]
-pub struct HealthCheck {
-    /// The path asked for by HTTP; `None` means a TCP connection is enough.
-    pub path: Option<String>,
-    /// The `Host` sent; default: the backend's name.
-    pub host: Option<String>,
-    /// Between two probes of one backend.
-    pub interval: Duration,
-    /// What a probe may take.
-    pub timeout: Duration,
-    /// Failed probes in a row after which a backend is out.
-    pub unhealthy_after: u32,
-    /// Good probes in a row after which it is back.
-    pub healthy_after: u32,
-    /// Statuses that count as good, as inclusive ranges.
-    pub expected_statuses: Vec<(u16, u16)>,
 }
 
 /// Passive ejection: a backend that fails real requests is left out for a while.

@@ -7,8 +7,9 @@ use pingora_core::upstreams::peer::HttpPeer;
 
 use super::known::Known;
 use super::peer::{Peers, Purpose};
+use super::probed::Findings;
 use crate::config::model;
-use crate::metrics::BackendMetrics;
+use crate::metrics::{BackendMetrics, ProbeResult};
 
 /// A member of an upstream.
 pub struct Backend {
@@ -53,7 +54,7 @@ impl Backend {
     pub fn state(&self, now: Instant) -> State {
         if self.weight == 0 {
             State::Drained
-        } else if !self.known.is_probed_up() {
+        } else if !self.known.probed.is_up() {
             State::Down
         } else if self.known.outlier.ejected_until(now).is_some() {
             State::Ejected
@@ -71,6 +72,25 @@ impl Backend {
     /// What tells it from other backends, also of other generations.
     pub fn id(&self) -> u32 {
         self.known.id
+    }
+
+    /// What its probes found.
+    pub fn findings(&self) -> Findings {
+        self.known.probed.findings()
+    }
+
+    /// Notes the result of a probe: what was wrong, if anything.
+    pub fn note_probe(&self, error: Option<&str>) {
+        self.metrics.probed(match error {
+            None => ProbeResult::Success,
+            Some(_) => ProbeResult::Failure,
+        });
+        self.known.probed.note(error);
+    }
+
+    /// Differs when TLS towards it does; `None` without TLS.
+    pub fn tls_fingerprint(&self) -> Option<u64> {
+        self.peers.tls_fingerprint()
     }
 
     /// Requests it is answering.

@@ -1,10 +1,11 @@
 //! What is known of a backend, whatever generation of the configuration asks: it outlives reloads.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use super::outlier::Outlier;
+use super::probed::Probed;
 
 /// Numbers for backends, in the order in which they are first heard of.
 static NEXT_ID: AtomicU32 = AtomicU32::new(0);
@@ -16,29 +17,20 @@ pub(super) struct Known {
     pub id: u32,
     /// What its requests say of it.
     pub outlier: Outlier,
-    probed_up: AtomicBool,
+    /// What its probes say of it.
+    pub probed: Probed,
     in_flight: AtomicUsize,
 }
 
 impl Known {
-    /// A backend nothing is known of is taken to be up.
-    pub fn nothing(now: Instant) -> Arc<Self> {
+    /// A backend nothing is known of, which is taken to be up or not until it is probed.
+    pub fn nothing(up: bool, now: Instant) -> Arc<Self> {
         Arc::new(Self {
             id: NEXT_ID.fetch_add(1, Relaxed),
             outlier: Outlier::new(now),
-            probed_up: AtomicBool::new(true),
+            probed: Probed::new(up),
             in_flight: AtomicUsize::new(0),
         })
-    }
-
-    /// Whether its probes say that it is well, or nothing.
-    pub fn is_probed_up(&self) -> bool {
-        self.probed_up.load(Relaxed)
-    }
-
-    /// Takes over what probes found; says whether that is a change.
-    pub fn set_probed(&self, up: bool) -> bool {
-        self.probed_up.swap(up, Relaxed) != up
     }
 
     /// Requests it is answering.

@@ -50,10 +50,10 @@ impl Maker<'_> {
     pub fn compile(&self, wanted: &[model::Backend], before: &Members) -> Members {
         let make = |backend: &model::Backend| {
             let known = before.find(backend).map(|before| Arc::clone(&before.known));
-            let known = known.unwrap_or_else(|| Known::nothing(self.now));
+            let known = known.unwrap_or_else(|| self.nothing());
             if self.config.health_check.is_none() {
                 // No probe would ever bring it back.
-                known.set_probed(true);
+                known.probed.set(true);
             }
             self.make(backend, known, self.peers(backend))
         };
@@ -72,9 +72,15 @@ impl Maker<'_> {
                 };
                 self.make(backend, Arc::clone(&other.known), peers)
             }
-            None => self.make(backend, Known::nothing(self.now), self.peers(backend)),
+            None => self.make(backend, self.nothing(), self.peers(backend)),
         };
         Members(wanted.iter().map(make).collect())
+    }
+
+    /// What is known of a new member: a check may want it judged before it gets requests.
+    fn nothing(&self) -> Arc<Known> {
+        let check = self.config.health_check.as_ref();
+        Known::nothing(check.is_none_or(|check| check.starts_healthy), self.now)
     }
 
     fn make(&self, backend: &model::Backend, known: Arc<Known>, peers: Arc<Peers>) -> Arc<Backend> {

@@ -8,6 +8,7 @@ mod members;
 mod outlier;
 mod peer;
 mod plan;
+mod probed;
 pub mod repeat;
 mod retry;
 mod wish;
@@ -24,13 +25,14 @@ use members::Maker;
 pub use members::Members;
 pub use peer::Purpose;
 use plan::Plan;
+pub use probed::Findings;
 pub use retry::Price;
 use retry::RetryBudget;
 pub use wish::{Tried, Wish};
 
 use crate::config::model;
 use crate::filter::concurrency::Limit;
-use crate::metrics::{FailureReason, Metrics, ProbeResult, UpstreamMetrics};
+use crate::metrics::{FailureReason, Metrics, UpstreamMetrics};
 use crate::tls::backend::BackendTls;
 
 /// A named group of backends.
@@ -219,19 +221,18 @@ impl Upstream {
         self.plan_locked(members, now);
     }
 
-    /// Takes over what a backend's probes say.
-    pub fn probed(&self, backend: &Backend, up: bool, now: Instant) {
-        if !backend.known.set_probed(up) {
+    /// Takes over what the row of a backend's probes comes to, and why.
+    pub fn probed(&self, backend: &Backend, up: bool, reason: Option<&str>, now: Instant) {
+        if !backend.known.probed.set(up) {
             return;
         }
-        if up {
-            log::info!("upstream={} backend={} is up", self.name, backend.name);
-        } else {
-            log::warn!(
-                "upstream={} backend={} is down: its health checks fail",
-                self.name,
-                backend.name
-            );
+        let (upstream, name) = (&self.name, &backend.name);
+        match up {
+            true => log::info!("upstream={upstream} backend={name} is up"),
+            false => log::warn!(
+                "upstream={upstream} backend={name} is down: its health checks fail, the last one: {}",
+                reason.unwrap_or("no reason given"),
+            ),
         }
         self.changed(now);
     }
@@ -242,15 +243,6 @@ impl Upstream {
         self.changes.fetch_add(1, Ordering::Relaxed);
         let _one_at_a_time = self.plan_alone();
         self.plan_locked(self.members(), now);
-    }
-
-    /// Counts one probe.
-    pub fn count_probe(backend: &Backend, good: bool) {
-        backend.metrics.probed(if good {
-            ProbeResult::Success
-        } else {
-            ProbeResult::Failure
-        });
     }
 
     fn count(&self, state: State, now: Instant) -> usize {

@@ -28,6 +28,7 @@ pub(super) struct Peers {
     /// What tells connections of the one and of the other from those to elsewhere.
     keys: (u64, u64),
     protocol: Protocol,
+    tls: Option<u64>,
     /// How often its HTTP/2 connections were given up; makes a part of the pool's key.
     generation: AtomicU64,
     /// When it last answered, in microseconds since `epoch`; kept where connections are shared.
@@ -64,10 +65,16 @@ impl Peers {
             request,
             tunnel,
             protocol: upstream.protocol,
+            tls: tls.map(BackendTls::fingerprint),
             generation: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             epoch: now,
         }
+    }
+
+    /// What tells its TLS from another; `None` without TLS.
+    pub(super) fn tls_fingerprint(&self) -> Option<u64> {
+        self.tls
     }
 
     pub(super) fn address(&self) -> &SocketAddr {

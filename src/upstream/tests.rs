@@ -96,15 +96,15 @@ fn the_last_members_are_not_ejected() {
 fn probes_take_members_out_even_the_last_one() {
     let now = Instant::now();
     let upstream = upstream(2, now);
-    upstream.probed(&upstream.members()[0], false, now);
+    upstream.probed(&upstream.members()[0], false, None, now);
     assert_eq!(chosen(&upstream, now, 2), ["127.0.0.1:2", "127.0.0.1:2"]);
-    upstream.probed(&upstream.members()[1], false, now);
+    upstream.probed(&upstream.members()[1], false, None, now);
     assert!(
         upstream
             .select(Wish::at(now), &mut Tried::default())
             .is_none()
     );
-    upstream.probed(&upstream.members()[1], true, now);
+    upstream.probed(&upstream.members()[1], true, None, now);
     assert_eq!(chosen(&upstream, now, 1), ["127.0.0.1:2"]);
 }
 
@@ -176,7 +176,7 @@ fn a_member_at_another_address_is_another_member() {
     let checked =
         written("{ backends: ['127.0.0.1:1'], health_check: { interval: 1s, timeout: 1s } }");
     let old = Upstream::compile(&checked, &metrics, now, None);
-    old.probed(&old.members()[0], false, now);
+    old.probed(&old.members()[0], false, None, now);
     let kept = Upstream::compile(&checked, &metrics, now, Some(&old));
     assert_eq!(kept.members()[0].state(now), State::Down);
     let mut moved = checked.clone();

@@ -51,9 +51,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("access_log", &["context", "reply", "config", "metrics"]),
 ];
 
-/// Where Pingora's sessions may be named: on the way to backends, and in the two small servers of our
-/// own.
-const SESSION: &[&str] = &["forward", "admin", "demo"];
+/// Where Pingora's sessions may be named: on the way to backends, in probes, and in the two small servers
+/// of our own.
+const SESSION: &[&str] = &["forward", "background", "admin", "demo"];
 
 struct Source {
     path: PathBuf,

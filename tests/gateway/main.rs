@@ -32,6 +32,7 @@ mod grpc;
 mod grpc_backends;
 mod handover;
 mod health;
+mod health_checks;
 mod http2;
 mod http2_floods;
 mod http2_limits;

@@ -6,6 +6,7 @@ mod backend_tls;
 mod concurrency;
 mod cors;
 mod header;
+mod health_check;
 mod ip_access;
 mod listener_tls;
 mod matching;

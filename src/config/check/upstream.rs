@@ -4,14 +4,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::{HeaderValue, Uri};
+use http::Uri;
 
 use super::Checker;
 use super::concurrency::of_upstream;
 use crate::config::file;
-use crate::config::model::{
-    Backend, Balance, HealthCheck, Http2, Outlier, Pool, Protocol, Timeouts, Upstream,
-};
+use crate::config::model::{Backend, Balance, Http2, Outlier, Pool, Protocol, Timeouts, Upstream};
 use crate::config::problem::{Invalid, quote};
 use crate::config::scalar::List;
 use crate::config::tree::{Content, Path};
@@ -119,9 +117,24 @@ impl Checker<'_> {
                 .map_or(Encryption::OwnName, |name| Encryption::Named(name, &tls)),
         };
         self.written_server_name(encryption);
+        let backends = self.backend_list(&written.backends, encryption, &list);
+        let complete = backends.len() == written.backends.0.len() && !backends.is_empty();
+        if complete && backends.iter().all(|backend| backend.weight == 0) {
+            self.refuse(&list, "have no weight, expected at least one above 0");
+        }
+        self.settings(name, backends, written, at)
+    }
+
+    /// The sound backends of a list, wherever it is written.
+    fn backend_list(
+        &mut self,
+        written: &List<file::Backend>,
+        encryption: Encryption<'_>,
+        list: &Path<'_>,
+    ) -> Vec<Backend> {
         let mut backends: Vec<Backend> = Vec::new();
         let mut seen = HashSet::new();
-        for (index, backend) in written.backends.iter() {
+        for (index, backend) in written.iter() {
             let item = list.item(index);
             let (text, weight, at) = match backend {
                 file::Backend::Address(text) => (text, 1, item),
@@ -135,11 +148,7 @@ impl Checker<'_> {
             }
             backends.extend(self.backend(text, weight, encryption, &at));
         }
-        let complete = backends.len() == written.backends.0.len() && !backends.is_empty();
-        if complete && backends.iter().all(|backend| backend.weight == 0) {
-            self.refuse(&list, "have no weight, expected at least one above 0");
-        }
-        self.settings(name, backends, written, at)
+        backends
     }
 
     fn backend(
@@ -223,39 +232,6 @@ impl Checker<'_> {
             retries: self.retries(&written.retries, &at.key("retries")),
             health_check,
             outlier: self.outlier(&written.outlier, &at.key("outlier")),
-        })
-    }
-
-    fn health_check(&mut self, written: &file::HealthCheck, at: &Path<'_>) -> Option<HealthCheck> {
-        let path = written.path.as_deref().map(probe_path).transpose();
-        let path = self.accept(&at.key("path"), path);
-        let host = written.host.as_deref().map(probe_host).transpose();
-        let host = self.accept(&at.key("host"), host);
-        let interval = written.interval.0;
-        let mut timeout = written.timeout.0;
-        if timeout > interval {
-            let key = at.key("timeout");
-            if self.is_written(&key) {
-                self.refuse(&key, "is longer than `interval`, expected at most that");
-            }
-            timeout = interval;
-        }
-        let statuses = at.key("expected_statuses");
-        if written.expected_statuses.is_empty() {
-            self.refuse(&statuses, "is empty, expected at least one status or range");
-        }
-        Some(HealthCheck {
-            path: path?,
-            host: host?,
-            interval,
-            timeout,
-            unhealthy_after: written.unhealthy_after,
-            healthy_after: written.healthy_after,
-            expected_statuses: written
-                .expected_statuses
-                .iter()
-                .map(|(_, range)| range.0)
-                .collect(),
         })
     }
 
@@ -390,27 +366,4 @@ fn split(text: &str) -> Result<(String, u16), Invalid> {
         return Err(refuse("has no proper host"));
     }
     Ok((host.to_owned(), port))
-}
-
-fn probe_path(path: &str) -> Result<String, Invalid> {
-    let visible = path
-        .bytes()
-        .all(|byte| byte.is_ascii_graphic() && byte != b'#');
-    if path.starts_with('/') && visible {
-        return Ok(path.to_owned());
-    }
-    Err(Invalid::new(
-        format!("{} is not a path", quote(path)),
-        "one such as `/health`",
-    ))
-}
-
-fn probe_host(host: &str) -> Result<String, Invalid> {
-    if !host.is_empty() && !host.contains([' ', '/']) && HeaderValue::from_str(host).is_ok() {
-        return Ok(host.to_owned());
-    }
-    Err(Invalid::new(
-        format!("{} is not a host", quote(host)),
-        "one such as `users.internal`",
-    ))
 }

@@ -6,6 +6,7 @@
 mod auth;
 mod concurrency;
 mod cors;
+mod health_check;
 mod ip_access;
 mod listener_tls;
 mod ratelimit;
@@ -26,6 +27,7 @@ use super::scalar::{Address, Duration, Limit, List, Network, Secret, Size};
 pub use auth::*;
 pub use concurrency::*;
 pub use cors::*;
+pub use health_check::*;
 pub use ip_access::*;
 pub use listener_tls::*;
 pub use ratelimit::*;

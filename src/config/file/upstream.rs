@@ -3,8 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::super::scalar::{Duration, List, Share, Size, Statuses};
+use super::super::scalar::{Duration, List, Share, Size};
 use super::concurrency::UpstreamConcurrency;
+use super::health_check::HealthCheck;
 use super::{Retries, secs};
 
 /// One upstream.
@@ -149,30 +150,6 @@ pub struct Pool {
     pub idle_timeout: Duration,
 }
 
-/// See [`Upstream::health_check`].
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct HealthCheck {
-    /// The path to ask for by HTTP. When left out, a TCP connection is enough.
-    #[schemars(extend("examples" = ["/health"]))]
-    pub path: Option<String>,
-    /// The `Host` to send. When left out, the backend's address as written.
-    pub host: Option<String>,
-    /// The time between two probes of one backend.
-    #[schemars(extend("x-min" = "100ms"))]
-    pub interval: Duration,
-    /// How long one probe may take; at most the interval.
-    pub timeout: Duration,
-    /// Failed probes in a row after which a backend is out.
-    #[schemars(range(min = 1, max = 100))]
-    pub unhealthy_after: u32,
-    /// Good probes in a row after which it is back.
-    #[schemars(range(min = 1, max = 100))]
-    pub healthy_after: u32,
-    /// Statuses that count as good.
-    pub expected_statuses: List<Statuses>,
-}
-
 /// See [`Upstream::outlier`].
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -232,20 +209,6 @@ impl Default for Pool {
     fn default() -> Self {
         Self {
             idle_timeout: secs(30),
-        }
-    }
-}
-
-impl Default for HealthCheck {
-    fn default() -> Self {
-        Self {
-            path: None,
-            host: None,
-            interval: secs(5),
-            timeout: secs(2),
-            unhealthy_after: 3,
-            healthy_after: 2,
-            expected_statuses: vec![Statuses((200, 399))].into(),
         }
     }
 }

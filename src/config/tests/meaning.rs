@@ -294,7 +294,10 @@ fn a_probe_never_takes_longer_than_its_interval() {
         .iter()
         .find(|upstream| &*upstream.name == "a")
         .unwrap();
-    assert_eq!(upstream.health_check.as_ref().unwrap().timeout, secs(1));
+    assert_eq!(
+        upstream.health_check.as_ref().unwrap().pace.timeout,
+        secs(1)
+    );
 }
 
 #[test]

@@ -215,8 +215,22 @@ fn upstreams_have_backends_that_can_be_dialled() {
     assert!(upstream("balance: random").contains("expected `round_robin`"));
     assert!(upstream("health_check: { timeout: 9s }").contains("longer than `interval`"));
     assert!(upstream("health_check: { path: health }").contains("`health` is not a path"));
-    assert!(upstream("health_check: { expected_statuses: [] }").contains("is empty"));
-    assert!(upstream("health_check: { expected_statuses: [700] }").contains("not a status"));
+    assert!(upstream("health_check: { path: /, expected_statuses: [] }").contains("is empty"));
+    assert!(
+        upstream("health_check: { path: /, expected_statuses: [700] }").contains("not a status")
+    );
+    assert!(upstream("health_check: { fast_interval: 9s }").contains("longer than `interval`"));
+    assert!(upstream("health_check: { method: GET }").contains("no effect without `path`"));
+    assert!(upstream("health_check: { expected_body: ok }").contains("no effect without `path`"));
+    assert!(upstream("health_check: { path: /, method: PUT }").contains("no method for a probe"));
+    assert!(upstream("health_check: { path: /, method: HEAD, expected_body: a }").contains("HEAD"));
+    assert!(upstream("health_check: { path: /, expected_body: '' }").contains("is empty"));
+    assert!(upstream("health_check: { path: /, headers: { host: a } }").contains("or `host`"));
+    assert!(upstream("health_check: { path: /, headers: { 'a b': a } }").contains("header name"));
+    assert!(upstream("health_check: { path: /, grpc: {} }").contains("beside `path`"));
+    assert!(upstream("health_check: { grpc: { service: 'a b' } }").contains("name of a service"));
+    assert!(upstream("health_check: { port: 0 }").contains("`0`"));
+    assert!(upstream("health_check: { initial: maybe }").contains("`healthy`"));
     assert!(upstream("outlier: { max_ejection: 1s }").contains("shorter than `base_ejection`"));
 }
 

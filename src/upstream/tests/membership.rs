@@ -16,7 +16,7 @@ fn those_that_stay_keep_what_is_known_and_their_connections() {
     let (now, metrics) = (Instant::now(), Metrics::new("gateway"));
     let upstream = Upstream::compile(&config(3), &metrics, now, None);
     let before = upstream.members();
-    upstream.probed(&before[0], false, now);
+    upstream.probed(&before[0], false, None, now);
     upstream.set_members(&found(&[(4, 1), (2, 1), (1, 7)]), &metrics, now);
     let after = upstream.members();
     let names: Vec<_> = after.iter().map(|one| &*one.name).collect();

@@ -37,6 +37,8 @@ pub enum Act {
     TrailersOnly,
     /// Answers with the header and then nothing.
     HangInBody,
+    /// Answers a call with these bytes and this `grpc-status`.
+    Call(Vec<u8>, u16),
 }
 
 /// A request as the backend saw it.
@@ -388,6 +390,14 @@ async fn answer(
                 .headers_mut()
                 .insert("grpc-status", "5".parse().expect("a value"));
             respond.send_response(response, true).map(|_| None)
+        }
+        Act::Call(message, code) => {
+            read(&mut body).await?;
+            let mut stream = respond.send_response(ok(), false)?;
+            send(&mut stream, message.into(), false).await?;
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", code.into());
+            stream.send_trailers(trailers).map(|()| None)
         }
         Act::HangInBody => {
             let mut stream = respond.send_response(ok(), false)?;

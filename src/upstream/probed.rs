@@ -1,0 +1,58 @@
+//! What the probes of a backend found.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+/// What is known of one backend from its probes; outlives reloads.
+#[derive(Debug)]
+pub(super) struct Probed {
+    up: AtomicBool,
+    /// Written by probes and read by operators, never by a request.
+    last: Mutex<Findings>,
+}
+
+/// What operators are told of the probes of a backend.
+#[derive(Clone, Debug, Default)]
+pub struct Findings {
+    /// When it was probed last, and whether it was well; `None`: never.
+    pub last: Option<(SystemTime, bool)>,
+    /// The last thing that was wrong with it, and when.
+    pub error: Option<(SystemTime, String)>,
+}
+
+impl Probed {
+    /// A backend that was never probed, and is taken to be up or not.
+    pub fn new(up: bool) -> Self {
+        Self {
+            up: AtomicBool::new(up),
+            last: Mutex::default(),
+        }
+    }
+
+    /// Whether its probes say that it is well, or nothing.
+    pub fn is_up(&self) -> bool {
+        self.up.load(Relaxed)
+    }
+
+    /// Takes over what the row of results comes to; says whether that is a change.
+    pub fn set(&self, up: bool) -> bool {
+        self.up.swap(up, Relaxed) != up
+    }
+
+    /// Notes one result: what was wrong, if anything.
+    pub fn note(&self, error: Option<&str>) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = SystemTime::now();
+        last.last = Some((now, error.is_none()));
+        if let Some(error) = error {
+            last.error = Some((now, error.to_owned()));
+        }
+    }
+
+    /// What there is to tell.
+    pub fn findings(&self) -> Findings {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.clone()
+    }
+}
