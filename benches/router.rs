@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use criterion::Criterion;
 use edge_gateway::config::model::{
-    Action, FixedResponse, HeaderRules, Match, Route, RouteRetries, TimeoutOverrides,
+    Action, FixedResponse, HeaderRules, Match, Priority, Route, RouteRetries, TimeoutOverrides,
 };
 use edge_gateway::config::pattern::{HostPattern, PathPattern, Segment, Tail};
 use edge_gateway::route::{Found, Lookup, Router};
@@ -165,6 +165,7 @@ fn route(number: usize, hosts: Vec<HostPattern>, path: PathPattern) -> Route {
         rewrite: None,
         request_headers: HeaderRules::default(),
         response_headers: HeaderRules::default(),
+        priority: Priority::Normal,
         max_body_bytes: None,
         timeouts: TimeoutOverrides::default(),
         retries: RouteRetries::default(),

@@ -171,6 +171,16 @@ impl Snapshot {
         }
     }
 
+    /// Has the places that it shares with the generation before counted by its own limits.
+    fn put_limits_into_force(&self, now: Instant) {
+        let of_routes = self.routes.iter().flat_map(|route| &route.concurrency);
+        let of_upstreams = self.upstreams.iter();
+        let of_upstreams = of_upstreams.filter_map(|upstream| upstream.concurrency.as_ref());
+        for limit in of_routes.chain(of_upstreams) {
+            limit.put_into_force(now);
+        }
+    }
+
     /// How many routes are down for maintenance by themselves.
     pub fn routes_in_maintenance(&self) -> usize {
         let on = |route: &&Arc<Route>| route.maintenance.is_on();
@@ -240,7 +250,9 @@ impl Live {
     /// Puts another generation into force and hands back the one before.
     pub fn publish(&self, snapshot: Snapshot) -> Arc<Snapshot> {
         let generation = snapshot.generation;
-        let before = self.current.swap(Arc::new(snapshot));
+        let snapshot = Arc::new(snapshot);
+        let before = self.current.swap(Arc::clone(&snapshot));
+        snapshot.put_limits_into_force(Instant::now());
         self.generation.send_replace(generation);
         self.members.send_replace(());
         before

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{StatusSource, control, providers, revocations};
 use crate::background::reload::{Reloader, Report};
 use crate::background::revocations::Revoker;
+use crate::filter::concurrency::{Limit, Standing};
 use crate::gateway::Gateway;
 use crate::listener::ListenerState;
 use crate::metrics::Build;
@@ -181,7 +182,20 @@ fn of_upstream(upstream: &Upstream, now: Instant) -> Value {
             })
         })
         .collect();
-    json!({ "name": &*upstream.name, "backends": backends })
+    json!({
+        "name": &*upstream.name,
+        "concurrency": upstream.concurrency.as_ref().and_then(Limit::standing).map(of_limit),
+        "backends": backends,
+    })
+}
+
+fn of_limit(standing: Standing) -> Value {
+    json!({
+        "limit": standing.limit,
+        "in_flight": standing.in_flight,
+        "queued": standing.queued,
+        "base_latency_ms": standing.base.map(|base| base.as_secs_f64() * 1e3),
+    })
 }
 
 /// What probes found; what was wrong stays to be read when all is well again.

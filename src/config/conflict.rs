@@ -186,8 +186,8 @@ mod tests {
 
     use super::*;
     use crate::config::model::{
-        Action, FixedResponse, HeaderCondition, HeaderRules, QueryCondition, RouteRetries,
-        TimeoutOverrides,
+        Action, FixedResponse, HeaderCondition, HeaderRules, Priority, QueryCondition,
+        RouteRetries, TimeoutOverrides,
     };
 
     fn route(matcher: Match) -> Route {
@@ -203,6 +203,7 @@ mod tests {
             cors: None,
             auth: None,
             limits: Vec::new(),
+            priority: Priority::Normal,
             concurrency: Vec::new(),
             rewrite: None,
             request_headers: HeaderRules::default(),

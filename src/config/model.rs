@@ -9,6 +9,7 @@ mod cors;
 mod health_check;
 mod ip_access;
 mod listener_tls;
+mod priority;
 mod ratelimit;
 mod redis;
 mod retries;
@@ -32,6 +33,7 @@ pub use cors::*;
 pub use health_check::*;
 pub use ip_access::*;
 pub use listener_tls::{CertificateFiles, ClientAuth, ListenerTls, Tickets};
+pub use priority::Priority;
 pub use ratelimit::*;
 pub use redis::{Login, Node, Redis, Sentinel, Servers};
 pub use retries::*;
@@ -236,7 +238,7 @@ pub struct Upstream {
     /// What an attempt may take.
     pub timeouts: Timeouts,
     /// How many requests may be in flight to it; `None`: any number.
-    pub concurrency: Option<Bounds>,
+    pub concurrency: Option<UpstreamConcurrency>,
     /// How connections are kept.
     pub pool: Pool,
     /// When a request is tried again.
@@ -371,6 +373,8 @@ pub struct Route {
     pub auth: Option<AuthPolicy>,
     /// What it is limited by.
     pub limits: Vec<RouteLimit>,
+    /// How important its requests are when there is not room for all.
+    pub priority: Priority,
     /// How many may be in flight at the same time: those with a key first, at most
     /// [`MAX_CONCURRENCY_LIMITS`].
     pub concurrency: Vec<Concurrency>,

@@ -1,35 +1,62 @@
 //! How many requests are in flight at the same time: places in a limited number, and a queue of those
 //! who wait for one.
 //!
-//! The places of a limit are shared by all workers. For each key it knows how many places are taken and who waits,
-//! in the order of arrival: nobody overtakes. A [`Place`] is given back when it is dropped, and then
-//! goes to the first who waits. A key without requests takes no memory.
+//! The places of a limit are shared by all workers and generations. With a key there are so many for
+//! each ([`keyed`]), otherwise for all together ([`line`]), where the limit may follow what the backends
+//! can do ([`adaptive`]). A [`Place`] is given back when it is dropped, and then goes to whoever is next.
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+mod adaptive;
+mod gradient;
+mod keyed;
+mod line;
+mod queue;
+
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::ratelimit::key::{self, Caller, Seed};
-use crate::config::model::{Bounds, Concurrency, KeyPart, MAX_CONCURRENCY_LIMITS};
-use crate::metrics::{ConcurrencyMetrics, ConcurrencyRefusal, Metrics};
-
-/// Parts of the table of keys, so that workers seldom wait for each other.
-const SHARDS: usize = 16;
-
-/// A table that was larger than this gives its memory back when it is empty.
-const KEPT_KEYS: usize = 1024;
+use self::adaptive::Adaptive;
+use self::keyed::Gate;
+use self::line::Line;
+use super::ratelimit::key::{self, Caller};
+use crate::config::model::{
+    Bounds, Concurrency, KeyPart, MAX_CONCURRENCY_LIMITS, Priority, UpstreamConcurrency,
+};
+use crate::metrics::{ConcurrencyRefusal, Metrics};
 
 /// One limit of a generation, over places that all generations share.
 pub struct Limit {
     /// How many, and how many more.
     pub bounds: Bounds,
     key: Vec<KeyPart>,
-    gate: Arc<Gate>,
+    top: Priority,
+    places: Shared,
+    adaptive: Option<Arc<Adaptive>>,
+}
+
+/// How a limit stands.
+pub struct Standing {
+    /// How many may have a place.
+    pub limit: u32,
+    /// How many have one.
+    pub in_flight: u32,
+    /// How many wait for one.
+    pub queued: u32,
+    /// What answers take without load, where the limit follows that.
+    pub base: Option<Duration>,
+}
+
+/// The places of a limit.
+#[derive(Clone)]
+enum Shared {
+    /// So many for each key.
+    Keyed(Arc<Gate>),
+    /// So many for all.
+    Line(Arc<Line>),
 }
 
 impl Limit {
@@ -37,37 +64,67 @@ impl Limit {
     pub fn of_route(
         config: &[Concurrency],
         route: &str,
+        priority: Priority,
         metrics: &Metrics,
         previous: &[Self],
     ) -> Box<[Self]> {
         let compile = |config: &Concurrency| {
             let before = previous.iter().find(|before| before.key == config.key);
-            let measured = || metrics.concurrency(route, "", &config.label);
+            let places = before.map(|before| before.places.clone());
             Self {
                 bounds: config.bounds,
-                gate: match before {
-                    Some(before) => Arc::clone(&before.gate),
-                    None => Gate::new(!config.key.is_empty(), measured()),
-                },
+                places: places.unwrap_or_else(|| {
+                    let measured = metrics.concurrency(route, "", &config.label);
+                    match config.key.is_empty() {
+                        true => Shared::Line(Line::new(&config.bounds, priority, measured)),
+                        false => {
+                            measured.set_limit(config.bounds.limit);
+                            Shared::Keyed(Gate::new(measured))
+                        }
+                    }
+                }),
                 key: config.key.clone(),
+                top: priority,
+                adaptive: None,
             }
         };
         config.iter().map(compile).collect()
     }
 
-    /// The limit of an upstream, with the places of the one before.
+    /// The limit of an upstream, with the places of the one before, and what that has learned.
     pub fn of_upstream(
-        bounds: Bounds,
+        config: &UpstreamConcurrency,
         upstream: &str,
         metrics: &Metrics,
+        now: Instant,
         previous: Option<&Self>,
     ) -> Self {
-        let measured = || metrics.concurrency("", upstream, "all");
-        let gate = previous.map(|previous| Arc::clone(&previous.gate));
+        let places = previous.map(|previous| previous.places.clone());
+        let places = places.unwrap_or_else(|| {
+            let measured = metrics.concurrency("", upstream, "all");
+            Shared::Line(Line::new(&config.bounds, config.top, measured))
+        });
+        let before = previous.and_then(|previous| previous.adaptive.as_ref());
         Self {
-            bounds,
+            bounds: config.bounds,
             key: Vec::new(),
-            gate: gate.unwrap_or_else(|| Gate::new(false, measured())),
+            top: config.top,
+            places,
+            adaptive: config
+                .adaptive
+                .map(|settings| Adaptive::compile(settings, &config.bounds, before, now)),
+        }
+    }
+
+    /// Puts the limit into force, also for those who wait already.
+    pub fn put_into_force(&self, now: Instant) {
+        match &self.places {
+            Shared::Keyed(gate) => gate.set_limit(self.bounds.limit),
+            Shared::Line(line) => {
+                line.adopt(&self.bounds, self.top);
+                let found = self.adaptive.as_ref().map(|adaptive| adaptive.limit());
+                line.set_limit(found.unwrap_or(self.bounds.limit), now);
+            }
         }
     }
 
@@ -76,22 +133,64 @@ impl Limit {
         !self.key.is_empty()
     }
 
-    /// The number of a request's key.
-    pub fn key_of(&self, caller: &Caller<'_>) -> u64 {
-        match self.is_keyed() {
-            true => key::hash(&self.key, caller, self.gate.numbers),
-            false => 0,
+    /// Whether it follows what the backends can do.
+    pub fn is_adaptive(&self) -> bool {
+        self.adaptive.is_some()
+    }
+
+    /// How a limit without a key stands.
+    pub fn standing(&self) -> Option<Standing> {
+        match &self.places {
+            Shared::Keyed(_) => None,
+            Shared::Line(line) => Some(Standing {
+                limit: line.limit(),
+                in_flight: line.taken(),
+                queued: line.waiting(),
+                base: self.adaptive.as_ref().map(|adaptive| adaptive.base()),
+            }),
         }
     }
 
-    /// Asks for a place of this key.
-    pub fn enter(&self, key: u64) -> Entered {
-        self.gate.enter(key, &self.bounds)
+    /// The number of a request's key.
+    pub fn key_of(&self, caller: &Caller<'_>) -> u64 {
+        match &self.places {
+            Shared::Keyed(gate) => key::hash(&self.key, caller, gate.numbers),
+            Shared::Line(_) => 0,
+        }
+    }
+
+    /// Asks for a place of this key, for a request of this class.
+    pub fn enter(&self, key: u64, class: Priority) -> Entered {
+        match &self.places {
+            Shared::Keyed(gate) => gate.enter(key, &self.bounds),
+            Shared::Line(line) => match line.try_enter(class) {
+                Some(place) => Entered::In(place),
+                None => line.enter(class, &self.bounds, Instant::now()),
+            },
+        }
     }
 
     /// Counts somebody who waited in vain.
     pub fn timed_out(&self) {
-        self.gate.metrics.refused(ConcurrencyRefusal::Timeout);
+        let metrics = match &self.places {
+            Shared::Keyed(gate) => &gate.metrics,
+            Shared::Line(line) => &line.metrics,
+        };
+        metrics.refused(ConcurrencyRefusal::Timeout);
+    }
+
+    /// A backend answered with this status, after so long.
+    pub fn answered(&self, status: u16, latency: Duration, now: Instant) {
+        if let (Some(adaptive), Shared::Line(line)) = (&self.adaptive, &self.places) {
+            adaptive.answered(status, latency, line, now);
+        }
+    }
+
+    /// A backend did not answer in time.
+    pub fn unanswered(&self, now: Instant) {
+        if let (Some(adaptive), Shared::Line(line)) = (&self.adaptive, &self.places) {
+            adaptive.unanswered(line, now);
+        }
     }
 }
 
@@ -108,33 +207,12 @@ impl Places {
             *free = Some(place);
         }
     }
-}
 
-/// The places of all keys of one limit.
-struct Gate {
-    /// One for a limit that has no keys.
-    shards: Box<[Mutex<Lines>]>,
-    /// Makes numbers of keys that nobody outside can foresee.
-    numbers: Seed,
-    metrics: Arc<ConcurrencyMetrics>,
-}
-
-type Lines = HashMap<u64, Line>;
-
-/// The places of one key.
-#[derive(Default)]
-struct Line {
-    taken: u32,
-    /// As many as the last one to come was told.
-    limit: u32,
-    queue: VecDeque<Ticket>,
-    tickets: u64,
-}
-
-/// Who waits.
-struct Ticket {
-    number: u64,
-    turn: oneshot::Sender<Place>,
+    /// Gives the last one back before the request is over.
+    pub fn give_back_last(&mut self) {
+        let last = self.0.iter_mut().rev().find(|kept| kept.is_some());
+        drop(last.and_then(Option::take));
+    }
 }
 
 /// What becomes of a request that wants a place.
@@ -147,148 +225,89 @@ pub enum Entered {
     Full,
 }
 
-impl Gate {
-    /// Without any request; `keyed` when there are many keys.
-    fn new(keyed: bool, metrics: Arc<ConcurrencyMetrics>) -> Arc<Self> {
-        let shards = if keyed { SHARDS } else { 1 };
-        Arc::new(Self {
-            numbers: Seed::default(),
-            shards: (0..shards).map(|_| Mutex::default()).collect(),
-            metrics,
-        })
-    }
-
-    /// Asks for a place of this key. The bounds are those of who asks: lowered ones hold for whoever
-    /// comes from then on.
-    fn enter(self: &Arc<Self>, key: u64, bounds: &Bounds) -> Entered {
-        let mut lines = self.lines(key);
-        let line = lines.entry(key).or_default();
-        line.limit = bounds.limit;
-        // A raised limit is for those who wait already.
-        self.admit_queued(key, line);
-        if line.taken < line.limit {
-            line.taken += 1;
-            return Entered::In(self.place(key));
-        }
-        if line.queue.len() >= bounds.queue as usize {
-            self.metrics.refused(ConcurrencyRefusal::Full);
-            return Entered::Full;
-        }
-        let (turn, place) = oneshot::channel();
-        let number = line.tickets;
-        line.tickets += 1;
-        line.queue.push_back(Ticket { number, turn });
-        self.metrics.queued(1);
-        Entered::Queued(Waiting {
-            gate: Arc::clone(self),
-            key,
-            number,
-            place,
-        })
-    }
-
-    fn place(self: &Arc<Self>, key: u64) -> Place {
-        self.metrics.in_flight(1);
-        Place(Some((Arc::clone(self), key)))
-    }
-
-    /// Gives free places to those who wait, in order.
-    fn admit_queued(self: &Arc<Self>, key: u64, line: &mut Line) {
-        while line.taken < line.limit {
-            let Some(ticket) = line.queue.pop_front() else {
-                return;
-            };
-            self.metrics.queued(-1);
-            match ticket.turn.send(self.place(key)) {
-                Ok(()) => line.taken += 1,
-                // It has just gone. Its place must not be given back here: the line is in our hands.
-                Err(place) => place.forget(),
-            }
-        }
-    }
-
-    fn leave(self: &Arc<Self>, key: u64) {
-        self.metrics.in_flight(-1);
-        self.change(key, |line| {
-            line.taken = line.taken.saturating_sub(1);
-            self.admit_queued(key, line);
-        });
-    }
-
-    /// Changes the line of a key, and drops it when nobody is in it.
-    fn change(&self, key: u64, change: impl FnOnce(&mut Line)) {
-        let mut lines = self.lines(key);
-        if let Entry::Occupied(mut line) = lines.entry(key) {
-            change(line.get_mut());
-            if line.get().taken == 0 && line.get().queue.is_empty() {
-                line.remove();
-            }
-        }
-        if lines.is_empty() && lines.capacity() > KEPT_KEYS {
-            lines.shrink_to(0);
-        }
-    }
-
-    fn lines(&self, key: u64) -> MutexGuard<'_, Lines> {
-        // There is at least one, and the remainder is one of them.
-        let shard = &self.shards[key as usize % self.shards.len()];
-        // A panic while the lock was held leaves counts that are still whole.
-        shard.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Where a place belongs, or a wait.
+enum Of {
+    Gate(Arc<Gate>, u64),
+    Line(Arc<Line>),
 }
 
 /// A place, until it is dropped.
-pub struct Place(Option<(Arc<Gate>, u64)>);
+pub struct Place(Option<Of>);
 
 impl Place {
+    fn at_gate(gate: Arc<Gate>, key: u64) -> Self {
+        Self(Some(Of::Gate(gate, key)))
+    }
+
+    fn in_line(line: Arc<Line>) -> Self {
+        Self(Some(Of::Line(line)))
+    }
+
     /// Gives nothing back: it was never counted.
     fn forget(mut self) {
-        if let Some((gate, _)) = self.0.take() {
-            gate.metrics.in_flight(-1);
+        match self.0.take() {
+            Some(Of::Gate(gate, _)) => gate.metrics.in_flight(-1),
+            Some(Of::Line(line)) => line.metrics.in_flight(-1),
+            None => {}
         }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some((gate, key)) = self.0.take() {
-            gate.leave(key);
+        match self.0.take() {
+            Some(Of::Gate(gate, key)) => gate.leave(key),
+            Some(Of::Line(line)) => line.leave(Instant::now),
+            None => {}
         }
     }
 }
 
 /// A wait for a place. Whoever drops it leaves the queue.
 pub struct Waiting {
-    gate: Arc<Gate>,
-    key: u64,
+    at: Of,
+    class: Priority,
     number: u64,
     /// Holds the place from when it is given until it is taken, and gives it back if nobody takes it.
     place: oneshot::Receiver<Place>,
 }
 
 impl Waiting {
-    /// Ready with a place when it is this one's turn.
-    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Place> {
-        match ready!(Pin::new(&mut self.place).poll(context)) {
-            Ok(place) => Poll::Ready(place),
-            // Whoever waits is in the queue, or has been sent a place.
-            Err(_) => Poll::Pending,
+    fn at_gate(gate: Arc<Gate>, key: u64, number: u64, place: oneshot::Receiver<Place>) -> Self {
+        Self {
+            at: Of::Gate(gate, key),
+            class: Priority::default(),
+            number,
+            place,
         }
+    }
+
+    fn in_line(
+        line: Arc<Line>,
+        class: Priority,
+        number: u64,
+        place: oneshot::Receiver<Place>,
+    ) -> Self {
+        Self {
+            at: Of::Line(line),
+            class,
+            number,
+            place,
+        }
+    }
+
+    /// Ready with a place when it is this one's turn; without one when it had to give way.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Place>> {
+        Poll::Ready(ready!(Pin::new(&mut self.place).poll(context)).ok())
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let (gate, number) = (&self.gate, self.number);
-        gate.change(self.key, |line| {
-            let found = line
-                .queue
-                .binary_search_by_key(&number, |ticket| ticket.number);
-            if let Ok(index) = found {
-                line.queue.remove(index);
-                gate.metrics.queued(-1);
-            }
-        });
+        match &self.at {
+            Of::Gate(gate, key) => gate.give_up(*key, self.number),
+            Of::Line(line) => line.give_up(self.class, self.number),
+        }
     }
 }
 

@@ -11,5 +11,6 @@ pub mod headers;
 pub mod hop_by_hop;
 pub mod ip_access;
 pub mod maintenance;
+pub mod priority;
 pub mod ratelimit;
 pub mod template;

@@ -9,6 +9,7 @@ use super::failure::{Failure, Reach};
 use super::kept::Kept;
 use super::relay::{Relay, Relayed};
 use super::{Context, Gateway, authenticate, forward, limit, retry};
+use crate::filter::concurrency::Limit;
 use crate::forward::tunnel::{self, Broken};
 use crate::forward::{Failed, Link};
 use crate::listener::exchange::{ClientFault, Exchange};
@@ -128,6 +129,14 @@ impl Gateway {
         let (Some(wire), Some(upstream)) = (link.wire(), &context.upstream) else {
             return Err(Failure::Own("a tunnel in HTTP/2"));
         };
+        if upstream
+            .concurrency
+            .as_ref()
+            .is_some_and(Limit::is_adaptive)
+        {
+            // What the backend does in a tunnel says nothing of what it can do beside it.
+            context.places.give_back_last();
+        }
         let idle = upstream.timeouts.upgraded_idle;
         let patience = context.snapshot.limits.response_write_timeout;
         let tunnelled = tunnel::run(exchange, wire, &self.ending, idle, patience).await;

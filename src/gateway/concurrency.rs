@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::failure::Failure;
 use super::{Context, Gateway};
+use crate::config::model::Priority;
 use crate::filter::concurrency::{Entered, Limit, Place, Waiting};
 use crate::listener::exchange::Exchange;
 use crate::reply::Rejection;
@@ -22,7 +23,7 @@ impl Gateway {
             let path = exchange.origin.head.target.path();
             let path_param = |name: &str| context.params.get(name, path);
             let key = limit.key_of(&context.caller(&exchange.request.headers, &path_param));
-            let place = self.place(exchange, limit, key).await?;
+            let place = self.place(exchange, limit, key, route.priority).await?;
             context.places.keep(place);
         }
         Ok(())
@@ -38,7 +39,9 @@ impl Gateway {
             return Ok(());
         };
         if let Some(limit) = &upstream.concurrency {
-            let place = self.place(exchange, limit, 0).await?;
+            let route = context.route.as_ref();
+            let class = route.map_or_else(Priority::default, |route| route.priority);
+            let place = self.place(exchange, limit, 0, class).await?;
             context.places.keep(place);
         }
         Ok(())
@@ -49,8 +52,9 @@ impl Gateway {
         exchange: &mut Exchange,
         limit: &Limit,
         key: u64,
+        class: Priority,
     ) -> Result<Place, Failure> {
-        match limit.enter(key) {
+        match limit.enter(key, class) {
             Entered::In(place) => Ok(place),
             // On the heap, so that requests that need not wait do not make room for it.
             Entered::Queued(waiting) => Box::pin(wait(exchange, limit, waiting)).await,
@@ -68,7 +72,7 @@ async fn wait(
     let until = Instant::now() + limit.bounds.queue_timeout;
     std::future::poll_fn(|task| {
         if let Poll::Ready(place) = waiting.poll(task) {
-            return Poll::Ready(Ok(place));
+            return Poll::Ready(place.ok_or_else(|| Failure::Refused(refusal(limit))));
         }
         if exchange.poll_gone(task).is_ready() {
             return Poll::Ready(Err(Failure::gone()));

@@ -248,6 +248,14 @@ impl Connection {
         self.alarm.poll(deadline, context)
     }
 
+    /// Whether bytes of a further request were read, beyond what is left of the current one.
+    fn has_another_request(&self) -> bool {
+        let (mut framing, bytes) = (self.wire.framing, &self.wire.inbound);
+        // What is malformed is no body that somebody waits for an answer to.
+        let own = framing.advance(bytes).unwrap_or(bytes.len());
+        framing.is_done() && own < bytes.len()
+    }
+
     /// Watches for the client leaving while its request is being answered.
     ///
     /// What arrives meanwhile is kept for the next request. Ready means that the client has left.
@@ -258,10 +266,10 @@ impl Connection {
             }
             if ready!(self.poll_fill(context))? == 0 {
                 // Half a connection is enough to answer requests that came before its end.
-                return if self.wire.inbound.is_empty() {
-                    Poll::Ready(Ok(()))
-                } else {
+                return if self.has_another_request() {
                     Poll::Pending
+                } else {
+                    Poll::Ready(Ok(()))
                 };
             }
         }

@@ -70,6 +70,10 @@ pub(super) const CONCURRENCY_IN_FLIGHT: Definition = gauge(
     "concurrency_in_flight",
     "Requests that have a place of a limit on requests at the same time.",
 );
+pub(super) const CONCURRENCY_LIMIT: Definition = gauge(
+    "concurrency_limit",
+    "Requests that may have a place of such a limit, of each key if it has one.",
+);
 pub(super) const CONCURRENCY_QUEUED: Definition = gauge(
     "concurrency_queued",
     "Requests that wait for a place of such a limit.",

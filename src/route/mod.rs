@@ -14,7 +14,7 @@ pub use params::Params;
 pub use router::{Found, Lookup, Router};
 
 use crate::config::model::{
-    self, FixedResponse, Redirect, Rewrite, RouteRetries, TimeoutOverrides,
+    self, FixedResponse, Priority, Redirect, Rewrite, RouteRetries, TimeoutOverrides,
 };
 use crate::filter::auth::{Auth, Policy};
 use crate::filter::concurrency;
@@ -41,6 +41,8 @@ pub struct Route {
     pub auth: Option<Policy>,
     /// What it is limited by.
     pub limits: RouteLimits,
+    /// How important its requests are when there is not room for all.
+    pub priority: Priority,
     /// How many of its requests may be in flight at the same time.
     pub concurrency: Box<[concurrency::Limit]>,
     /// How the path is changed for the backend.
@@ -155,9 +157,11 @@ impl Route {
                 .as_ref()
                 .map(|policy| Policy::compile(policy, auth)),
             limits: RouteLimits::compile(&config.limits, limits),
+            priority: config.priority,
             concurrency: concurrency::Limit::of_route(
                 &config.concurrency,
                 &config.name,
+                config.priority,
                 metrics,
                 previous.map_or(&[], |previous| &previous.concurrency),
             ),

@@ -90,7 +90,8 @@ impl Upstream {
         Self {
             concurrency: config
                 .concurrency
-                .map(|bounds| Limit::of_upstream(bounds, &config.name, metrics, places)),
+                .as_ref()
+                .map(|limit| Limit::of_upstream(limit, &config.name, metrics, now, places)),
             name: Arc::clone(&config.name),
             timeouts: config.timeouts.clone(),
             health_check: config.health_check.clone(),
@@ -159,7 +160,10 @@ impl Upstream {
 
     /// Records that the backend answered an attempt with this status, so long after it could begin to.
     /// Everything that is learned of answers is learned here.
-    pub fn answered(&self, backend: &Backend, status: u16, _latency: Duration, now: Instant) {
+    pub fn answered(&self, backend: &Backend, status: u16, latency: Duration, now: Instant) {
+        if let Some(limit) = &self.concurrency {
+            limit.answered(status, latency, now);
+        }
         backend.known.outlier.succeeded();
         backend.peers.answered(now);
         if status < 500 {
@@ -198,6 +202,9 @@ impl Upstream {
     /// Records an attempt that the backend did not answer; ejects it when it is time to.
     pub fn failed(&self, backend: &Backend, reason: FailureReason, now: Instant) {
         self.metrics.failed(reason);
+        if let (FailureReason::Timeout, Some(limit)) = (reason, &self.concurrency) {
+            limit.unanswered(now);
+        }
         if !backend.known.outlier.failed(&self.config.outlier) || backend.state(now) != State::Up {
             return;
         }

@@ -44,6 +44,7 @@ mod metrics;
 mod no_loss;
 mod nominations;
 mod open_ends;
+mod overload;
 mod process;
 mod proxy_protocol;
 mod proxying;

@@ -3,12 +3,22 @@
 use super::Checker;
 use super::ratelimit::key_part;
 use crate::config::file::{self, OneOrMany};
-use crate::config::model::{Bounds, Concurrency, KeyPart, MAX_CONCURRENCY_LIMITS};
+use crate::config::model::{
+    Action, Adaptive, Bounds, Concurrency, KeyPart, MAX_CONCURRENCY_LIMITS, Priority, Route,
+    Upstream, UpstreamConcurrency,
+};
 use crate::config::pattern::PathPattern;
 use crate::config::tree::Path;
 
 /// What metrics call a limit that counts all requests as one.
 const ALL: &str = "all";
+/// A limit that is to find its place begins here: enough for what a start brings, and soon doubled where
+/// that is too little.
+const FIRST_LIMIT: u32 = 50;
+/// Who waits for a place of such a limit, unless it is said: it may be low for a moment.
+const ADAPTIVE_QUEUE: u32 = 100;
+/// With less, chance alone would lower the limit.
+const LEAST_SLACK: f64 = 0.05;
 
 impl Checker<'_> {
     /// The limits of a route, those with a key first: whoever has too many in flight shall not wait
@@ -94,13 +104,82 @@ impl Checker<'_> {
             },
         })
     }
+
+    /// The limit of an upstream. `None`: it is not sound.
+    pub(super) fn upstream_concurrency(
+        &mut self,
+        written: &file::UpstreamConcurrency,
+        at: &Path<'_>,
+    ) -> Option<UpstreamConcurrency> {
+        let adaptive = written.adaptive.as_ref().map(|adaptive| {
+            if adaptive.min > adaptive.max {
+                let what = "is above `max`, expected at most that";
+                self.refuse(&at.key("adaptive").key("min"), what);
+            }
+            if adaptive.slack.0 < LEAST_SLACK {
+                let shown = self.shown(&at.key("adaptive").key("slack"), "it");
+                let what =
+                    format!("{shown} is less than latency varies by itself, expected at least 5%");
+                self.refuse(&at.key("adaptive").key("slack"), what);
+            }
+            Adaptive {
+                min: adaptive.min,
+                max: adaptive.max,
+                slack: adaptive.slack.0,
+            }
+        });
+        let (limit, queue) = match (written.limit, &adaptive) {
+            (Some(limit), None) => (limit, 0),
+            (None, Some(adaptive)) => {
+                let first = FIRST_LIMIT.min(adaptive.max).max(adaptive.min);
+                (first, ADAPTIVE_QUEUE)
+            }
+            (Some(_), Some(_)) => {
+                let what = "stands beside `adaptive`, expected one of them";
+                self.refuse(&at.key("limit"), what);
+                return None;
+            }
+            (None, None) => {
+                // What was refused below is not missing.
+                if self.is_whole(at) {
+                    self.refuse(at, "has no limit, expected `limit` or `adaptive`");
+                }
+                return None;
+            }
+        };
+        Some(UpstreamConcurrency {
+            bounds: Bounds {
+                limit,
+                queue: written.queue.unwrap_or(queue),
+                queue_timeout: written.queue_timeout.0,
+            },
+            adaptive,
+            top: Priority::Low,
+        })
+    }
 }
 
-/// The limit of an upstream.
-pub(super) fn of_upstream(written: &file::UpstreamConcurrency) -> Bounds {
-    Bounds {
-        limit: written.limit,
-        queue: written.queue,
-        queue_timeout: written.queue_timeout.0,
+/// Tells the limits of upstreams which class of their requests is the most important.
+pub(super) fn rank(upstreams: &mut [Upstream], routes: &[Route]) {
+    for route in routes {
+        let Action::Proxy(branches) = &route.action else {
+            continue;
+        };
+        for branch in branches {
+            let upstream = upstreams.get_mut(branch.upstream);
+            if let Some(limit) = upstream.and_then(|upstream| upstream.concurrency.as_mut()) {
+                limit.top = limit.top.max(route.priority);
+            }
+        }
+    }
+}
+
+/// How important a route's requests are.
+pub(super) fn priority(written: file::Priority) -> Priority {
+    match written {
+        file::Priority::Critical => Priority::Critical,
+        file::Priority::High => Priority::High,
+        file::Priority::Normal => Priority::Normal,
+        file::Priority::Low => Priority::Low,
     }
 }

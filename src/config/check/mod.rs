@@ -128,6 +128,9 @@ impl Checker<'_> {
         let routes = self.routes(&file.routes, &known);
         let routes = self.told_apart(routes);
         self.warn_of_limits(&file.limits);
+        let mut upstreams = upstreams.into_values().collect::<Option<Vec<_>>>()?;
+        let routes = routes?;
+        concurrency::rank(&mut upstreams, &routes);
         Some(Config {
             server: process::server(&file.server, self.source.base)?,
             listeners,
@@ -148,8 +151,8 @@ impl Checker<'_> {
             redis: redis?,
             auth: auth?,
             ratelimit: limits?,
-            upstreams: upstreams.into_values().collect::<Option<_>>()?,
-            routes: routes?,
+            upstreams,
+            routes,
             source_hash: fnv1a(self.source.text),
         })
     }

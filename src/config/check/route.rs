@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Checker;
 use super::action::Indexes;
 use super::auth::Schemes;
+use super::concurrency::priority;
 use super::process::label;
 use super::ratelimit::Policies;
 use crate::config::file;
@@ -113,6 +114,7 @@ impl Checker<'_> {
             cors,
             auth: auth?,
             limits: limits?,
+            priority: priority(written.priority),
             concurrency: concurrency?,
             rewrite: match rewrite {
                 Some(rewrite) => Some(rewrite?),

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use http::Uri;
 
 use super::Checker;
-use super::concurrency::of_upstream;
 use crate::config::file;
 use crate::config::model::{Backend, Balance, Http2, Outlier, Pool, Protocol, Timeouts, Upstream};
 use crate::config::problem::{Invalid, quote};
@@ -211,6 +210,10 @@ impl Checker<'_> {
             None => None,
         };
         let tls = self.encryption(written.tls.as_ref(), &at.key("tls"));
+        let concurrency = written
+            .concurrency
+            .as_ref()
+            .map(|written| self.upstream_concurrency(written, &at.key("concurrency")));
         Some(Upstream {
             name: Arc::from(name),
             backends,
@@ -225,13 +228,16 @@ impl Checker<'_> {
                 file::Balance::RoundRobin => Balance::RoundRobin,
             },
             timeouts: timeouts(&written.timeouts),
-            concurrency: written.concurrency.as_ref().map(of_upstream),
             pool: Pool {
                 idle_timeout: written.pool.idle_timeout.0,
             },
             retries: self.retries(&written.retries, &at.key("retries")),
             health_check,
             outlier: self.outlier(&written.outlier, &at.key("outlier")),
+            concurrency: match concurrency {
+                Some(concurrency) => Some(concurrency?),
+                None => None,
+            },
         })
     }
 

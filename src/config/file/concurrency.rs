@@ -5,7 +5,7 @@ use std::time::Duration as StdDuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::super::scalar::Duration;
+use super::super::scalar::{Duration, Share};
 use super::Texts;
 
 /// How many requests of a route may be in flight at the same time.
@@ -15,7 +15,9 @@ pub struct Concurrency {
     /// How many at the same time, of one key if there is a `key`.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub limit: u32,
-    /// How many more may wait, in the order in which they came; beyond it they are refused.
+    /// How many more may wait, in the order in which they came; beyond it they are refused. Without a
+    /// `key`, those who came last come first when the queue has not been empty for half of
+    /// `queue_timeout`.
     #[serde(default)]
     #[schemars(range(min = 0, max = 100_000))]
     pub queue: u32,
@@ -39,17 +41,46 @@ pub struct Concurrency {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpstreamConcurrency {
-    /// How many at the same time.
+    /// How many at the same time. Either this or `adaptive`.
     #[schemars(range(min = 1, max = 1_000_000))]
-    pub limit: u32,
-    /// How many more may wait, in the order in which they came; beyond it they are refused.
-    #[serde(default)]
+    pub limit: Option<u32>,
+    /// A limit that follows what the backends can do, by the latency of their answers. `{}` does so with
+    /// the defaults.
+    pub adaptive: Option<Adaptive>,
+    /// How many more may wait; beyond it they are refused. When left out, 0 with `limit` and 100 with
+    /// `adaptive`. The more important come first, otherwise those who came first, and those who came
+    /// last when the queue has not been empty for half of `queue_timeout`.
     #[schemars(range(min = 0, max = 100_000))]
-    pub queue: u32,
+    pub queue: Option<u32>,
     /// How long a request may wait; then it is refused.
     #[serde(default = "queue_timeout")]
     #[schemars(extend("x-min" = "1ms", "x-max" = "5m"))]
     pub queue_timeout: Duration,
+}
+
+/// See [`UpstreamConcurrency::adaptive`].
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Adaptive {
+    /// The limit never falls below this.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub min: u32,
+    /// The limit never rises above this.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max: u32,
+    /// How far the mean latency of answers may rise above what it is without load before the limit is
+    /// lowered: `50%` of 20 ms allows 30 ms.
+    pub slack: Share,
+}
+
+impl Default for Adaptive {
+    fn default() -> Self {
+        Self {
+            min: 4,
+            max: 1_000,
+            slack: Share(0.5),
+        }
+    }
 }
 
 fn queue_timeout() -> Duration {

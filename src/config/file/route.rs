@@ -10,6 +10,7 @@ use super::auth::{OneOrMany, RouteAuth};
 use super::concurrency::Concurrency;
 use super::cors::RouteCors;
 use super::ip_access::IpAccess;
+use super::priority::Priority;
 use super::ratelimit::RouteLimits;
 use super::retries::RouteRetries;
 use super::upstream::one;
@@ -58,6 +59,9 @@ pub struct Route {
         ["per-client", { "policy": "per-user", "cost": 5 }],
     ]))]
     pub ratelimit: Option<RouteLimits>,
+    /// How important its requests are when there is not room for all: at the limit of its upstream, and
+    /// at the limits of the process.
+    pub priority: Priority,
     /// How many of its requests may be in flight at the same time: one limit, or a list of up to three
     /// with different keys, which all hold. Each instance counts by itself.
     #[schemars(extend("examples" = [

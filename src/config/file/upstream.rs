@@ -28,7 +28,10 @@ pub struct Upstream {
     pub timeouts: Timeouts,
     /// How many requests may be in flight to the upstream at the same time, from all routes together.
     /// When left out, there is no limit. Each instance counts by itself.
-    #[schemars(extend("examples" = [{ "limit": 200, "queue": 100, "queue_timeout": "2s" }]))]
+    #[schemars(extend("examples" = [
+        { "limit": 200, "queue": 100, "queue_timeout": "2s" },
+        { "adaptive": {} },
+    ]))]
     pub concurrency: Option<UpstreamConcurrency>,
     /// How connections to the backends are kept.
     pub pool: Pool,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::KeyPart;
+use super::{KeyPart, Priority};
 
 /// The most limits of one route.
 pub const MAX_CONCURRENCY_LIMITS: usize = 3;
@@ -28,4 +28,26 @@ pub struct Bounds {
     pub queue: u32,
     /// How long one may wait.
     pub queue_timeout: Duration,
+}
+
+/// The limit of an upstream.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct UpstreamConcurrency {
+    /// How many, and how many more; with `adaptive` how many in the beginning.
+    pub bounds: Bounds,
+    /// How the limit follows what the backends can do; `None`: it is fixed.
+    pub adaptive: Option<Adaptive>,
+    /// The most important class of the routes that lead here.
+    pub top: Priority,
+}
+
+/// How a limit follows latency.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Adaptive {
+    /// The limit is never lower; at least 1.
+    pub min: u32,
+    /// Nor higher.
+    pub max: u32,
+    /// How far latency may rise above what it is without load, as a share of that.
+    pub slack: f64,
 }

@@ -1,42 +1,28 @@
-//! Who gets a place, in which order, and that every one comes back.
+//! Who gets a place of a limit for all, in which order, and that every one comes back.
 
 use std::task::Waker;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::metrics::{Format, Metrics, render};
+use crate::metrics::{Format, render};
+use Priority::{Critical, Low, Normal};
 
 struct Setup {
     metrics: Metrics,
-    gate: Arc<Gate>,
+    line: Arc<Line>,
+    bounds: Bounds,
+    now: Instant,
 }
 
-fn setup(keyed: bool) -> Setup {
+fn setup(limit: u32, queue: u32, top: Priority) -> Setup {
     let metrics = Metrics::new("gateway");
-    let gate = Gate::new(keyed, metrics.concurrency("users", "", "all"));
-    Setup { metrics, gate }
-}
-
-impl Setup {
-    /// What is measured: in flight, queued, refused for a full queue.
-    fn counts(&self) -> [u32; 3] {
-        let page = String::from_utf8(render(&self.metrics, Format::Text).1).unwrap();
-        let value = |name: &str, label: &str| {
-            let mut lines = page.lines();
-            let line = lines.find(|line| line.starts_with(name) && line.contains(label));
-            line.map_or(0, |line| line.rsplit_once(' ').unwrap().1.parse().unwrap())
-        };
-        [
-            value("gateway_concurrency_in_flight{", ""),
-            value("gateway_concurrency_queued{", ""),
-            value("gateway_concurrency_rejected_total{", "full"),
-        ]
-    }
-
-    fn keys(&self) -> usize {
-        let keys = |shard: &Mutex<Lines>| shard.lock().unwrap().len();
-        self.gate.shards.iter().map(keys).sum()
+    let bounds = bounds(limit, queue);
+    Setup {
+        line: Line::new(&bounds, top, metrics.concurrency("", "users", "all")),
+        metrics,
+        bounds,
+        now: Instant::now(),
     }
 }
 
@@ -44,128 +30,201 @@ fn bounds(limit: u32, queue: u32) -> Bounds {
     Bounds {
         limit,
         queue,
-        queue_timeout: std::time::Duration::from_secs(1),
+        queue_timeout: Duration::from_secs(1),
     }
 }
 
-#[track_caller]
-fn place(entered: Entered) -> Place {
-    match entered {
-        Entered::In(place) => place,
-        Entered::Queued(_) => panic!("queued"),
-        Entered::Full => panic!("full"),
+impl Setup {
+    /// What is measured: in flight, queued, refused for a full queue, displaced.
+    fn counts(&self) -> [u32; 4] {
+        let page = String::from_utf8(render(&self.metrics, Format::Text).1).unwrap();
+        let value = |name: &str, label: &str| {
+            let mut lines = page.lines();
+            let line = lines.find(|line| line.starts_with(name) && line.contains(label));
+            line.map_or(0, |line| line.rsplit_once(' ').unwrap().1.parse().unwrap())
+        };
+        let [in_flight, queued] = [
+            value("gateway_concurrency_in_flight{", ""),
+            value("gateway_concurrency_queued{", ""),
+        ];
+        assert_eq!(
+            [self.line.taken(), self.line.waiting()],
+            [in_flight, queued]
+        );
+        let refused = "gateway_concurrency_rejected_total{";
+        [
+            in_flight,
+            queued,
+            value(refused, "full"),
+            value(refused, "displaced"),
+        ]
+    }
+
+    fn enter(&self, class: Priority) -> Entered {
+        match self.line.try_enter(class) {
+            Some(place) => Entered::In(place),
+            None => self.line.enter(class, &self.bounds, self.now),
+        }
+    }
+
+    #[track_caller]
+    fn place(&self, class: Priority) -> Place {
+        match self.enter(class) {
+            Entered::In(place) => place,
+            Entered::Queued(_) => panic!("queued"),
+            Entered::Full => panic!("full"),
+        }
+    }
+
+    #[track_caller]
+    fn waiting(&self, class: Priority) -> Waiting {
+        match self.enter(class) {
+            Entered::Queued(waiting) => waiting,
+            Entered::In(_) => panic!("let in"),
+            Entered::Full => panic!("full"),
+        }
+    }
+
+    fn is_full(&self, class: Priority) -> bool {
+        matches!(self.enter(class), Entered::Full)
     }
 }
 
-#[track_caller]
-fn waiting(entered: Entered) -> Waiting {
-    match entered {
-        Entered::Queued(waiting) => waiting,
-        Entered::In(_) => panic!("let in"),
-        Entered::Full => panic!("full"),
-    }
-}
-
-fn turn(waiting: &mut Waiting) -> Option<Place> {
+/// Whether it is this one's turn: with a place, or without one.
+fn turn(waiting: &mut Waiting) -> Option<Option<Place>> {
     match waiting.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(place) => Some(place),
         Poll::Pending => None,
     }
 }
 
+#[track_caller]
+fn served(waiting: &mut Waiting) -> Place {
+    turn(waiting).expect("its turn").expect("a place")
+}
+
 #[test]
 fn those_who_wait_come_in_order_and_beyond_the_queue_nobody_waits() {
-    let setup = setup(false);
-    let (gate, bounds) = (&setup.gate, bounds(2, 2));
-    let (one, two) = (place(gate.enter(0, &bounds)), place(gate.enter(0, &bounds)));
-    let mut third = waiting(gate.enter(0, &bounds));
-    let mut fourth = waiting(gate.enter(0, &bounds));
-    assert!(matches!(gate.enter(0, &bounds), Entered::Full));
+    let setup = setup(2, 2, Normal);
+    let (one, two) = (setup.place(Normal), setup.place(Normal));
+    let (mut third, mut fourth) = (setup.waiting(Normal), setup.waiting(Normal));
+    assert!(setup.is_full(Normal));
     assert!(turn(&mut third).is_none());
-    assert_eq!(setup.counts(), [2, 2, 1]);
+    assert_eq!(setup.counts(), [2, 2, 1, 0]);
     drop(one);
     // The place is the third's before it looks, and nobody overtakes.
-    let mut fifth = waiting(gate.enter(0, &bounds));
+    let mut fifth = setup.waiting(Normal);
     assert!(turn(&mut fourth).is_none());
-    let third = turn(&mut third).unwrap();
+    let third = served(&mut third);
     drop((two, third));
-    assert!(turn(&mut fourth).is_some());
-    assert!(turn(&mut fifth).is_some());
-    drop((fourth, fifth));
-    assert_eq!((setup.counts(), setup.keys()), ([0, 0, 1], 0));
+    drop((served(&mut fourth), served(&mut fifth)));
+    assert_eq!(setup.counts(), [0, 0, 1, 0]);
 }
 
 #[test]
 fn whoever_leaves_the_queue_frees_its_place_in_it() {
-    let setup = setup(false);
-    let (gate, bounds) = (&setup.gate, bounds(1, 2));
-    let first = place(gate.enter(0, &bounds));
-    let second = waiting(gate.enter(0, &bounds));
-    let mut third = waiting(gate.enter(0, &bounds));
+    let setup = setup(1, 2, Normal);
+    let first = setup.place(Normal);
+    let (second, mut third) = (setup.waiting(Normal), setup.waiting(Normal));
     drop(second);
-    let fourth = waiting(gate.enter(0, &bounds));
+    let fourth = setup.waiting(Normal);
     drop(first);
-    let place = turn(&mut third).unwrap();
-    drop((fourth, place, third));
-    assert_eq!((setup.counts(), setup.keys()), ([0, 0, 0], 0));
+    let place = served(&mut third);
+    // The fourth is given the next place, and goes away without it.
+    drop(place);
+    assert_eq!(setup.counts(), [1, 0, 0, 0]);
+    drop(fourth);
+    assert_eq!(setup.counts(), [0, 0, 0, 0]);
 }
 
 #[test]
-fn a_place_that_nobody_takes_goes_to_the_next() {
-    let setup = setup(false);
-    let (gate, bounds) = (&setup.gate, bounds(1, 2));
-    let first = place(gate.enter(0, &bounds));
-    let second = waiting(gate.enter(0, &bounds));
-    let mut third = waiting(gate.enter(0, &bounds));
-    drop(first);
-    assert_eq!(setup.counts(), [1, 1, 0]);
-    // It was given a place, and goes away without it.
-    drop(second);
-    assert!(turn(&mut third).is_some());
-    drop(third);
-    assert_eq!((setup.counts(), setup.keys()), ([0, 0, 0], 0));
+fn each_class_has_its_share_and_the_top_has_all() {
+    let setup = setup(10, 0, Critical);
+    let mut places: Vec<_> = (0..7).map(|_| setup.place(Low)).collect();
+    assert!(setup.is_full(Low));
+    places.push(setup.place(Normal));
+    assert!(setup.is_full(Normal));
+    places.extend([setup.place(Priority::High), setup.place(Critical)]);
+    assert!(setup.is_full(Critical));
+    // Nobody keeps places free for classes that do not come.
+    let alone = self::setup(10, 0, Low);
+    places.extend((0..10).map(|_| alone.place(Low)));
+    assert!(alone.is_full(Low));
 }
 
 #[test]
-fn keys_do_not_share_places_and_are_forgotten() {
-    let setup = setup(true);
-    let (gate, bounds) = (&setup.gate, bounds(1, 0));
-    let places: Vec<Place> = (0..5000)
-        .map(|key| place(gate.enter(key, &bounds)))
-        .collect();
-    assert!(matches!(gate.enter(7, &bounds), Entered::Full));
-    assert_eq!(setup.keys(), 5000);
-    drop(places);
-    assert_eq!(setup.keys(), 0);
-    let kept = |shard: &Mutex<Lines>| shard.lock().unwrap().capacity();
-    assert!(gate.shards.iter().map(kept).all(|keys| keys <= KEPT_KEYS));
+fn the_important_overtake_and_those_below_wait_for_room_of_their_own() {
+    let setup = setup(10, 10, Critical);
+    let mut places: Vec<_> = (0..8).map(|_| setup.place(Normal)).collect();
+    let mut normal = setup.waiting(Normal);
+    // There is room for it, though others wait.
+    places.extend([setup.place(Critical), setup.place(Critical)]);
+    let mut critical = setup.waiting(Critical);
+    places.pop();
+    let critical = served(&mut critical);
+    assert!(turn(&mut normal).is_none());
+    places.truncate(7);
+    assert!(turn(&mut normal).is_none(), "8 are taken");
+    drop(critical);
+    drop((served(&mut normal), places));
+    assert_eq!(setup.counts(), [0, 0, 0, 0]);
+}
+
+#[test]
+fn in_a_full_queue_the_less_important_give_way() {
+    let setup = setup(1, 2, Critical);
+    let first = setup.place(Critical);
+    let (mut low, mut later) = (setup.waiting(Low), setup.waiting(Low));
+    assert!(setup.is_full(Low));
+    let mut normal = setup.waiting(Normal);
+    assert!(matches!(turn(&mut later), Some(None)), "has to give way");
+    let mut critical = setup.waiting(Critical);
+    assert!(matches!(turn(&mut low), Some(None)));
+    assert_eq!(setup.counts(), [1, 2, 1, 2]);
+    drop(first);
+    drop(served(&mut critical));
+    drop((served(&mut normal), low, later));
+    assert_eq!(setup.counts(), [0, 0, 1, 2]);
+}
+
+#[test]
+fn where_the_queue_stands_the_last_comes_first() {
+    let mut setup = setup(1, 2, Normal);
+    let first = setup.place(Normal);
+    let (mut second, mut third) = (setup.waiting(Normal), setup.waiting(Normal));
+    setup.now += Duration::from_millis(500);
+    let mut fourth = setup.waiting(Normal);
+    assert!(matches!(turn(&mut second), Some(None)), "the oldest");
+    setup.line.set_limit(2, setup.now);
+    assert!(turn(&mut third).is_none());
+    drop((first, served(&mut fourth)));
+    drop(served(&mut third));
+    assert_eq!(setup.counts(), [0, 0, 0, 1]);
 }
 
 #[test]
 fn a_lowered_limit_holds_for_what_comes_after_and_a_raised_one_for_who_waits() {
-    let setup = setup(false);
-    let gate = &setup.gate;
-    let places: Vec<Place> = (0..3)
-        .map(|_| place(gate.enter(0, &bounds(3, 5))))
-        .collect();
-    let mut lowered = waiting(gate.enter(0, &bounds(1, 5)));
+    let setup = setup(3, 5, Normal);
+    let places: Vec<_> = (0..3).map(|_| setup.place(Normal)).collect();
+    setup.line.set_limit(1, setup.now);
+    let (mut one, mut two) = (setup.waiting(Normal), setup.waiting(Normal));
     let [first, second, third] = places.try_into().ok().unwrap();
-    drop(first);
-    drop(second);
-    assert!(turn(&mut lowered).is_none(), "one is in, as many as may");
+    drop((first, second));
+    assert!(turn(&mut one).is_none(), "one is in, as many as may");
     drop(third);
-    let held = turn(&mut lowered).unwrap();
-    let mut queued = waiting(gate.enter(0, &bounds(1, 5)));
-    let raised = place(gate.enter(0, &bounds(3, 5)));
-    assert!(turn(&mut queued).is_some(), "before whoever came later");
-    drop((held, raised, queued, lowered));
-    assert_eq!((setup.counts(), setup.keys()), ([0, 0, 0], 0));
+    let held = served(&mut one);
+    assert!(turn(&mut two).is_none());
+    setup.line.set_limit(2, setup.now);
+    drop((held, served(&mut two)));
+    assert_eq!(setup.counts(), [0, 0, 0, 0]);
 }
 
-/// What may happen to a gate.
+/// What may happen to a line.
 #[derive(Clone, Debug)]
 enum Step {
-    Enter { key: u64, limit: u32, queue: u32 },
+    Enter(usize),
+    Limit(u32),
+    Pass(u64),
     Leave(usize),
     GoAway(usize),
     Look(usize),
@@ -173,9 +232,10 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (0..3_u64, 1..4_u32, 0..4_u32)
-            .prop_map(|(key, limit, queue)| Step::Enter { key, limit, queue }),
-        2 => any::<usize>().prop_map(Step::Leave),
+        6 => (0..4_usize).prop_map(Step::Enter),
+        1 => (1..6_u32).prop_map(Step::Limit),
+        1 => (0..600_u64).prop_map(Step::Pass),
+        3 => any::<usize>().prop_map(Step::Leave),
         1 => any::<usize>().prop_map(Step::GoAway),
         2 => any::<usize>().prop_map(Step::Look),
     ]
@@ -187,66 +247,69 @@ fn take<T>(list: &mut Vec<T>, index: usize) -> Option<T> {
 
 proptest! {
     #[test]
-    fn counts_return_to_zero_whatever_the_order(steps in prop::collection::vec(step(), 0..60)) {
-        let setup = setup(true);
+    fn counts_return_to_zero_whatever_the_order(steps in prop::collection::vec(step(), 0..80)) {
+        let mut setup = setup(3, 4, Critical);
         let (mut places, mut queue) = (Vec::new(), Vec::new());
         for step in steps {
             match step {
-                Step::Enter { key, limit, queue: length } => {
-                    match setup.gate.enter(key, &bounds(limit, length)) {
-                        Entered::In(place) => places.push(place),
-                        Entered::Queued(waiting) => queue.push(waiting),
-                        Entered::Full => {}
-                    }
-                }
+                Step::Enter(class) => match setup.enter(Priority::ALL[class]) {
+                    Entered::In(place) => places.push(place),
+                    Entered::Queued(waiting) => queue.push(waiting),
+                    Entered::Full => {}
+                },
+                Step::Limit(limit) => setup.line.set_limit(limit, setup.now),
+                Step::Pass(millis) => setup.now += Duration::from_millis(millis),
                 Step::Leave(index) => drop(take(&mut places, index)),
                 Step::GoAway(index) => drop(take(&mut queue, index)),
                 Step::Look(index) => {
                     if let Some(mut waiting) = take(&mut queue, index) {
                         match turn(&mut waiting) {
-                            Some(place) => places.push(place),
+                            Some(place) => places.extend(place),
                             None => queue.push(waiting),
                         }
                     }
                 }
             }
-            let [in_flight, queued, _] = setup.counts();
-            prop_assert_eq!(in_flight as usize + queued as usize, places.len() + queue.len());
+            setup.counts();
+            prop_assert!(setup.line.waiting() <= 4);
         }
         // Nobody waits for ever: as places come back, all get their turn.
         loop {
-            let (had_turn, left): (Vec<_>, Vec<_>) = queue
-                .drain(..)
-                .map(|mut waiting| (turn(&mut waiting), waiting))
-                .partition(|(place, _)| place.is_some());
-            places.extend(had_turn.into_iter().filter_map(|(place, _)| place));
-            queue.extend(left.into_iter().map(|(_, waiting)| waiting));
+            let mut left = Vec::new();
+            for mut waiting in queue.drain(..) {
+                match turn(&mut waiting) {
+                    Some(place) => places.extend(place),
+                    None => left.push(waiting),
+                }
+            }
+            queue = left;
             match places.pop() {
                 Some(place) => drop(place),
                 None => break,
             }
         }
         prop_assert_eq!(queue.len(), 0);
-        let [in_flight, queued, _] = setup.counts();
-        prop_assert_eq!((in_flight, queued, setup.keys()), (0, 0, 0));
+        prop_assert_eq!(&setup.counts()[..2], &[0, 0]);
     }
 }
 
 #[test]
-fn workers_never_hold_more_places_than_there_are() {
+fn workers_never_hold_more_places_than_there_are_and_miss_no_turn() {
     use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
     const LIMIT: u32 = 3;
-    let setup = setup(false);
+    let setup = setup(LIMIT, 100, Critical);
     let (held, most) = (AtomicU32::new(0), AtomicU32::new(0));
-    let work = || {
+    let work = |class: Priority| {
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         runtime.unwrap().block_on(async {
             for _ in 0..2000 {
-                let place = match setup.gate.enter(0, &bounds(LIMIT, 100)) {
+                let place = match setup.enter(class) {
                     Entered::In(place) => place,
                     Entered::Queued(mut waiting) => {
-                        std::future::poll_fn(|context| waiting.poll(context)).await
+                        std::future::poll_fn(|context| waiting.poll(context))
+                            .await
+                            .unwrap()
                     }
                     Entered::Full => panic!("full"),
                 };
@@ -258,10 +321,56 @@ fn workers_never_hold_more_places_than_there_are() {
         });
     };
     std::thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(work);
+        for class in Priority::ALL.into_iter().chain(Priority::ALL) {
+            let work = &work;
+            scope.spawn(move || work(class));
         }
     });
     assert!(most.into_inner() <= LIMIT);
-    assert_eq!((setup.counts(), setup.keys()), ([0, 0, 0], 0));
+    assert_eq!(setup.counts(), [0, 0, 0, 0]);
+}
+
+#[test]
+fn what_was_found_outlives_a_reload_and_other_settings() {
+    let metrics = Metrics::new("gateway");
+    let now = Instant::now();
+    let mut config = UpstreamConcurrency {
+        bounds: bounds(50, 10),
+        adaptive: Some(crate::config::model::Adaptive {
+            min: 4,
+            max: 1000,
+            slack: 0.5,
+        }),
+        top: Normal,
+    };
+    let first = Limit::of_upstream(&config, "users", &metrics, now, None);
+    let mut at = now;
+    for _ in 0..2000 {
+        let Entered::In(_place) = first.enter(0, Normal) else {
+            panic!("no place");
+        };
+        at += Duration::from_millis(10);
+        first.unanswered(at);
+    }
+    let limit = |limit: &Limit| limit.standing().unwrap().limit;
+    let found = limit(&first);
+    assert!(found < 50, "{found}");
+    config.bounds.queue = 20;
+    let second = Limit::of_upstream(&config, "users", &metrics, at, Some(&first));
+    second.put_into_force(at);
+    assert_eq!(limit(&second), found);
+    config.adaptive = config
+        .adaptive
+        .map(|settings| crate::config::model::Adaptive {
+            min: 30,
+            ..settings
+        });
+    let third = Limit::of_upstream(&config, "users", &metrics, at, Some(&second));
+    third.put_into_force(at);
+    assert_eq!(limit(&third), found.max(30));
+    config.adaptive = None;
+    config.bounds.limit = 7;
+    let fixed = Limit::of_upstream(&config, "users", &metrics, at, Some(&third));
+    fixed.put_into_force(at);
+    assert_eq!(limit(&fixed), 7);
 }

@@ -9,8 +9,8 @@ use regex::Regex;
 
 use super::*;
 use crate::config::model::{
-    Action, FixedResponse, HeaderCondition, HeaderRules, Match, QueryCondition, RouteRetries,
-    TimeoutOverrides, ValueMatch,
+    Action, FixedResponse, HeaderCondition, HeaderRules, Match, Priority, QueryCondition,
+    RouteRetries, TimeoutOverrides, ValueMatch,
 };
 use crate::config::pattern::{PathPattern, Segment, Tail};
 
@@ -35,6 +35,7 @@ fn route(name: &str, paths: &[&str]) -> Route {
         cors: None,
         auth: None,
         limits: Vec::new(),
+        priority: Priority::Normal,
         concurrency: Vec::new(),
         rewrite: None,
         request_headers: HeaderRules::default(),
