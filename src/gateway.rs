@@ -11,6 +11,7 @@ mod forward;
 mod ip_access;
 mod kept;
 mod limit;
+mod overload;
 mod receive;
 mod record;
 mod relay;
@@ -28,6 +29,7 @@ use crate::lifecycle::Lifecycle;
 use crate::listener::connection::Handler;
 use crate::listener::exchange::Exchange;
 use crate::metrics::{Counter, Metrics};
+use crate::overload::Overload;
 use crate::snapshot::Live;
 
 /// The context of a request of ours.
@@ -40,6 +42,8 @@ pub struct Gateway {
     pub live: Arc<Live>,
     /// Whether the process is ending.
     pub lifecycle: Arc<Lifecycle>,
+    /// What the process can bear.
+    pub overload: Arc<Overload>,
     /// Every metric.
     pub metrics: Arc<Metrics>,
     /// Where requests are logged, if they are.

@@ -19,6 +19,7 @@ pub mod forward;
 
 pub mod context;
 pub mod message;
+pub mod overload;
 pub mod request_id;
 
 pub mod route;

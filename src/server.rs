@@ -19,6 +19,7 @@ use crate::admin::control::Control;
 use crate::admin::status::Status;
 use crate::background::certificates::Certificates;
 use crate::background::jwks::KeySets;
+use crate::background::pressure::Pressure;
 use crate::background::probe::{self, Probes};
 use crate::background::reload::{Opened, Reloader};
 use crate::background::revocations::{Revoker, Time};
@@ -37,6 +38,7 @@ use crate::listener::clients::Clients;
 use crate::listener::connection::Edge;
 use crate::listener::{self, ListenerState, Settings};
 use crate::metrics::{Build, Metrics};
+use crate::overload::Overload;
 use crate::reply;
 use crate::snapshot::{CompileError, Live, Snapshot};
 use crate::store::Store;
@@ -145,6 +147,7 @@ pub fn run(
             .map(|label| metrics.refusal(label))
             .collect(),
         access_log: access_log.clone(),
+        overload: Arc::new(Overload::new(Arc::clone(metrics.overload()))),
         metrics,
         pool: Arc::default(),
         ending,
@@ -440,6 +443,7 @@ fn start_workers(
             },
             live: Arc::clone(&gateway.live),
             clients: Arc::clone(&clients),
+            overload: Arc::clone(&gateway.overload),
             refusals: Arc::new(gateway.clone()),
             lifecycle: Arc::clone(&gateway.lifecycle),
             closing: closing.clone(),
@@ -496,6 +500,8 @@ fn build_server(
     server.add_service(background_service("reload", watch));
     let key_sets = KeySets::new(Arc::clone(&gateway.live), Arc::clone(&gateway.lifecycle));
     server.add_service(background_service("key sets", key_sets));
+    let pressure = Pressure::new(Arc::clone(&gateway.live), Arc::clone(&gateway.overload));
+    server.add_service(background_service("pressure", pressure));
     let probes = Probes::new(Arc::clone(&gateway.live), Arc::clone(&gateway.lifecycle));
     server.add_service(background_service("health checks", probes));
     server

@@ -12,12 +12,13 @@ use http::Method;
 use ipnet::IpNet;
 use tokio::sync::watch;
 
-use crate::config::model::{self, Limits, Shutdown};
+use crate::config::model::{self, Limits, Priority, Shutdown};
 use crate::config::{Config, Fault, Secret};
 use crate::filter::auth::Auth;
 use crate::filter::cors::Cors;
 use crate::filter::ip_access::IpAccess;
 use crate::filter::maintenance::{self, Maintenance, Switches};
+use crate::filter::priority;
 use crate::filter::ratelimit::RateLimits;
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::reply::Notice;
@@ -53,6 +54,8 @@ pub struct Snapshot {
     pub has_cors: bool,
     /// Bounds on what a client sends.
     pub limits: Limits,
+    /// Requests of all classes that may be in flight when there is one more of each class.
+    pub most_requests: [usize; Priority::ALL.len()],
     /// How the process ends.
     pub shutdown: Shutdown,
     /// What operators must show before they may change anything.
@@ -118,6 +121,7 @@ impl Snapshot {
                 .as_ref()
                 .map(|policy| Cors::compile(policy, &OWN_METHODS)),
             limits: config.limits,
+            most_requests: most_requests(config),
             shutdown: config.shutdown.clone(),
             admin_token: admin.and_then(|admin| admin.token.clone()),
             maintenance: Maintenance::new(
@@ -186,6 +190,13 @@ impl Snapshot {
         let on = |route: &&Arc<Route>| route.maintenance.is_on();
         self.routes.iter().filter(on).count()
     }
+}
+
+/// What each class may fill of the requests in flight.
+fn most_requests(config: &Config) -> [usize; Priority::ALL.len()] {
+    let classes = config.routes.iter().map(|route| route.priority);
+    let top = classes.max().unwrap_or_default();
+    Priority::ALL.map(|class| priority::share(config.limits.max_requests, class, top) as usize)
 }
 
 /// Upstreams whose configuration did not change are the same as before.

@@ -8,10 +8,12 @@ use serde_json::{Value, json};
 use super::{StatusSource, control, providers, revocations};
 use crate::background::reload::{Reloader, Report};
 use crate::background::revocations::Revoker;
+use crate::config::model::Priority;
 use crate::filter::concurrency::{Limit, Standing};
 use crate::gateway::Gateway;
 use crate::listener::ListenerState;
 use crate::metrics::Build;
+use crate::overload::Overload;
 use crate::route::{Action, Route};
 use crate::snapshot::Snapshot;
 use crate::store::{Mode, SentinelState, Store};
@@ -72,6 +74,7 @@ impl StatusSource for Status {
             "state": self.gateway.lifecycle.state().as_str(),
             "started": humantime::format_rfc3339_seconds(self.started).to_string(),
             "in_flight": self.gateway.lifecycle.in_flight(),
+            "overload": of_overload(&self.gateway.overload),
             "config": of_config(&snapshot, &self.reloader.report()),
             "maintenance": control::maintenance(&snapshot),
             "auth": { "providers": providers::of(&snapshot.auth) },
@@ -186,6 +189,15 @@ fn of_upstream(upstream: &Upstream, now: Instant) -> Value {
         "name": &*upstream.name,
         "concurrency": upstream.concurrency.as_ref().and_then(Limit::standing).map(of_limit),
         "backends": backends,
+    })
+}
+
+fn of_overload(overload: &Overload) -> Value {
+    let (used, available) = overload.memory();
+    json!({
+        "memory_used": used,
+        "memory_limit": (available > 0).then_some(available),
+        "shedding": overload.shedding().map(Priority::as_str),
     })
 }
 

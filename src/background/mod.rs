@@ -3,6 +3,7 @@
 pub mod certificates;
 mod check;
 pub mod jwks;
+pub mod pressure;
 pub mod probe;
 pub mod ratelimit;
 pub mod reload;

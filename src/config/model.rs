@@ -156,10 +156,25 @@ pub struct Limits {
     pub keepalive_timeout: Duration,
     /// Open client connections in all.
     pub max_connections: usize,
+    /// Requests in flight in all.
+    pub max_requests: u32,
+    /// Memory in use.
+    pub max_memory: MaxMemory,
     /// Open connections of one client.
     pub max_connections_per_client: usize,
     /// Whether paths are refused that a backend may read in another way.
     pub strict_paths: bool,
+}
+
+/// How much memory may be in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaxMemory {
+    /// What the container has, or the machine.
+    Auto,
+    /// Any amount.
+    Unlimited,
+    /// So many bytes of the process.
+    Bytes(u64),
 }
 
 /// How the process ends after SIGTERM.

@@ -25,6 +25,7 @@ impl Gateway {
         let Some(route) = context.route.clone() else {
             return Ok(false);
         };
+        self.bear(context, &route)?;
         let proxied = matches!(route.action, Action::Proxy(_));
         let snapshot = &context.snapshot;
         let (all, notice) = (&snapshot.maintenance, &snapshot.notice);

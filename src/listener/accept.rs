@@ -22,6 +22,9 @@ use crate::metrics::ConnectionClose;
 /// After a failed accept (no file descriptors left, above all) there is a pause.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Connections beyond the limit while others are being closed for them.
+const GOING: usize = 1024;
+
 /// A bound socket and the listener it belongs to.
 pub struct Socket {
     /// The listener.
@@ -170,7 +173,9 @@ fn assign<H: Handler>(
     let open = |worker: &Worker<H>| worker.open.load(Ordering::Relaxed);
     let total: usize = workers.iter().map(open).sum();
     let own = &workers[index];
-    if total >= own.edge.live.limits().max_connections {
+    let most = own.edge.live.limits().max_connections;
+    // Who has to go for it takes a moment to do so.
+    if total >= most && (total > most + GOING || !own.edge.overload.idle.evict()) {
         listener.metrics.closed(ConnectionClose::Limit);
         return;
     }

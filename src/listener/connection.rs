@@ -5,7 +5,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::ready;
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Buf;
@@ -24,6 +24,8 @@ use super::stream::{Connection, Waited};
 use crate::config::model::Limits;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::ConnectionClose;
+use crate::overload::Overload;
+use crate::overload::idle::Seated;
 use crate::reply::Rejection;
 use crate::snapshot::Live;
 use crate::telemetry;
@@ -43,6 +45,8 @@ pub struct Edge<H> {
     pub live: Arc<Live>,
     /// Connections by client, over all workers.
     pub clients: Arc<Clients>,
+    /// What the process can bear, and who waits for a request.
+    pub overload: Arc<Overload>,
     /// Who is told of requests that never became one.
     pub refusals: Arc<dyn Refusals>,
     /// Whether the process is ending, and what is in flight.
@@ -120,6 +124,7 @@ async fn serve_http1<H: Handler>(
         }
     };
     let mut closing = pin!(closing.fuse());
+    let seat = edge.overload.idle.enter();
     let mut first = true;
     loop {
         let limits = edge.live.limits();
@@ -130,7 +135,8 @@ async fn serve_http1<H: Handler>(
         };
         first = false;
         let grace = edge.live.keepalive_grace();
-        if let Some(reason) = idle(&mut connection, patience, grace, closing.as_mut()).await {
+        if let Some(reason) = idle(&mut connection, &seat, patience, grace, closing.as_mut()).await
+        {
             listener.metrics.closed(reason);
             let deadline = Instant::now() + LINGER;
             match reason {
@@ -184,11 +190,14 @@ async fn serve_http1<H: Handler>(
 /// Waits for the next request. `Some` is why there will be none.
 async fn idle(
     connection: &mut Connection,
+    seat: &Seated,
     patience: Duration,
     grace: Duration,
     mut closing: Pin<&mut Fuse<impl Future<Output = ()>>>,
 ) -> Option<ConnectionClose> {
-    let mut deadline = Instant::now() + patience;
+    let now = Instant::now();
+    seat.wait(now);
+    let mut deadline = now + patience;
     let mut reason = ConnectionClose::IdleTimeout;
     let mut hurry = |deadline: &mut Instant| {
         let graced = Instant::now() + grace;
@@ -202,16 +211,25 @@ async fn idle(
     }
     let waited = std::future::poll_fn(|context| {
         let waited = connection.poll_wait(deadline, context);
-        if waited.is_ready() || closing.is_terminated() {
-            return waited;
+        if waited.is_ready() {
+            return waited.map(Ok);
+        }
+        if seat.poll_evicted(context).is_ready() {
+            return Poll::Ready(Err(ConnectionClose::Evicted));
+        }
+        if closing.is_terminated() {
+            return Poll::Pending;
         }
         ready!(closing.as_mut().poll(context));
         hurry(&mut deadline);
-        connection.poll_wait(deadline, context)
+        connection.poll_wait(deadline, context).map(Ok)
     });
-    match waited.await {
-        Waited::Readable => None,
-        Waited::TimedOut => Some(reason),
+    let waited = waited.await;
+    seat.resume();
+    match waited {
+        Ok(Waited::Readable) => None,
+        Ok(Waited::TimedOut) => Some(reason),
+        Err(evicted) => Some(evicted),
     }
 }
 

@@ -18,6 +18,7 @@ use crate::config::{self, FixedEnv};
 use crate::lifecycle::Lifecycle;
 use crate::message::Response;
 use crate::metrics::Metrics;
+use crate::overload::Overload;
 use crate::snapshot::{Live, Snapshot};
 
 /// Panics when it is asked for `/panic`, and answers everything else by itself.
@@ -67,6 +68,7 @@ routes: [{ respond: { status: 200 } }]";
         handler: Doomed,
         live: Arc::new(Live::new(snapshot)),
         clients: Arc::default(),
+        overload: Arc::new(Overload::new(Arc::default())),
         refusals: Arc::new(Doomed),
         lifecycle: Arc::clone(lifecycle),
         closing: closing.clone(),

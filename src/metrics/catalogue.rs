@@ -83,6 +83,19 @@ pub(super) const CONCURRENCY_REJECTED: Definition = counter(
     "Requests that were refused because a limit had no place for them.",
 );
 
+pub(super) const OVERLOAD_SHED: Definition = counter(
+    "overload_shed_total",
+    "Requests that were refused for the sake of the process.",
+);
+pub(super) const MEMORY_USED: Definition = gauge(
+    "memory_used_bytes",
+    "Memory in use, as it is held against the limit.",
+);
+pub(super) const MEMORY_LIMIT: Definition = gauge(
+    "memory_limit_bytes",
+    "Memory that may be in use; 0 when that is not bounded.",
+);
+
 pub(super) const JWKS_FETCHES: Definition = counter(
     "jwks_fetches_total",
     "Fetches of a provider's key set, by result.",

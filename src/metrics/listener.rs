@@ -15,6 +15,8 @@ label! {
     ConnectionClose {
         /// Too many connections are open.
         Limit = "limit",
+        /// It waited for a request, and made room for others, or for memory.
+        Evicted = "evicted",
         /// The client has too many connections open.
         ClientLimit = "client_limit",
         /// A load balancer did not say, or not well, who its client is.

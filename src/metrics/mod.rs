@@ -16,6 +16,7 @@ mod label;
 mod listener;
 mod live;
 mod openmetrics;
+mod overload;
 mod ratelimit;
 mod redis;
 mod render;
@@ -44,6 +45,7 @@ pub use self::label::MethodLabel;
 pub use self::listener::{
     ConnectionClose, ConnectionGuard, Http2Guard, InFlightGuard, ListenerMetrics,
 };
+pub use self::overload::{OverloadMetrics, Shed};
 pub use self::ratelimit::{LimitResult, LimitSource, RateLimitMetrics};
 pub use self::redis::{RedisCommand, RedisError, RedisMetrics};
 pub use self::render::{Format, render};
@@ -98,6 +100,7 @@ pub struct Metrics {
     panics: Counter,
     redis: Arc<RedisMetrics>,
     revocations: Arc<RevocationMetrics>,
+    overload: Arc<OverloadMetrics>,
     identity: Mutex<Identity>,
     process: ProcessCollector,
 }
@@ -149,6 +152,7 @@ impl Metrics {
             panics: plain_counter(),
             redis: Arc::default(),
             revocations: Arc::default(),
+            overload: Arc::default(),
             identity: Mutex::default(),
             process: ProcessCollector::for_self(),
         }
@@ -251,6 +255,11 @@ impl Metrics {
         &self.revocations
     }
 
+    /// What is measured of the limits of the process.
+    pub fn overload(&self) -> &Arc<OverloadMetrics> {
+        &self.overload
+    }
+
     /// States what the binary was built from.
     pub fn set_build(&self, build: Build) {
         lock(&self.identity).build = Some(build);
@@ -270,6 +279,7 @@ impl Metrics {
         listener::collect(&self.namespace, &self.listeners.held(), &mut families);
         self.redis.collect(&self.namespace, &mut families);
         self.revocations.collect(&self.namespace, &mut families);
+        self.overload.collect(&self.namespace, &mut families);
         self.auth.collect(&self.namespace, &mut families);
         jwks::collect(&self.namespace, &self.jwks.held(), &mut families);
         concurrency::collect(&self.namespace, &self.concurrency.held(), &mut families);

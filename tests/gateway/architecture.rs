@@ -19,6 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("reply", &["lifecycle", "grpc", "message", "metrics"]),
     ("tls", &["config", "metrics"]),
     ("store", &["config", "metrics"]),
+    ("overload", &["config", "metrics"]),
     ("filter", &["config", "message", "metrics", "reply", "tls"]),
     ("upstream", &["config", "filter", "metrics", "reply", "tls"]),
     (

@@ -46,6 +46,7 @@ mod nominations;
 mod open_ends;
 mod overload;
 mod process;
+mod process_limits;
 mod proxy_protocol;
 mod proxying;
 mod ratelimit;

@@ -7,7 +7,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use crate::support::client::get;
-use crate::support::{Client, Gate, Gateway, Origin, Script, eventually};
+use crate::support::wait::until;
+use crate::support::{Client, Gate, Gateway, Origin, Script};
 
 /// A backend with so many workers, each of which needs this long for an answer. Others wait.
 struct Workers {
@@ -174,6 +175,11 @@ fn an_adaptive_limit_finds_the_workers_and_spares_the_important() {
     let limit = "{ adaptive: {}, queue: 20 }";
     let gateway = Gateway::start(&config(&origin, limit));
     assert_eq!(gateway.metric("gateway_concurrency_limit", &[]), 50.0);
+    // What there is to do in a quiet time shows how long an answer takes.
+    let mut client = gateway.connect();
+    for _ in 0..60 {
+        assert_eq!(client.get("/").status, 200);
+    }
     let done = AtomicBool::new(false);
     let (served, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|scope| {
@@ -201,10 +207,12 @@ fn an_adaptive_limit_finds_the_workers_and_spares_the_important() {
         for _ in 0..100 {
             scope.spawn(load("/"));
         }
-        eventually("the limit is near what the workers can do", || {
-            gateway.metric("gateway_concurrency_limit", &[]) <= 20.0 && served.load(SeqCst) > 100
+        let found = until(|| {
+            let limit = gateway.metric("gateway_concurrency_limit", &[]);
+            (limit <= 20.0 && served.load(SeqCst) > 100).then_some(())
         });
         done.store(true, SeqCst);
+        assert!(found.is_some(), "{}", gateway.status());
     });
     assert!(refused.load(SeqCst) > 0);
     wait_counts(&gateway, 0.0, 0.0);
@@ -213,7 +221,6 @@ fn an_adaptive_limit_finds_the_workers_and_spares_the_important() {
     assert!(limit["limit"].as_u64() >= Some(4), "{limit}");
     assert!(limit["base_latency_ms"].as_f64() > Some(0.0), "{limit}");
     // What is ordinary again is not refused.
-    let mut client = gateway.connect();
     for _ in 0..50 {
         assert_eq!(client.get("/").status, 200);
     }

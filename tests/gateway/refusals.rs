@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::client::{format_request, get, request};
-use crate::support::{Client, Gateway, Origin, eventually};
+use crate::support::{Client, Gateway, Origin, Script, eventually};
 
 /// Sends raw bytes, expects this refusal, and that the backend saw nothing of it.
 #[track_caller]
@@ -383,7 +383,10 @@ routes: [{{ name: all, upstream: 'http://{}' }}]",
 
 #[test]
 fn connections_beyond_the_limit_are_not_served() {
-    let origin = Origin::echo();
+    let origin = Origin::answering(|request| match request.target.as_str() {
+        "/hold" => Script::new().read_body().hold(),
+        _ => Script::answer("ok"),
+    });
     let gateway = Gateway::start(&format!(
         "limits: {{ max_connections: 3 }}
 routes: [{{ name: all, upstream: 'http://{}' }}]",
@@ -392,8 +395,10 @@ routes: [{{ name: all, upstream: 'http://{}' }}]",
     gateway.wait_metric("gateway_connections_active", &[("listener", "main")], 0.0);
     let mut held: Vec<Client> = (0..3).map(|_| gateway.connect()).collect();
     for client in &mut held {
-        assert_eq!(client.get("/").status, 200);
+        client.send(format_request("GET", "/hold", &[], b""));
     }
+    // None of them waits for a request and could make room.
+    eventually("all are being answered", || origin.requests() == 3);
     let mut surplus = gateway.connect();
     drop(surplus.try_send(format_request("GET", "/", &[], b"")));
     // Closed at once, or told so; never served.

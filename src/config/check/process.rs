@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::Checker;
 use crate::config::file::{self, File};
 use crate::config::model::{
-    AccessLog, Admin, Limits, Listener, Log, LogFormat, LogOutput, Maintenance, Metrics, Server,
-    Shutdown,
+    AccessLog, Admin, Limits, Listener, Log, LogFormat, LogOutput, Maintenance, MaxMemory, Metrics,
+    Server, Shutdown,
 };
 use crate::config::problem::{Invalid, quote};
 use crate::config::scalar::Secret;
@@ -193,6 +193,11 @@ pub(super) fn limits(written: &file::Limits) -> Limits {
         response_write_timeout: written.response_write_timeout.0,
         keepalive_timeout: written.keepalive_timeout.0,
         max_connections: written.max_connections as usize,
+        max_requests: written.max_requests,
+        max_memory: match &written.max_memory {
+            None => MaxMemory::Auto,
+            Some(limit) => limit.0.map_or(MaxMemory::Unlimited, MaxMemory::Bytes),
+        },
         max_connections_per_client: written.max_connections_per_client as usize,
         strict_paths: written.strict_paths,
     }

@@ -225,10 +225,19 @@ pub struct Limits {
     pub response_write_timeout: Duration,
     /// How long a client connection may be idle between two requests; then it is closed.
     pub keepalive_timeout: Duration,
-    /// The largest number of open client connections over all listeners; further ones are closed
-    /// at once and counted.
+    /// The largest number of open client connections over all listeners. For a further one, a
+    /// connection is closed that waits for a request; where there is none, it is closed at once.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_connections: u32,
+    /// The largest number of requests in flight over all listeners; further ones get 503, those of
+    /// less important routes first.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub max_requests: u32,
+    /// How much memory the process may use before it refuses requests, those of less important routes
+    /// first, from 85% of it on. When left out, 90% of what the container may use, or else of what the
+    /// machine has. `unlimited` for no bound.
+    #[schemars(extend("x-min" = "16MiB", "examples" = ["800MiB", "unlimited"]))]
+    pub max_memory: Option<Limit>,
     /// The largest number of open connections of one client address (for IPv6 of one /64) over all
     /// listeners; further ones are closed at once and counted. `trusted_proxies` are exempt.
     #[schemars(range(min = 1, max = 10_000_000))]
@@ -384,6 +393,8 @@ impl Default for Limits {
             response_write_timeout: secs(60),
             keepalive_timeout: secs(75),
             max_connections: 50_000,
+            max_requests: 100_000,
+            max_memory: None,
             max_connections_per_client: 1_000,
             strict_paths: true,
         }

@@ -37,6 +37,10 @@ const FEWER: f64 = 0.85;
 /// For how long a base is trusted, in seconds, and what it loses with each window afterwards.
 const TRUST: f64 = 30.0;
 const DISTRUST: f64 = 0.97;
+/// What a base loses that was never confirmed.
+const IGNORANCE: f64 = 0.93;
+/// How the rate of answers has to grow for a doubled limit to be worth it.
+const PAYS: f64 = 1.2;
 /// What of the best rate is forgotten with each window.
 const FORGOTTEN: f64 = 0.995;
 
@@ -73,8 +77,12 @@ pub struct Gradient {
     best_limit: f64,
     /// How often the base was raised in a row.
     raised: i32,
-    /// Nothing was too slow yet: the limit doubles.
+    /// Nothing was too slow yet: the limit doubles where it holds requests back.
     starting: bool,
+    /// The rate of answers when it was last doubled.
+    first_rate: f64,
+    /// The base was seen without load, or found to be one.
+    confirmed: bool,
 }
 
 impl Gradient {
@@ -89,6 +97,8 @@ impl Gradient {
             best_limit: 0.0,
             raised: 0,
             starting: true,
+            first_rate: 0.0,
+            confirmed: false,
         }
     }
 
@@ -130,12 +140,7 @@ impl Gradient {
         } else {
             self.raised = 0;
             if peak > USED * self.limit {
-                let step = if self.starting {
-                    self.limit
-                } else {
-                    self.limit.sqrt()
-                };
-                self.limit += step;
+                self.raise(window);
             }
         }
         let (min, max) = (f64::from(settings.min), f64::from(settings.max));
@@ -143,7 +148,7 @@ impl Gradient {
     }
 
     fn smooth_rate(&mut self, window: &Window) {
-        let rate = f64::from(window.answers) / window.time.as_secs_f64().max(1e-6);
+        let rate = rate(window);
         // Few answers say little.
         let weight = (f64::from(window.answers) / 300.0).min(0.5);
         self.rate = match self.rate {
@@ -162,12 +167,15 @@ impl Gradient {
             self.base += 0.5 * (latency - self.base);
         } else if peak <= USED * self.limit {
             self.base += 0.1 * (latency - self.base);
-            self.trusted = TRUST;
+            self.trust();
         } else if self.limit <= f64::from(settings.min) {
             self.base = latency;
-            self.trusted = TRUST;
+            self.trust();
         } else if window.binding && !self.starting && self.trusted == 0.0 {
-            self.base *= DISTRUST;
+            self.base *= match self.confirmed {
+                true => DISTRUST,
+                false => IGNORANCE,
+            };
         }
         if !window.binding {
             self.best = 0.0;
@@ -176,6 +184,10 @@ impl Gradient {
         } else {
             self.best *= FORGOTTEN;
         }
+    }
+
+    fn trust(&mut self) {
+        (self.trusted, self.confirmed) = (TRUST, true);
     }
 
     /// Whether there are fewer answers because of the limit.
@@ -188,8 +200,24 @@ impl Gradient {
         // A first step may be due to chance; one after the other is not.
         self.raised = (self.raised + 1).min(16);
         self.base = latency.min(self.base * 2f64.powi(self.raised));
-        self.trusted = TRUST;
+        self.trust();
         (self.best, self.best_limit) = (self.rate, self.limit);
+    }
+
+    fn raise(&mut self, window: &Window) {
+        if !(self.starting && window.binding) {
+            self.limit += self.limit.sqrt();
+            return;
+        }
+        let rate = rate(window);
+        if rate < PAYS * self.first_rate {
+            // More at the same time did not mean more answers: the overload was there from the beginning.
+            self.starting = false;
+            self.limit /= 2.0;
+        } else {
+            self.first_rate = rate;
+            self.limit *= 2.0;
+        }
     }
 
     fn lower(&mut self, ratio: f64, window: &Window) {
@@ -201,6 +229,11 @@ impl Gradient {
             false => lowered.max(1.1 * peak + peak.sqrt()).min(self.limit),
         };
     }
+}
+
+/// Answers a second.
+fn rate(window: &Window) -> f64 {
+    f64::from(window.answers) / window.time.as_secs_f64().max(1e-6)
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ use crate::listener::exchange::{Exchange, Origin, Remote};
 use crate::listener::head::Bounds;
 use crate::message;
 use crate::metrics::ConnectionClose;
+use crate::overload::idle::Seated;
 use crate::reply::Rejection;
 
 /// Serves a connection until it ends.
@@ -72,7 +73,9 @@ pub async fn serve<H: Handler>(arrival: Arrival, listener: Arc<ListenerState>, e
             }
         }),
         listener,
+        seat: edge.overload.idle.enter(),
     };
+    served.seat.wait(now);
     while let Some((request, respond)) = served.next().await {
         served.limits = edge.live.limits();
         served.begin(request, respond, &remote, &edge);
@@ -100,6 +103,8 @@ struct Served {
     /// The client was told that this is the end.
     ended: bool,
     closing: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Where it is noted that it waits for a request.
+    seat: Seated,
 }
 
 type Next = (Request<RecvStream>, SendResponse<Bytes>);
@@ -118,7 +123,7 @@ impl Served {
                 return Poll::Ready(next);
             }
             self.note_rest(running);
-            if self.end_excess() || self.begin_drain(context) {
+            if self.end_excess() || self.begin_drain(context) || self.make_room(context) {
                 // What was said has yet to be sent.
                 continue;
             }
@@ -137,6 +142,7 @@ impl Served {
     /// Notes what is left to do: nothing, to write what the library holds, or to handle requests.
     fn note_rest(&mut self, running: usize) {
         if running > 0 {
+            self.seat.resume();
             (self.quiet_since, self.idle_since, self.flushing) = (None, None, None);
             return;
         }
@@ -146,7 +152,11 @@ impl Served {
             let flushing = self.flushing.take();
             self.flushing = flushing.or_else(|| Some(self.lifecycle.begin()));
         } else {
-            self.idle_since = self.idle_since.or_else(|| Some(Instant::now()));
+            if self.idle_since.is_none() {
+                let now = Instant::now();
+                self.seat.wait(now);
+                self.idle_since = Some(now);
+            }
             self.flushing = None;
         }
     }
@@ -204,6 +214,16 @@ impl Served {
             return false;
         }
         self.drain(ConnectionClose::Drain);
+        true
+    }
+
+    /// Ends a connection that waits for a request, if others need its room.
+    fn make_room(&mut self, context: &mut Context<'_>) -> bool {
+        let waits = self.idle_since.is_some() && self.draining.is_none();
+        if !waits || self.seat.poll_evicted(context).is_pending() {
+            return false;
+        }
+        self.drain(ConnectionClose::Evicted);
         true
     }
 
