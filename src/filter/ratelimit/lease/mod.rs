@@ -232,6 +232,12 @@ impl Leases {
             .sum()
     }
 
+    /// Whether no key is known.
+    pub fn is_empty(&self) -> bool {
+        let mut shards = self.shards.iter();
+        shards.all(|shard| lock(shard).entries.is_empty())
+    }
+
     /// Puts a key on the list, and sees to it that it is looked at in time.
     fn call(&self, mut shard: MutexGuard<'_, Shard>, key: u64, need: Need) {
         if need == Need::Nothing {
