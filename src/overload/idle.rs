@@ -15,6 +15,8 @@ use futures_util::task::AtomicWaker;
 
 /// Parts of the table, so that workers seldom wait for each other.
 const SHARDS: usize = 16;
+/// A shard that had room for more gives memory back when it empties.
+const KEPT: usize = 64;
 /// How many connections are looked at to find one that has waited for long.
 const LOOKS: usize = 48;
 
@@ -137,8 +139,8 @@ impl Drop for Seated {
         if let Some(moved) = seats.get(place) {
             moved.place.store(place, Relaxed);
         }
-        if seats.len() * 4 < seats.capacity() {
-            let kept = seats.len() * 2;
+        if seats.capacity() > KEPT && seats.len() * 4 < seats.capacity() {
+            let kept = KEPT.max(seats.len() * 2);
             seats.shrink_to(kept);
         }
     }
