@@ -34,7 +34,7 @@ def arguments():
     parser.add_argument("--seconds", type=float, default=20, help="how long a fault lasts (20)")
     parser.add_argument("--quick", action="store_true", help="faults of 8 seconds; the bars are harder to reach")
     parser.add_argument("--keep", action="store_true", help="keep the folder with configurations and logs")
-    parser.add_argument("--print-config", action="store_true", help="print the gateway's configuration")
+    parser.add_argument("--print-config", action="store_true", help="print the configuration for each phase")
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     given = parser.parse_args()
     if given.quick:
@@ -73,8 +73,6 @@ class Rig:
 
     def __enter__(self):
         self.folder = tempfile.mkdtemp(prefix="gateway-backends-")
-        # nginx drops its rights when root starts it, and its workers write here.
-        os.chmod(self.folder, 0o755)
         self.port = proxies.free_port()
         self.backends = [server.Backend(index, self.port) for index in range(1, BACKENDS + 1)]
         self.spare = server.Backend(BACKENDS + 1, self.port)
@@ -94,7 +92,7 @@ class Rig:
         site = proxies.Site(self.backends, phase.variant, resolver, self.folder, self.port)
         self.proxy = proxy(site)
         try:
-            if self.given.print_config and proxy is proxies.Gateway:
+            if self.given.print_config:
                 print(self.proxy.config())
             return self.play(phase)
         finally:
@@ -147,7 +145,7 @@ def main():
             for phase in phases.ALL:
                 if given.phase and phase.name not in given.phase:
                     continue
-                if phase.variant == proxies.NAMED and not proxy.finds_by_dns:
+                if phase.variant == proxies.NAMED and not proxy.finds_by_dns():
                     continue
                 table.add(proxy, rig.run(proxy, phase))
     return table.finish()

@@ -32,11 +32,16 @@ class Stage:
         self.backends, self.dns, self.begin, self.seconds = backends, dns, begin, seconds
         self.fault_at = self.mended_at = None
         self.mended = []
-        self.at_fault = self.at_mend = None
+        self.at_fault = self.at_grace = self.at_mend = None
 
     def fault(self):
         """The trouble begins now."""
         self.fault_at, self.at_fault = time.monotonic(), self.counted()
+
+    def grace(self):
+        """What was to be noticed is noticed."""
+        self.wait(GRACE)
+        self.at_grace = self.counted()
 
     def mend(self, *mended):
         """It ends now, and these come back."""
@@ -119,6 +124,7 @@ def all_down(stage):
     first, *others = stage.backends
     for backend in stage.backends:
         backend.kill()
+    stage.grace()
     stage.wait(stage.seconds)
     stage.mend(first)
     first.start()
@@ -130,6 +136,7 @@ def all_down(stage):
 def all_unavailable(stage):
     for backend in stage.backends:
         backend.behave(server.UNAVAILABLE)
+    stage.grace()
     stage.wait(stage.seconds)
     stage.mend(*stage.backends)
     for backend in stage.backends:

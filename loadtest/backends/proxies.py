@@ -1,7 +1,7 @@
 """The gateway, HAProxy and nginx, each configured as a careful operator would for the same backends.
 
 The settings that are comparable are the same: two threads, least requests, connections kept on both
-sides, a second for an answer, two retries on another backend for what may be repeated, a health check a
+sides, a second for an answer, three retries on another backend for what may be repeated, a health check a
 second, slow start.
 """
 
@@ -53,7 +53,7 @@ def free_port():
 class Proxy:
     """One proxy under test; ends with `stop`."""
 
-    name, finds_by_dns = "", True
+    name = ""
 
     def __init__(self, site):
         self.site, self.port, self.admin = site, free_port(), free_port()
@@ -63,8 +63,18 @@ class Proxy:
         self.log = os.path.join(site.folder, f"{self.name}.log")
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                            preexec_fn=server.die_with_parent)
+                                            env=self.environment(), preexec_fn=server.die_with_parent)
         self.wait_until_ready()
+
+    @staticmethod
+    def environment():
+        """Ours, without what a gateway would take for keys of its configuration."""
+        return {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+
+    @classmethod
+    def finds_by_dns(cls):
+        """Whether it follows a name in DNS."""
+        return True
 
     @staticmethod
     def program():
@@ -102,7 +112,6 @@ class Proxy:
 
 class Gateway(Proxy):
     name = "gateway"
-    finds_by_dns = False
 
     CONFIG = """\
 server: {{ threads: 2 }}
@@ -111,17 +120,26 @@ admin: {{ address: "127.0.0.1:{admin}" }}
 access_log: {{ enabled: false }}
 upstreams:
   app:
-    {members}
-    balance: round_robin
-    timeouts: {{ connect: 500ms, first_byte: 1s, read: 5s }}
-    retries: {{ attempts: 2, budget: 20%, min_per_second: 3 }}
-    outlier: {outlier}
-    health_check: {{ path: /health, interval: 1s, timeout: 1s, unhealthy_after: 2, healthy_after: 2 }}
+{upstream}
 routes:
-  - {{ name: items, match: {{ path: "/items/*" }}, upstream: app }}
-  - {{ name: orders, match: {{ path: "/orders/*" }}, upstream: app }}
-  - {{ name: events, match: {{ path: "/events/*" }}, upstream: app }}
+  - {{ upstream: app }}
 """
+
+    SETTINGS = {
+        "balance": "least_requests",
+        "slow_start": "{ duration: 5s }",
+        "timeouts": "{ connect: 500ms, first_byte: 1s, read: 5s }",
+        "retries": "{ attempts: 3, on: [connect_failure, refused_stream, reset, timeout, 500, 502-504],"
+                   " idempotency_key: true }",
+        "circuit_breaker": "{ timeout: 2s }",
+        "outlier": "{ base_ejection: 5s, max_ejection: 10s }",
+        "health_check": "{ path: /health, interval: 1s, timeout: 1s, unhealthy_after: 2, healthy_after: 2 }",
+    }
+    # What keeps a backend or all of them from being asked.
+    GUARDS_OFF = {
+        "circuit_breaker": "{ enabled: false }",
+        "outlier": "{ consecutive_failures: 0, failure_rate: 0%, slow_factor: 0 }",
+    }
 
     @staticmethod
     def program():
@@ -131,13 +149,37 @@ routes:
     def command(self):
         return [self.program(), "-c", self.file]
 
+    @classmethod
+    def knows(cls, key):
+        """Whether it has such a key of the configuration: older ones can be measured as well."""
+        schema = subprocess.run([cls.program(), "--print-schema"], stdout=subprocess.PIPE, check=True).stdout
+        return f'"{key}":'.encode() in schema
+
+    @classmethod
+    def finds_by_dns(cls):
+        return cls.knows("discovery")
+
     def config(self):
+        settings = {**self.SETTINGS, **(self.GUARDS_OFF if self.site.variant == TRUSTED else {})}
+        if not self.knows("slow_start"):
+            settings["balance"] = "round_robin"
+        if not self.knows("failure_rate") and self.site.variant == TRUSTED:
+            settings["outlier"] = "{ consecutive_failures: 0 }"
+        settings = {key: value for key, value in settings.items() if self.knows(key)}
+        lines = [self.members(), *(f"{key}: {value}" for key, value in settings.items())]
+        upstream = "\n".join(f"    {line}" for line in lines)
+        return self.CONFIG.format(port=self.port, admin=self.admin, upstream=upstream)
+
+    def members(self):
+        """Who the backends are, or where that is told."""
         site = self.site
-        members = "".join(f"\n      - {{ address: \"{address}\" }}" for address in site.addresses)
-        outlier = "{ consecutive_failures: 5, base_ejection: 5s, max_ejected: 80% }"
-        if site.variant == TRUSTED:
-            outlier = "{ consecutive_failures: 0 }"
-        return self.CONFIG.format(port=self.port, admin=self.admin, members="backends:" + members, outlier=outlier)
+        if site.variant == NAMED:
+            return ("discovery: { dns: { name: app.test, "
+                    f'port: {site.backend_port}, resolvers: ["{site.resolver}"] }} }}')
+        grouped = site.variant == GROUPED and self.knows("failover")
+        return "backends:" + "".join(
+            f'\n      - {{ address: "{address}"{f", priority: {int(site.is_backup(place))}" if grouped else ""} }}'
+            for place, address in enumerate(site.addresses))
 
 
 class Haproxy(Proxy):
@@ -169,7 +211,7 @@ backend again
 
     COMMON = """\
     balance leastconn
-    retries 2
+    retries 3
     option redispatch 1
     option allbackups
     option httpchk
@@ -212,11 +254,10 @@ resolvers local
 
 class Nginx(Proxy):
     name = "nginx"
-    finds_by_dns = False
 
     CONFIG = """\
 daemon off;
-worker_processes 2;
+{user}worker_processes 2;
 pid {folder}/nginx.pid;
 error_log {folder}/nginx.err warn;
 events {{ worker_connections 4096; }}
@@ -240,7 +281,7 @@ http {{
     proxy_set_header Host $host;
     proxy_connect_timeout 500ms;
     proxy_read_timeout 1s;
-    proxy_next_upstream_tries 3;
+    proxy_next_upstream_tries 4;
     server {{
         listen 127.0.0.1:{port} backlog=4096;
         location /items/ {{
@@ -259,6 +300,10 @@ http {{
 }}
 """
 
+    @classmethod
+    def finds_by_dns(cls):
+        return False
+
     @staticmethod
     def program():
         return shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
@@ -272,7 +317,8 @@ http {{
         servers = "".join(
             f"        server {address} {fails}{' backup' if site.is_backup(place) else ''};\n"
             for place, address in enumerate(site.addresses))
-        return self.CONFIG.format(port=self.port, folder=site.folder, servers=servers)
+        user = "user root root;\n" if os.geteuid() == 0 else ""
+        return self.CONFIG.format(port=self.port, folder=site.folder, servers=servers, user=user)
 
 
 ALL = [Gateway, Haproxy, Nginx]
