@@ -48,6 +48,8 @@ const DRAINING: u8 = 1 << 7;
 const SUCCEEDED: u8 = 1 << 6;
 /// What the process cannot do without at present is away.
 const REDIS_MISSING: u8 = 1 << 5;
+/// An upstream has no backend that the process cannot do without.
+const UNDISCOVERED: u8 = 1 << 4;
 
 /// Where in its life the process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +98,15 @@ impl Lifecycle {
         }
     }
 
+    /// States whether an upstream has no backend that the process cannot do without.
+    pub fn set_undiscovered(&self, is_missing: bool) {
+        if is_missing {
+            self.flags.fetch_or(UNDISCOVERED, SeqCst);
+        } else {
+            self.flags.fetch_and(!UNDISCOVERED, SeqCst);
+        }
+    }
+
     /// Ends readiness for good. Says whether this was the call that did.
     pub fn begin_drain(&self) -> bool {
         self.flags.fetch_or(DRAINING, SeqCst) & DRAINING == 0
@@ -141,8 +152,10 @@ impl Lifecycle {
         let ends_service = flags & (DRAINING | SUCCEEDED) == DRAINING;
         let draining = ends_service.then_some("draining");
         let redis = (flags & REDIS_MISSING != 0).then_some("redis");
+        let undiscovered = (flags & UNDISCOVERED != 0).then_some("discovery");
         let unmet = unmet.map(|c| c.as_str());
-        unmet.chain(redis).chain(draining).collect()
+        let missing = redis.into_iter().chain(undiscovered);
+        unmet.chain(missing).chain(draining).collect()
     }
 
     /// Counts a request as in flight until the guard is dropped.
@@ -260,6 +273,10 @@ mod tests {
         life.set_redis_missing(true);
         assert_eq!(life.not_ready_reasons(), ["redis"]);
         life.set_redis_missing(false);
+        assert!(life.is_ready());
+        life.set_undiscovered(true);
+        assert_eq!(life.not_ready_reasons(), ["discovery"]);
+        life.set_undiscovered(false);
         assert!(life.is_ready());
     }
 

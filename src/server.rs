@@ -18,6 +18,7 @@ use crate::admin::AdminService;
 use crate::admin::control::Control;
 use crate::admin::status::Status;
 use crate::background::certificates::Certificates;
+use crate::background::discovery::Discovery;
 use crate::background::jwks::KeySets;
 use crate::background::pressure::Pressure;
 use crate::background::probe::{self, Probes};
@@ -87,6 +88,9 @@ pub enum StartError {
     /// A thread cannot be started.
     #[error("server.threads: cannot start a worker: {0}")]
     Worker(std::io::Error),
+    /// The thread of discovery cannot be started.
+    #[error("upstreams: cannot start the thread of discovery: {0}")]
+    Discovery(std::io::Error),
     /// The thread of the shared store cannot be started.
     #[error("redis: cannot start its thread: {0}")]
     Store(std::io::Error),
@@ -124,6 +128,16 @@ pub fn run(
     });
     let generation = inheritance.generation + 1;
     let snapshot = Snapshot::compile(config, generation, &metrics, Instant::now(), None)?;
+    let lifecycle = Arc::<Lifecycle>::default();
+    let discovery = Discovery::start(Arc::clone(&metrics), Arc::clone(&lifecycle));
+    let discovery = discovery.map_err(StartError::Discovery)?;
+    discovery.prepare(config);
+    discovery.fill(&snapshot);
+    if succession.predecessor.is_some() {
+        for upstream in &snapshot.upstreams {
+            upstream.presume_well(Instant::now());
+        }
+    }
     snapshot.import(&inheritance.maintenance);
     snapshot.auth.import(inheritance.key_sets);
     let revocations = Arc::clone(snapshot.auth.revocations());
@@ -141,7 +155,7 @@ pub fn run(
     let (end, ending) = watch::channel(false);
     let gateway = Gateway {
         live: Arc::new(Live::new(snapshot)),
-        lifecycle: Arc::new(Lifecycle::default()),
+        lifecycle,
         refusals: reply::LABELS
             .iter()
             .map(|label| metrics.refusal(label))
@@ -152,6 +166,7 @@ pub fn run(
         pool: Arc::default(),
         ending,
     };
+    discovery.run(Arc::clone(&gateway.live));
     ratelimit::watch_readiness(&gateway.live, &gateway.lifecycle, &store);
     gateway.lifecycle.met(Condition::Config);
     if gateway.live.load().auth.remote_keys().next().is_none() {
@@ -169,7 +184,8 @@ pub fn run(
     let metrics = Arc::clone(&gateway.metrics);
     let opened = opened(config, &sockets);
     let reloader = Reloader::new(&loaded, opened, Arc::clone(&live), metrics);
-    let reloader = Arc::new(reloader.with_store(Arc::clone(&store)));
+    let reloader = reloader.with_store(Arc::clone(&store));
+    let reloader = Arc::new(reloader.with_discovery(Arc::clone(&discovery)));
     let control = control(
         config,
         &gateway,
@@ -187,6 +203,7 @@ pub fn run(
         listeners,
         Shared {
             reloader: Arc::clone(&reloader),
+            discovery,
             store,
             revoker: Arc::clone(&revoker),
         },
@@ -261,6 +278,7 @@ struct Inheritance {
 /// What operators can change, and what is shared with other instances.
 struct Shared {
     reloader: Arc<Reloader>,
+    discovery: Arc<Discovery>,
     store: Arc<Store>,
     revoker: Arc<Revoker>,
 }
@@ -480,6 +498,7 @@ fn build_server(
             listeners.clone(),
             Arc::clone(&shared.reloader),
         );
+        let status = status.with_discovery(shared.discovery);
         let status = Arc::new(status.with_shared(shared.store, Arc::clone(&shared.revoker)));
         let (metrics, lifecycle) = (Arc::clone(metrics), Arc::clone(lifecycle));
         let (live, counted) = (Arc::clone(&gateway.live), Arc::clone(&metrics));

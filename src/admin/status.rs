@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 use serde_json::{Value, json};
 
 use super::{StatusSource, control, providers, revocations};
+use crate::background::discovery::{self, Discovery};
 use crate::background::reload::{Reloader, Report};
 use crate::background::revocations::Revoker;
 use crate::config::model::Priority;
@@ -25,6 +26,7 @@ pub struct Status {
     gateway: Gateway,
     listeners: Vec<Arc<ListenerState>>,
     reloader: Arc<Reloader>,
+    discovery: Option<Arc<Discovery>>,
     shared: Option<(Arc<Store>, Arc<Revoker>)>,
     started: SystemTime,
 }
@@ -42,9 +44,16 @@ impl Status {
             gateway: gateway.clone(),
             listeners,
             reloader,
+            discovery: None,
             shared: None,
             started: SystemTime::now(),
         }
+    }
+
+    /// Shows where backends come from, too.
+    pub fn with_discovery(mut self, discovery: Arc<Discovery>) -> Self {
+        self.discovery = Some(discovery);
+        self
     }
 
     /// Shows what is shared with other instances, too.
@@ -66,7 +75,13 @@ impl StatusSource for Status {
         let upstreams: Vec<Value> = snapshot
             .upstreams
             .iter()
-            .map(|upstream| of_upstream(upstream, now))
+            .map(|upstream| {
+                let discovery = self.discovery.as_ref();
+                let report = discovery.and_then(|discovery| discovery.report(upstream));
+                let mut shown = of_upstream(upstream, now);
+                shown["discovery"] = report.as_ref().map(of_discovery).into();
+                shown
+            })
             .collect();
         json!({
             "version": self.build.version,
@@ -217,5 +232,16 @@ fn of_probes(findings: &Findings) -> Value {
         "last": findings.last.as_ref().map(|(at, _)| time(at)),
         "good": findings.last.as_ref().map(|(_, good)| *good),
         "last_error": findings.error.as_ref().map(|(at, what)| json!({ "time": time(at), "what": what })),
+    })
+}
+
+/// Where backends come from, and how that is.
+fn of_discovery(report: &discovery::Report) -> Value {
+    let time = |at: &SystemTime| humantime::format_rfc3339_seconds(*at).to_string();
+    json!({
+        "source": report.source,
+        "found": report.found,
+        "last_answer": report.answered.as_ref().map(time),
+        "last_error": report.error.as_ref().map(|(at, what)| json!({ "time": time(at), "what": what })),
     })
 }

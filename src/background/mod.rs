@@ -2,6 +2,7 @@
 
 pub mod certificates;
 mod check;
+pub mod discovery;
 pub mod jwks;
 pub mod pressure;
 pub mod probe;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Instant, SystemTime};
 
+use super::discovery::Discovery;
 use crate::config::diff::Diff;
 use crate::config::model::Config;
 use crate::config::{self, Branch, Env, Loaded, ProcessEnv, Source, Stamp};
@@ -106,6 +107,7 @@ pub struct Reloader {
     metrics: Arc<Metrics>,
     listeners: Vec<Opened>,
     store: Option<Arc<Store>>,
+    discovery: Option<Arc<Discovery>>,
     /// How the process was started: what can only be changed by another process.
     started: Branch,
     /// Where references and host names are looked up.
@@ -162,6 +164,7 @@ impl Reloader {
             metrics,
             listeners,
             store: None,
+            discovery: None,
             started: loaded.written.without_traffic(),
             env: Box::new(ProcessEnv),
             reading: Mutex::default(),
@@ -185,6 +188,12 @@ impl Reloader {
     /// Connects this store to what is configured.
     pub fn with_store(mut self, store: Arc<Store>) -> Self {
         self.store = Some(store);
+        self
+    }
+
+    /// Fills new generations with what this finds.
+    pub fn with_discovery(mut self, discovery: Arc<Discovery>) -> Self {
+        self.discovery = Some(discovery);
         self
     }
 
@@ -311,6 +320,9 @@ impl Reloader {
                 upgrade_needed,
             };
         }
+        if let Some(discovery) = &self.discovery {
+            discovery.prepare(&loaded.config);
+        }
         match self.adopt(&loaded.config, written, settings) {
             Ok(None) => handed_over(trigger),
             Ok(Some(generation)) => {
@@ -340,6 +352,9 @@ impl Reloader {
             .map_err(|error| format!("routes: {error}"))?;
         drop(current);
         // From here on nothing can fail.
+        if let Some(discovery) = &self.discovery {
+            discovery.fill(&snapshot);
+        }
         state.retired.push(self.live.publish(snapshot));
         put_into_force(settings);
         if config.log.level != state.level {

@@ -6,6 +6,7 @@
 mod auth;
 mod concurrency;
 mod cors;
+mod discovery;
 mod health_check;
 mod ip_access;
 mod listener_tls;
@@ -30,6 +31,7 @@ use super::pattern::{HostPattern, PathPattern, Template};
 pub use auth::*;
 pub use concurrency::*;
 pub use cors::*;
+pub use discovery::*;
 pub use health_check::*;
 pub use ip_access::*;
 pub use listener_tls::{CertificateFiles, ClientAuth, ListenerTls, Tickets};
@@ -240,8 +242,10 @@ pub struct Metrics {
 pub struct Upstream {
     /// Its name, the `backend_service` of metrics and logs.
     pub name: Arc<str>,
-    /// Its members; never empty.
+    /// Its members that are written; never empty without a discovery.
     pub backends: Vec<Backend>,
+    /// Where further members come from.
+    pub discovery: Option<Discovery>,
     /// What is spoken with its members.
     pub protocol: Protocol,
     /// TLS towards its members, if there is any.

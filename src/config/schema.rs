@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
-use super::file::{ApiKey, File};
+use super::file::{ApiKey, Backend, File};
 use super::scalar::List;
 
 /// The schema. Beside the usual words it has `x-min` and `x-max` for values with units.
@@ -19,6 +19,12 @@ pub fn schema() -> &'static Value {
 pub(super) fn keys_schema() -> &'static Value {
     static SCHEMA: OnceLock<Value> = OnceLock::new();
     SCHEMA.get_or_init(|| titled::<List<ApiKey>>("API keys"))
+}
+
+/// The schema of a file with a list of backends.
+pub(super) fn backends_schema() -> &'static Value {
+    static SCHEMA: OnceLock<Value> = OnceLock::new();
+    SCHEMA.get_or_init(|| titled::<List<Backend>>("Backends"))
 }
 
 fn titled<T: JsonSchema>(title: &str) -> Value {

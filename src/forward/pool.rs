@@ -20,7 +20,7 @@ use super::http1::Http1;
 use super::http2::Http2;
 use super::{Failed, Link};
 use crate::tls::backend::connector_options;
-use crate::upstream::{Backend, Purpose};
+use crate::upstream::{Backend, Membership, Purpose};
 
 /// Connections that one worker keeps. One that comes back beyond that is closed.
 const MOST: usize = 4096;
@@ -41,10 +41,17 @@ struct Kept(Mutex<Shelves>);
 /// By backend and what else tells them apart.
 #[derive(Default)]
 struct Shelves {
-    shelves: HashMap<u64, VecDeque<Idle>, RandomState>,
+    shelves: HashMap<u64, Shelf, RandomState>,
     count: usize,
     /// Somebody looks after them.
     tended: bool,
+}
+
+/// The connections of one backend for one purpose.
+struct Shelf {
+    idle: VecDeque<Idle>,
+    /// Those of a backend that no upstream has are closed.
+    owner: Membership,
 }
 
 struct Idle {
@@ -112,7 +119,7 @@ impl Pool {
         match link {
             Link::Http1(http1) => {
                 if let Some(stream) = http1.into_free() {
-                    self.kept.put(backend.key(purpose), stream, idle);
+                    self.kept.put(backend, purpose, stream, idle);
                 }
             }
             Link::Http2(http2) => {
@@ -136,7 +143,7 @@ impl Kept {
     fn take(&self, key: u64) -> Option<Stream> {
         let mut shelves = self.lock();
         loop {
-            let idle = shelves.shelves.get_mut(&key)?.pop_back()?;
+            let idle = shelves.shelves.get_mut(&key)?.idle.pop_back()?;
             shelves.count -= 1;
             let mut stream = idle.stream;
             if is_quiet(&mut stream) {
@@ -145,7 +152,13 @@ impl Kept {
         }
     }
 
-    fn put(self: &Arc<Self>, key: u64, mut stream: Stream, idle: Duration) {
+    fn put(
+        self: &Arc<Self>,
+        backend: &Backend,
+        purpose: Purpose,
+        mut stream: Stream,
+        idle: Duration,
+    ) {
         // Looking also has it forget the task that read from it last, and so the memory of that.
         if !is_quiet(&mut stream) {
             return;
@@ -156,8 +169,16 @@ impl Kept {
         }
         shelves.count += 1;
         let until = Instant::now() + idle;
-        let shelf = shelves.shelves.entry(key).or_default();
-        shelf.push_back(Idle { stream, until });
+        let shelf = shelves.shelves.entry(backend.key(purpose));
+        let shelf = shelf.or_insert_with(|| Shelf {
+            idle: VecDeque::new(),
+            owner: backend.membership(),
+        });
+        if shelf.owner.is_over() {
+            // It went, and has come back.
+            shelf.owner = backend.membership();
+        }
+        shelf.idle.push_back(Idle { stream, until });
         if !shelves.tended {
             shelves.tended = true;
             tokio::spawn(tend(Arc::downgrade(self)));
@@ -168,10 +189,12 @@ impl Kept {
     fn sweep(&self, now: Instant) -> bool {
         let mut shelves = self.lock();
         shelves.shelves.retain(|_, shelf| {
-            shelf.retain_mut(|idle| now < idle.until && is_quiet(&mut idle.stream));
-            !shelf.is_empty()
+            let is_over = shelf.owner.is_over();
+            let idle = &mut shelf.idle;
+            idle.retain_mut(|idle| !is_over && now < idle.until && is_quiet(&mut idle.stream));
+            !idle.is_empty()
         });
-        shelves.count = shelves.shelves.values().map(VecDeque::len).sum();
+        shelves.count = shelves.shelves.values().map(|shelf| shelf.idle.len()).sum();
         shelves.tended = shelves.count > 0;
         shelves.tended
     }

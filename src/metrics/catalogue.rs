@@ -95,6 +95,18 @@ pub(super) const MEMORY_LIMIT: Definition = gauge(
     "memory_limit_bytes",
     "Memory that may be in use; 0 when that is not bounded.",
 );
+pub(super) const DISCOVERY_BACKENDS: Definition = gauge(
+    "discovery_backends",
+    "Backends of an upstream that has a discovery.",
+);
+pub(super) const DISCOVERY_ANSWER_AGE: Definition = gauge(
+    "discovery_answer_age_seconds",
+    "Since the source of an upstream's backends last had a good answer.",
+);
+pub(super) const DISCOVERY_UPDATES: Definition = counter(
+    "discovery_updates_total",
+    "Answers of the source of an upstream's backends, by result.",
+);
 
 pub(super) const JWKS_FETCHES: Definition = counter(
     "jwks_fetches_total",

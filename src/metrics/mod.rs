@@ -8,6 +8,7 @@ mod auth;
 mod backend;
 mod catalogue;
 mod concurrency;
+mod discovery;
 mod family;
 mod grpc;
 mod histogram;
@@ -38,6 +39,7 @@ use prometheus::proto::MetricFamily;
 pub use self::auth::{AuthError, AuthMethod, AuthMetrics};
 pub use self::backend::{BackendMetrics, ProbeResult};
 pub use self::concurrency::{ConcurrencyMetrics, ConcurrencyRefusal};
+pub use self::discovery::{DiscoveryMetrics, DiscoveryResult};
 pub use self::grpc::GrpcCode;
 pub use self::histogram::Histogram;
 pub use self::jwks::{JwksFetch, JwksMetrics};
@@ -90,6 +92,7 @@ pub struct Metrics {
     jwks: Live<Arc<str>, JwksMetrics>,
     rate_limits: Live<Arc<str>, RateLimitMetrics>,
     concurrency: Live<concurrency::Key, ConcurrencyMetrics>,
+    discovery: Live<Arc<str>, DiscoveryMetrics>,
     refusals: Mutex<BTreeMap<&'static str, Counter>>,
     reloads_succeeded: Counter,
     reloads_failed: Counter,
@@ -142,6 +145,7 @@ impl Metrics {
             jwks: Live::default(),
             rate_limits: Live::default(),
             concurrency: Live::default(),
+            discovery: Live::default(),
             refusals: Mutex::default(),
             reloads_succeeded: plain_counter(),
             reloads_failed: plain_counter(),
@@ -205,6 +209,12 @@ impl Metrics {
     pub fn concurrency(&self, route: &str, upstream: &str, key: &str) -> Arc<ConcurrencyMetrics> {
         let key = (route.into(), upstream.into(), key.into());
         self.concurrency.get(key, ConcurrencyMetrics::default)
+    }
+
+    /// The handle of an upstream's discovery.
+    pub fn discovery(&self, upstream: &str) -> Arc<DiscoveryMetrics> {
+        self.discovery
+            .get(upstream.into(), DiscoveryMetrics::default)
     }
 
     /// The counter of requests refused for this reason, to be taken when the process starts.
@@ -283,6 +293,7 @@ impl Metrics {
         self.auth.collect(&self.namespace, &mut families);
         jwks::collect(&self.namespace, &self.jwks.held(), &mut families);
         concurrency::collect(&self.namespace, &self.concurrency.held(), &mut families);
+        discovery::collect(&self.namespace, &self.discovery.held(), &mut families);
         ratelimit::collect(&self.namespace, &self.rate_limits.held(), &mut families);
         self.collect_process(&mut families);
         families.extend(self.process.collect());

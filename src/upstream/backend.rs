@@ -1,6 +1,6 @@
 //! One member of an upstream: what is known of it, and how it is dialled.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use pingora_core::upstreams::peer::HttpPeer;
@@ -93,6 +93,11 @@ impl Backend {
         self.peers.tls_fingerprint()
     }
 
+    /// Ends when it belongs to no upstream any more; lasts across reloads.
+    pub fn membership(&self) -> Membership {
+        Membership(Arc::downgrade(&self.known))
+    }
+
     /// Requests it is answering.
     pub fn in_flight(&self) -> usize {
         self.known.in_flight()
@@ -137,6 +142,16 @@ impl Backend {
     pub(super) fn admit(self: &Arc<Self>) -> Admitted {
         self.known.begin();
         Admitted(Arc::clone(self))
+    }
+}
+
+/// Whether a backend still belongs to an upstream, for whoever keeps something of it.
+pub struct Membership(Weak<Known>);
+
+impl Membership {
+    /// Whether no upstream has it any more, and no request either.
+    pub fn is_over(&self) -> bool {
+        self.0.strong_count() == 0
     }
 }
 

@@ -101,11 +101,18 @@ impl Maker<'_> {
     }
 }
 
-/// The members that a new generation begins with. This is where a discovery that did not change takes
-/// over what it found for the generation before.
-pub(super) fn first<'a>(
-    config: &'a model::Upstream,
-    _previous: Option<&Upstream>,
-) -> &'a [model::Backend] {
-    &config.backends
+/// The members that a new generation begins with. A discovery takes over those of the generation before
+/// until its source has answered, whatever else has changed.
+pub(super) fn first(config: &model::Upstream, previous: Option<&Upstream>) -> Vec<model::Backend> {
+    let mut first = config.backends.clone();
+    if let (Some(_), Some(previous)) = (&config.discovery, previous) {
+        let members = previous.members();
+        let is_new = |one: &&Arc<Backend>| {
+            let mut written = config.backends.iter();
+            written.all(|own| own.address != one.config.address)
+        };
+        let kept = members.iter().filter(is_new);
+        first.extend(kept.map(|one| one.config.clone()));
+    }
+    first
 }

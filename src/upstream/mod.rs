@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-pub use backend::{Admitted, Backend, State};
+pub use backend::{Admitted, Backend, Membership, State};
 use complaint::Complaints;
 use members::Maker;
 pub use members::Members;
@@ -78,7 +78,7 @@ impl Upstream {
             now,
         };
         let before = previous.map(Self::members).unwrap_or_default();
-        let members = maker.compile(members::first(config, previous), &before);
+        let members = maker.compile(&members::first(config, previous), &before);
         let changes: Arc<AtomicU64> =
             previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.changes));
         let plan = Plan::new(Arc::new(members), changes.load(Ordering::Relaxed), now);
@@ -240,6 +240,15 @@ impl Upstream {
                 "upstream={upstream} backend={name} is down: its health checks fail, the last one: {}",
                 reason.unwrap_or("no reason given"),
             ),
+        }
+        self.changed(now);
+    }
+
+    /// Takes every member to be well until its probes say otherwise: a process that takes over the
+    /// requests of another one must not begin with nobody to give them to.
+    pub fn presume_well(&self, now: Instant) {
+        for backend in self.members().iter() {
+            backend.known.probed.set(true);
         }
         self.changed(now);
     }

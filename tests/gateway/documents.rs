@@ -198,6 +198,8 @@ fn busy_gateway(origin: &Origin) -> Gateway {
     let authority = Authority::new();
     authority.store("a", &["a.test"]);
     let at = authority.folder().display();
+    let listed = format!("- '{}'", origin.address());
+    fs::write(authority.folder().join("backends.yaml"), listed).unwrap();
     let failing = "HTTP/1.1 200 OK\r\nGrpc-Status: 14\r\nContent-Length: 0\r\n\r\n";
     let calls = Origin::script(Script::new().read_body().send(failing));
     let slow = Origin::script(Script::new().hold());
@@ -213,7 +215,7 @@ fn busy_gateway(origin: &Origin) -> Gateway {
       client_auth: {{ mode: optional, ca: {at}/ca.pem }}
 upstreams:
   calls: {{ backends: ['{}'] }}
-  good: {{ backends: ['{}'], health_check: {{ interval: 100ms, timeout: 100ms }} }}
+  good: {{ backends: ['{}'], health_check: {{ interval: 100ms, timeout: 100ms }}, discovery: {{ file: {{ path: {at}/backends.yaml }} }} }}
   dead: {{ backends: ['{}'] }}
   slow: {{ backends: ['{}'] }}
 routes:

@@ -24,6 +24,7 @@ mod control;
 mod cors;
 mod demo;
 mod diff;
+mod discovery;
 mod documents;
 mod drain;
 mod faults;

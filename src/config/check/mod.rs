@@ -5,6 +5,7 @@ mod auth;
 mod backend_tls;
 mod concurrency;
 mod cors;
+mod discovery;
 mod header;
 mod health_check;
 mod ip_access;
@@ -23,6 +24,7 @@ use std::path::Path as FilePath;
 use std::sync::Arc;
 
 pub use self::auth::expiry;
+pub use self::discovery::backends;
 use self::route::Known;
 use super::conflict::conflicts;
 use super::env::Env;

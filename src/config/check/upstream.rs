@@ -104,8 +104,14 @@ impl Checker<'_> {
         at: &Path<'_>,
     ) -> Option<Upstream> {
         let list = at.key("backends");
-        if written.backends.is_empty() && self.is_whole(&list) {
-            self.refuse(&list, "has no backend, expected at least one");
+        if written.backends.is_empty()
+            && self.is_whole(&list)
+            && !self.is_written(&at.key("discovery"))
+        {
+            self.refuse(
+                &list,
+                "has no backend, expected at least one, or `discovery`",
+            );
         }
         let tls = at.key("tls");
         let encryption = match &written.tls {
@@ -121,11 +127,18 @@ impl Checker<'_> {
         if complete && backends.iter().all(|backend| backend.weight == 0) {
             self.refuse(&list, "have no weight, expected at least one above 0");
         }
-        self.settings(name, backends, written, at)
+        let discovery = written.discovery.as_ref();
+        let discovery =
+            discovery.map(|written| self.discovery(written, encryption, &at.key("discovery")));
+        let mut upstream = self.settings(name, backends, written, at)?;
+        if let Some(discovery) = discovery {
+            upstream.discovery = Some(discovery?);
+        }
+        Some(upstream)
     }
 
     /// The sound backends of a list, wherever it is written.
-    fn backend_list(
+    pub(super) fn backend_list(
         &mut self,
         written: &List<file::Backend>,
         encryption: Encryption<'_>,
@@ -217,6 +230,7 @@ impl Checker<'_> {
         Some(Upstream {
             name: Arc::from(name),
             backends,
+            discovery: None,
             protocol: match written.protocol {
                 file::Protocol::Http1 => Protocol::Http1,
                 file::Protocol::Http2 => Protocol::Http2,

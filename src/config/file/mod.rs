@@ -6,6 +6,7 @@
 mod auth;
 mod concurrency;
 mod cors;
+mod discovery;
 mod health_check;
 mod ip_access;
 mod listener_tls;
@@ -28,6 +29,7 @@ use super::scalar::{Address, Duration, Limit, List, Network, Secret, Size};
 pub use auth::*;
 pub use concurrency::*;
 pub use cors::*;
+pub use discovery::*;
 pub use health_check::*;
 pub use ip_access::*;
 pub use listener_tls::*;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::scalar::{Duration, List, Share, Size};
 use super::concurrency::UpstreamConcurrency;
+use super::discovery::Discovery;
 use super::health_check::HealthCheck;
 use super::{Retries, secs};
 
@@ -12,9 +13,12 @@ use super::{Retries, secs};
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Upstream {
-    /// The backends; at least one with a weight above 0.
+    /// The backends; at least one with a weight above 0, unless there is a `discovery`.
     #[schemars(extend("examples" = [["10.0.0.11:3000", { "address": "10.0.0.12:3000", "weight": 2 }]]))]
     pub backends: List<Backend>,
+    /// Where further backends come from, which may change at any time. When left out, there are none.
+    #[schemars(extend("examples" = [{ "dns": { "name": "users.internal", "port": 3000 } }]))]
+    pub discovery: Option<Discovery>,
     /// What is spoken with the backends. With `auto` it is agreed on in the TLS handshake (ALPN);
     /// without TLS that is HTTP/1.1. `http2` without TLS begins at once (prior knowledge).
     pub protocol: Protocol,
@@ -58,7 +62,7 @@ pub enum Backend {
 #[serde(deny_unknown_fields)]
 pub struct WeightedBackend {
     /// `host:port`. A host name is resolved once, when the configuration is loaded, and its first
-    /// address is used.
+    /// address is used; `discovery` follows a name.
     pub address: String,
     /// Its share of the requests in relation to the other backends; 0 sends none.
     #[serde(default = "one")]

@@ -231,6 +231,21 @@ fn upstreams_have_backends_that_can_be_dialled() {
     assert!(upstream("health_check: { grpc: { service: 'a b' } }").contains("name of a service"));
     assert!(upstream("health_check: { port: 0 }").contains("`0`"));
     assert!(upstream("health_check: { initial: maybe }").contains("`healthy`"));
+    let discovery = |text: &str| upstream(&format!("discovery: {{ {text} }}"));
+    assert!(discovery("required: true").contains("has no source"));
+    assert!(discovery("dns: { name: a, port: 1 }, file: { path: a }").contains("both `dns` and"));
+    assert!(discovery("dns: { name: a }").contains("dns.port: is missing"));
+    assert!(discovery("dns: { name: a b, port: 1 }").contains("`a b` is no name"));
+    assert!(discovery("dns: { name: a..b, port: 1 }").contains("is no name"));
+    assert!(discovery("dns: { name: 10.0.0.1, port: 1 }").contains("belongs into `backends`"));
+    assert!(discovery("dns: { name: a, type: srv, port: 1 }").contains("records tell it"));
+    assert!(discovery("dns: { name: a, port: 1, type: mx }").contains("`mx`"));
+    assert!(
+        discovery("dns: { name: a, port: 1, resolvers: ['10.0.0.1:0'] }").contains("name server")
+    );
+    assert!(
+        discovery("dns: { name: a, port: 1, max_ttl: 500ms }").contains("max_ttl: leaves no time")
+    );
     assert!(upstream("outlier: { max_ejection: 1s }").contains("shorter than `base_ejection`"));
 }
 

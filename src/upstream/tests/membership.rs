@@ -101,3 +101,33 @@ fn somebody_is_chosen_at_any_time_while_members_come_and_go() {
     upstream.set_members(&found(&[(1, 1), (2, 1)]), &metrics, now);
     assert!(upstream.members().iter().all(|one| one.in_flight() == 0));
 }
+
+#[test]
+fn a_discovery_keeps_its_members_across_a_reload_until_it_answers_anew() {
+    let (now, metrics) = (Instant::now(), Metrics::new("gateway"));
+    let config = |further: &str| {
+        written(&format!(
+            "{{ backends: ['127.0.0.1:1'], discovery: {{ dns: {{ name: a, port: 9 }} }}, {further} }}"
+        ))
+    };
+    let old = Upstream::compile(&config("retries: { attempts: 1 }"), &metrics, now, None);
+    let ports = |upstream: &Upstream| -> Vec<u16> {
+        let members = upstream.members();
+        members
+            .iter()
+            .map(|one| one.config.address.port())
+            .collect()
+    };
+    assert_eq!(ports(&old), [1]);
+    old.set_members(&found(&[(1, 1), (2, 1), (3, 1)]), &metrics, now);
+    let new = Upstream::compile(
+        &config("retries: { attempts: 2 }"),
+        &metrics,
+        now,
+        Some(&old),
+    );
+    assert_eq!(ports(&new), [1, 2, 3]);
+    let written = written("{ backends: ['127.0.0.1:1'] }");
+    let without = Upstream::compile(&written, &metrics, now, Some(&new));
+    assert_eq!(ports(&without), [1], "nobody would take them out");
+}

@@ -10,6 +10,7 @@ pub mod h2;
 pub mod identity_provider;
 pub mod metrics;
 pub mod modern_origin;
+pub mod name_server;
 pub mod origin;
 pub mod redis;
 pub mod redis_cluster;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -13,6 +13,7 @@ use socket2::SockRef;
 
 use super::script::{Script, Step};
 use super::steps::{drip, fill, repeat};
+use super::wait::until;
 use super::wire::{Framing, Head, Headers, Wire};
 
 /// How much of a body is kept for the test to look at; longer ones are only counted.
@@ -125,8 +126,29 @@ impl Origin {
         Self::start(Plan::Conversation(Box::new(talk)))
     }
 
+    /// So many of them, at the same port of 127.0.0.2, 127.0.0.3 and so on, as a name server names
+    /// them. Each says its number.
+    pub fn fleet(count: u8) -> Vec<Self> {
+        let start = |ip: Ipv4Addr, port| TcpListener::bind((ip, port));
+        let all = || {
+            let first = start(Ipv4Addr::new(127, 0, 0, 2), 0)?;
+            let port = first.local_addr()?.port();
+            let others = (3..count + 2).map(|last| start(Ipv4Addr::new(127, 0, 0, last), port));
+            let all = std::iter::once(Ok(first)).chain(others);
+            all.collect::<std::io::Result<Vec<_>>>()
+        };
+        let listeners = until(|| all().ok()).expect("a port that is free");
+        let numbered = listeners.into_iter().enumerate();
+        numbered
+            .map(|(number, listener)| Self::begin(listener, Plan::Echo(number.to_string())))
+            .collect()
+    }
+
     fn start(plan: Plan) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        Self::begin(TcpListener::bind("127.0.0.1:0").expect("bind"), plan)
+    }
+
+    fn begin(listener: TcpListener, plan: Plan) -> Self {
         let mut origin = Self {
             address: listener.local_addr().expect("address"),
             shared: Arc::new(Shared {
@@ -157,9 +179,14 @@ impl Origin {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
+    /// How many connections are open.
+    pub fn open(&self) -> usize {
+        self.shared.open.lock().unwrap().len()
+    }
+
     /// How many request headers it read.
     pub fn requests(&self) -> usize {
-        self.seen().len()
+        self.shared.seen.lock().unwrap().len()
     }
 
     /// Every request so far.

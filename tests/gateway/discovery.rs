@@ -1,0 +1,413 @@
+//! Backends that are discovered: by name servers and files that are well, ill, slow, and gone.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::support::client::{Client, get};
+use crate::support::name_server::{NameServer, Zone};
+use crate::support::{Gateway, Origin, eventually};
+
+const BACKENDS: &str = "gateway_discovery_backends";
+const UPDATES: &str = "gateway_discovery_updates_total";
+const U: [(&str, &str); 1] = [("backend_service", "u")];
+
+/// Asks this server for backends at this port, several times a second.
+fn dns(server: &NameServer, port: u16, further: &str) -> String {
+    format!(
+        "dns: {{ name: users.test, port: {port}, resolvers: ['{}'], timeout: 200ms, min_ttl: 100ms{further} }}",
+        server.address()
+    )
+}
+
+fn config(discovery: &str) -> String {
+    format!(
+        "upstreams:\n  u:\n    discovery: {{ {discovery} }}\nroutes: [{{ name: all, upstream: u }}]"
+    )
+}
+
+/// These backends, with a TTL below what is believed.
+fn zone(origins: &[Origin]) -> Zone {
+    Zone::Hosts(ips(origins), 0)
+}
+
+fn ips(origins: &[Origin]) -> Vec<IpAddr> {
+    origins.iter().map(|one| one.address().ip()).collect()
+}
+
+fn port(origins: &[Origin]) -> u16 {
+    origins[0].address().port()
+}
+
+fn updates(gateway: &Gateway, result: &str) -> f64 {
+    gateway.metric(UPDATES, &[U[0], ("result", result)])
+}
+
+/// Clients that ask without a pause, and count what is no 200.
+struct Load {
+    stop: Arc<AtomicBool>,
+    good: Arc<AtomicUsize>,
+    bad: Arc<AtomicUsize>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Load {
+    fn on(gateway: &Gateway, clients: usize) -> Self {
+        let (stop, good, bad) = (Arc::default(), Arc::default(), Arc::default());
+        let address = gateway.addr();
+        let threads = (0..clients).map(|_| {
+            let (stop, good, bad): (Arc<AtomicBool>, Arc<AtomicUsize>, Arc<AtomicUsize>) =
+                (Arc::clone(&stop), Arc::clone(&good), Arc::clone(&bad));
+            std::thread::spawn(move || {
+                let mut client = Client::connect(address);
+                while !stop.load(Ordering::SeqCst) {
+                    let counted = if client.get("/").status == 200 {
+                        &good
+                    } else {
+                        &bad
+                    };
+                    counted.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        });
+        let threads = threads.collect();
+        Self {
+            stop,
+            good,
+            bad,
+            threads,
+        }
+    }
+
+    fn end(self) -> (usize, usize) {
+        self.stop.store(true, Ordering::SeqCst);
+        for thread in self.threads {
+            thread.join().expect("a client");
+        }
+        let read = |count: &AtomicUsize| count.load(Ordering::SeqCst);
+        (read(&self.good), read(&self.bad))
+    }
+}
+
+#[test]
+fn backends_come_and_go_under_load_and_no_request_fails() {
+    let mut origins = Origin::fleet(6);
+    let server = NameServer::start(zone(&origins));
+    let gateway = Gateway::start(&config(&dns(&server, port(&origins), "")));
+    gateway.wait_metric(BACKENDS, &U, 6.0);
+    let load = Load::on(&gateway, 4);
+    let all_asked = |origins: &[Origin]| {
+        let before: Vec<_> = origins.iter().map(Origin::requests).collect();
+        eventually("every backend is asked", || {
+            let mut now = origins.iter().zip(&before);
+            now.all(|(origin, before)| origin.requests() > *before)
+        });
+    };
+    all_asked(&origins);
+    let mut gone = origins.split_off(2);
+    server.set(zone(&origins));
+    gateway.wait_metric(BACKENDS, &U, 2.0);
+    let backends = &gateway.status()["upstreams"][0]["backends"];
+    assert_eq!(backends.as_array().map(Vec::len), Some(2), "{backends}");
+    all_asked(&origins);
+    // What had begun with them has ended, and connections that nobody needs are closed: no clients but
+    // those of the gateway had any.
+    eventually("their connections are closed", || {
+        gone.iter().all(|origin| origin.open() == 0)
+    });
+    for origin in &mut gone {
+        origin.stop();
+    }
+    all_asked(&origins);
+    let connections = origins[0].connections();
+    assert!(
+        connections <= 8,
+        "{connections} connections for 4 clients: they are kept"
+    );
+    for origin in &mut gone {
+        origin.restart();
+    }
+    origins.extend(gone);
+    server.set(zone(&origins));
+    gateway.wait_metric(BACKENDS, &U, 6.0);
+    all_asked(&origins);
+    let (good, bad) = load.end();
+    assert!(good > 100 && bad == 0, "{good} good, {bad} bad");
+}
+
+#[test]
+fn a_name_server_that_fails_takes_no_backend_away() {
+    let origins = Origin::fleet(2);
+    let server = NameServer::start(zone(&origins));
+    let gateway = Gateway::start(&config(&dns(&server, port(&origins), "")));
+    let stranger: IpAddr = Ipv4Addr::new(127, 0, 0, 99).into();
+    for ill in [
+        Zone::Failure,
+        Zone::Silence,
+        Zone::Garbage,
+        Zone::WrongId(vec![stranger]),
+        Zone::Slow(Duration::from_millis(1500), vec![stranger]),
+    ] {
+        let before = updates(&gateway, "failure");
+        server.set(ill.clone());
+        eventually("a failure", || updates(&gateway, "failure") > before);
+        assert_eq!(gateway.metric(BACKENDS, &U), 2.0, "{ill:?}");
+        assert_eq!(get(gateway.addr(), "/").status, 200, "{ill:?}");
+        let told = &gateway.status()["upstreams"][0]["discovery"];
+        assert!(told["last_error"]["what"].is_string(), "{ill:?}: {told}");
+        let good = updates(&gateway, "success");
+        server.set(zone(&origins));
+        eventually("it works again", || updates(&gateway, "success") > good);
+    }
+    let logged = gateway.log_lines();
+    assert!(
+        logged
+            .iter()
+            .any(|line| line.contains("2 backends are kept"))
+    );
+    assert!(logged.iter().any(|line| line.contains("works again")));
+}
+
+#[test]
+fn a_name_that_is_gone_keeps_its_backends_for_a_while() {
+    let origins = Origin::fleet(2);
+    let server = NameServer::start(zone(&origins));
+    let discovery = dns(&server, port(&origins), ", keep_missing: 2s");
+    let gateway = Gateway::start(&config(&format!("{discovery}, required: true")));
+    for gone in [Zone::NoName, Zone::NoRecord] {
+        let before = updates(&gateway, "missing");
+        let begun = Instant::now();
+        server.set(gone.clone());
+        eventually("the name is missed", || {
+            updates(&gateway, "missing") > before
+        });
+        if begun.elapsed() < Duration::from_secs(1) {
+            assert_eq!(gateway.metric(BACKENDS, &U), 2.0, "{gone:?}");
+            assert_eq!(get(gateway.addr(), "/").status, 200, "{gone:?}");
+        }
+        gateway.wait_metric(BACKENDS, &U, 0.0);
+        get(gateway.addr(), "/").assert_refusal(503, "no_healthy_backend");
+        let ready = get(gateway.addr(), "/ready");
+        assert_eq!(ready.status, 503);
+        assert!(ready.text().contains("discovery"), "{}", ready.text());
+        server.set(zone(&origins));
+        gateway.wait_metric(BACKENDS, &U, 2.0);
+        assert_eq!(get(gateway.addr(), "/").status, 200, "{gone:?}");
+        assert_eq!(get(gateway.addr(), "/ready").status, 200);
+    }
+}
+
+#[test]
+fn answers_that_do_not_fit_come_by_tcp() {
+    let hosts = |count: u8| {
+        let hosts = (1..=count).map(|last| Ipv4Addr::new(127, 0, 1, last).into());
+        Zone::Hosts(hosts.collect(), 0)
+    };
+    let server = NameServer::start(hosts(200));
+    let gateway = Gateway::start(&config(&dns(&server, 9, "")));
+    gateway.wait_metric(BACKENDS, &U, 200.0);
+    assert!(server.over_tcp() > 0);
+}
+
+#[test]
+fn services_say_port_weight_and_priority() {
+    let (first, second) = (Origin::named("first"), Origin::named("second"));
+    let ports = [first.address().port(), second.address().port()];
+    let server = NameServer::start(Zone::Services(
+        vec![
+            (10, 30, ports[0], "pod-1.users.test"),
+            (10, 10, ports[1], "pod-2.users.test"),
+            (20, 10, 9, "pod-3.users.test"),
+        ],
+        Ipv4Addr::LOCALHOST,
+        0,
+    ));
+    let gateway = Gateway::start(&config(&format!(
+        "dns: {{ name: _http._tcp.users.test, type: srv, resolvers: ['{}'] }}",
+        server.address()
+    )));
+    gateway.wait_metric(BACKENDS, &U, 2.0);
+    for _ in 0..40 {
+        assert_eq!(get(gateway.addr(), "/").status, 200);
+    }
+    assert_eq!((first.requests(), second.requests()), (30, 10));
+    let asked = server.questions();
+    let is_asked = |name: &str, kind| asked.iter().any(|one| *one == (name.to_owned(), kind));
+    assert!(is_asked("_http._tcp.users.test", 33), "{asked:?}");
+    assert!(is_asked("pod-1.users.test", 1) && is_asked("pod-2.users.test", 1));
+}
+
+#[test]
+fn ipv6_is_asked_for_where_there_is_no_ipv4() {
+    let server = NameServer::start(Zone::Hosts(vec!["::1".parse().unwrap()], 0));
+    let gateway = Gateway::start(&config(&dns(&server, 9, "")));
+    gateway.wait_metric(BACKENDS, &U, 1.0);
+    let backend = &gateway.status()["upstreams"][0]["backends"][0];
+    assert_eq!(backend["address"], "[::1]:9");
+    let both = vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()];
+    server.set(Zone::Hosts(both.clone(), 0));
+    eventually("IPv4 is preferred", || {
+        gateway.status()["upstreams"][0]["backends"][0]["address"] == "127.0.0.1:9"
+    });
+    assert_eq!(gateway.metric(BACKENDS, &U), 1.0);
+    let other = NameServer::start(Zone::Hosts(both, 0));
+    let gateway = Gateway::start(&config(&dns(&other, 9, ", type: all")));
+    gateway.wait_metric(BACKENDS, &U, 2.0);
+}
+
+#[test]
+fn an_answer_counts_for_its_time_and_upstreams_share_it() {
+    let origins = Origin::fleet(1);
+    let server = NameServer::start(Zone::Hosts(ips(&origins), 3600));
+    let discovery = dns(&server, port(&origins), "");
+    let gateway = Gateway::start(&format!(
+        "upstreams:
+  a: {{ discovery: {{ {discovery} }}, health_check: {{ interval: 1s }} }}
+  b: {{ discovery: {{ {discovery} }} }}
+routes:
+  - {{ name: a, match: {{ path: /a }}, upstream: a }}
+  - {{ name: b, match: {{ path: /b }}, upstream: b }}"
+    ));
+    assert_eq!(get(gateway.addr(), "/a").status, 200);
+    assert_eq!(get(gateway.addr(), "/b").status, 200);
+    // What is probed is what was found.
+    gateway.wait_metric(
+        "gateway_backend_probes_total",
+        &[("result", "success")],
+        1.0,
+    );
+    assert_eq!(server.questions().len(), 1, "{:?}", server.questions());
+}
+
+#[test]
+fn the_gateway_starts_while_name_servers_are_away() {
+    let origins = Origin::fleet(1);
+    let server = NameServer::start(Zone::Silence);
+    let gateway = Gateway::start(&config(&dns(&server, port(&origins), "")));
+    get(gateway.addr(), "/").assert_refusal(503, "no_healthy_backend");
+    server.set(zone(&origins));
+    eventually("there is a backend", || {
+        get(gateway.addr(), "/").status == 200
+    });
+}
+
+#[test]
+fn a_reload_keeps_what_was_found_and_does_not_wait_for_a_dead_name() {
+    let origins = Origin::fleet(2);
+    let server = NameServer::start(zone(&origins));
+    let own = |further: &str| dns(&server, port(&origins), further);
+    let gateway = Gateway::start(&config(&own("")));
+    gateway.wait_metric(BACKENDS, &U, 2.0);
+    let load = Load::on(&gateway, 2);
+    server.set(Zone::Silence);
+    let reloaded = |generation: f64| {
+        eventually("a reload", || {
+            gateway.status()["config"]["generation"].as_f64() >= Some(generation)
+        });
+    };
+    // Other settings of the upstream, other settings of the discovery, and another name.
+    for (generation, discovery, further) in [
+        (2.0, own(""), "retries: { attempts: 2 }"),
+        (3.0, own(", max_ttl: 1h"), "retries: { attempts: 2 }"),
+        (4.0, own(", max_ttl: 1h"), "pool: { idle_timeout: 9s }"),
+    ] {
+        gateway.rewrite(&format!(
+            "upstreams:\n  u:\n    discovery: {{ {discovery} }}\n    {further}\n\
+             \n  v: {{ discovery: {{ {} }} }}\nroutes: [{{ name: all, upstream: u }}]",
+            own(&format!(", keep_missing: {generation}s"))
+        ));
+        gateway.signal("HUP");
+        reloaded(generation);
+    }
+    let backends = &gateway.status()["upstreams"][0]["backends"];
+    assert_eq!(backends.as_array().map(Vec::len), Some(2), "{backends}");
+    let (good, bad) = load.end();
+    assert!(good > 10 && bad == 0, "{good} good, {bad} bad");
+    server.set(zone(&origins[..1]));
+    gateway.wait_metric(BACKENDS, &U, 1.0);
+}
+
+#[test]
+fn written_backends_stand_beside_those_that_are_found() {
+    let origins = Origin::fleet(2);
+    let server = NameServer::start(zone(&origins[..1]));
+    let discovery = dns(&server, port(&origins), "");
+    let written: SocketAddr = origins[1].address();
+    let gateway = Gateway::start(&format!(
+        "upstreams: {{ u: {{ backends: ['{written}'], discovery: {{ {discovery} }} }} }}
+routes: [{{ name: all, upstream: u }}]"
+    ));
+    gateway.wait_metric(BACKENDS, &U, 2.0);
+    server.set(zone(&origins));
+    let good = updates(&gateway, "success");
+    eventually("another answer", || {
+        updates(&gateway, "success") > good + 1.0
+    });
+    assert_eq!(gateway.metric(BACKENDS, &U), 2.0, "none is there twice");
+}
+
+#[test]
+fn a_file_is_followed_and_a_bad_one_changes_nothing() {
+    let origins = Origin::fleet(2);
+    let list = |origins: &[Origin]| {
+        let lines = origins.iter().map(|one| format!("- '{}'\n", one.address()));
+        lines.collect::<String>()
+    };
+    // As a ConfigMap is mounted: a link to a folder, which is set to another folder.
+    let folder = tempfile::tempdir().unwrap();
+    let link = folder.path().join("..data");
+    let swap = |name: &str, text: &str| {
+        let version = folder.path().join(name);
+        std::fs::create_dir(&version).unwrap();
+        std::fs::write(version.join("backends.yaml"), text).unwrap();
+        let next = folder.path().join("..next");
+        std::os::unix::fs::symlink(&version, &next).unwrap();
+        std::fs::rename(&next, &link).unwrap();
+    };
+    swap("1", &list(&origins));
+    let path = link.join("backends.yaml");
+    let gateway = Gateway::start(&config(&format!("file: {{ path: '{}' }}", path.display())));
+    gateway.wait_metric(BACKENDS, &U, 2.0);
+    let load = Load::on(&gateway, 2);
+    swap("2", &list(&origins[..1]));
+    gateway.wait_metric(BACKENDS, &U, 1.0);
+    for (failures, (name, text)) in [
+        ("3", "- no-port\n"),
+        ("4", "[]"),
+        ("5", "{ not: a list }"),
+        ("6", "- '127.0.0.1:80'\n- ["),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        swap(name, text);
+        eventually("it is refused", || {
+            updates(&gateway, "failure") > failures as f64
+        });
+        assert_eq!(gateway.metric(BACKENDS, &U), 1.0, "{text}");
+    }
+    let why = gateway.status()["upstreams"][0]["discovery"]["last_error"]["what"].clone();
+    assert!(
+        why.as_str()
+            .is_some_and(|why| why.contains("backends.yaml")),
+        "{why}"
+    );
+    // Replaced in place, as JSON.
+    let fresh = folder.path().join("fresh");
+    let address = origins[1].address();
+    std::fs::write(
+        &fresh,
+        format!("[{{ \"address\": \"{address}\", \"weight\": 2 }}]"),
+    )
+    .unwrap();
+    std::fs::rename(&fresh, &path).unwrap();
+    eventually("the file is read", || {
+        gateway.status()["upstreams"][0]["backends"][0]["name"] == address.to_string()
+    });
+    std::fs::remove_file(&path).unwrap();
+    eventually("it is missed", || updates(&gateway, "failure") >= 5.0);
+    assert_eq!(get(gateway.addr(), "/").status, 200);
+    let (good, bad) = load.end();
+    assert!(good > 10 && bad == 0, "{good} good, {bad} bad");
+}
