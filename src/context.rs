@@ -19,7 +19,7 @@ use crate::request_id::RequestId;
 use crate::route::{Lookup, Params, Route};
 use crate::snapshot::Snapshot;
 use crate::tls::TlsFacts;
-use crate::upstream::{Admitted, Tried, Upstream};
+use crate::upstream::{Admitted, Pass, Tried, Upstream};
 
 /// The state of one request, from its header to its log line.
 pub struct RequestContext {
@@ -53,6 +53,8 @@ pub struct RequestContext {
     pub places: Places,
     /// The upstream it goes to.
     pub upstream: Option<Arc<Upstream>>,
+    /// What it has to do with the circuit of its upstream.
+    pub circuit: Circuit,
     /// The attempt in progress, or the last one.
     pub attempt: Option<Attempt>,
     /// What earlier attempts were given to.
@@ -78,6 +80,18 @@ pub enum AuthState {
     Succeeded,
     /// It did not, or may not do this.
     Failed,
+}
+
+/// What a request has to do with the circuit of its upstream.
+#[derive(Debug, Default)]
+pub enum Circuit {
+    /// It was not let in, or has been judged.
+    #[default]
+    Over,
+    /// It was let in, and is to be judged.
+    Inside(Pass),
+    /// It was judged well, in this generation of the circuit; its answer may break off yet.
+    Answered(u64),
 }
 
 /// One attempt to have a backend answer.
@@ -113,6 +127,7 @@ impl RequestContext {
             ledger: Ledger::default(),
             places: Places::default(),
             upstream: None,
+            circuit: Circuit::Over,
             attempt: None,
             tried: Tried::default(),
             retries: 0,

@@ -3,6 +3,7 @@
 mod answer;
 mod attempt;
 mod authenticate;
+mod breaker;
 mod concurrency;
 mod cors;
 mod endpoints;
@@ -60,6 +61,7 @@ impl Handler for Gateway {
     async fn handle(&self, mut exchange: Exchange) -> Exchange {
         let mut context = RequestContext::new(self.live.load());
         if let Err(failure) = self.serve(&mut exchange, &mut context).await {
+            breaker::conclude(&exchange, &mut context, &failure);
             // On the heap, so that requests that succeed do not make room for it.
             Box::pin(self.answer_failure(&mut exchange, &mut context, failure)).await;
         }
@@ -89,6 +91,6 @@ impl Gateway {
         if self.act(exchange, context).await? {
             return Ok(());
         }
-        self.proxy(exchange, context).await
+        self.proxy_or_fall_back(exchange, context).await
     }
 }

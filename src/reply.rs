@@ -51,6 +51,8 @@ pub enum Rejection {
     MethodNotAllowed(HeaderValue),
     /// Every backend is out of service.
     NoHealthyBackend,
+    /// The circuit to the upstream is open; seconds after which trying again makes sense.
+    CircuitOpen(u64),
     /// The backend could not be reached or did not speak HTTP.
     BadGateway,
     /// The backend did not answer in time.
@@ -101,7 +103,7 @@ impl Notice {
 }
 
 /// Every label, for metrics that resolve their handles beforehand.
-pub const LABELS: [&str; 26] = [
+pub const LABELS: [&str; 27] = [
     "bad_request",
     "malformed_body",
     "header_too_large",
@@ -128,6 +130,7 @@ pub const LABELS: [&str; 26] = [
     "cors_denied",
     "overloaded",
     "too_many_concurrent",
+    "circuit_open",
 ];
 
 impl Rejection {
@@ -162,6 +165,7 @@ impl Rejection {
             Self::CorsDenied(_) => 23,
             Self::Overloaded => 24,
             Self::TooManyConcurrent => 25,
+            Self::CircuitOpen(_) => 26,
         }
     }
 
@@ -184,6 +188,7 @@ impl Rejection {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoHealthyBackend
+            | Self::CircuitOpen(_)
             | Self::Maintenance(_)
             | Self::RateLimitUnavailable
             | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
@@ -224,7 +229,7 @@ impl Rejection {
             Self::Misdirected => "This host needs a connection of its own.",
             Self::NotFound => "There is nothing at this address.",
             Self::MethodNotAllowed(_) => "This address does not support the method.",
-            Self::NoHealthyBackend => "The service is unavailable.",
+            Self::NoHealthyBackend | Self::CircuitOpen(_) => "The service is unavailable.",
             Self::BadGateway => "The service could not be reached.",
             Self::GatewayTimeout => "The service did not answer in time.",
             Self::DeadlineExceeded => "The time allowed for the request is over.",
@@ -244,6 +249,7 @@ impl Rejection {
     fn retry_after(&self) -> Option<HeaderValue> {
         match self {
             Self::NoHealthyBackend => Some(HeaderValue::from_static("5")),
+            Self::CircuitOpen(seconds) => Some(HeaderValue::from(*seconds)),
             Self::Maintenance(notice) => Some(notice.retry_after.clone()),
             Self::Overloaded | Self::TooManyConcurrent => Some(HeaderValue::from_static("1")),
             Self::Auth(refusal) if refusal.kind() == Kind::Unavailable => {
@@ -466,6 +472,7 @@ mod tests {
             Rejection::CorsDenied(CorsError::Origin),
             Rejection::Overloaded,
             Rejection::TooManyConcurrent,
+            Rejection::CircuitOpen(30),
         ];
         for (index, rejection) in every.iter().enumerate() {
             assert_eq!(rejection.index(), index);

@@ -24,6 +24,7 @@ use crate::background::pressure::Pressure;
 use crate::background::probe::{self, Probes};
 use crate::background::reload::{Opened, Reloader};
 use crate::background::revocations::{Revoker, Time};
+use crate::background::upkeep::Upkeep;
 use crate::background::watch::Watch;
 use crate::background::{ratelimit, shared_keys};
 use crate::config::model::LogOutput;
@@ -523,6 +524,8 @@ fn build_server(
     server.add_service(background_service("pressure", pressure));
     let probes = Probes::new(Arc::clone(&gateway.live), Arc::clone(&gateway.lifecycle));
     server.add_service(background_service("health checks", probes));
+    let upkeep = Upkeep::new(Arc::clone(&gateway.live));
+    server.add_service(background_service("upkeep of upstreams", upkeep));
     server
 }
 

@@ -160,14 +160,25 @@ impl Snapshot {
             let switched = route.maintenance.switched()?;
             Some((route.name.to_string(), switched))
         };
+        let held = |upstream: &Arc<Upstream>| {
+            let open = upstream.forced_circuit()?;
+            Some((upstream.name.to_string(), open))
+        };
         Switches {
             all: self.maintenance.switched(),
             routes: self.routes.iter().filter_map(switched).collect(),
+            circuits: self.upstreams.iter().filter_map(held).collect(),
         }
     }
 
-    /// Takes over what the process before had switched. Routes that are gone are passed over.
+    /// Takes over what the process before had switched. Routes and upstreams that are gone are passed
+    /// over.
     pub fn import(&self, switches: &Switches) {
+        let now = Instant::now();
+        for upstream in &self.upstreams {
+            let open = switches.circuits.get(&*upstream.name);
+            upstream.force_circuit(open.copied(), now);
+        }
         self.maintenance.restore(switches.all);
         for route in &self.routes {
             let switched = switches.routes.get(&*route.name);

@@ -4,10 +4,11 @@
 //! Only the bearer token lets a call through, which no browser adds by itself, so a foreign page
 //! cannot make an operator's browser call.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -19,10 +20,12 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::answer::{json, refuse};
+use super::circuit;
 use super::revocations::{self, Unfit};
 use crate::background::reload::{Outcome, Reloader, Switched, Trigger};
 use crate::background::revocations::{Revoker, Shared, Time};
 use crate::config::Secret;
+use crate::filter::maintenance::Switches;
 use crate::metrics::{AdminCall, Metrics};
 use crate::snapshot::{Live, Snapshot};
 use crate::telemetry;
@@ -39,6 +42,7 @@ pub(super) enum Call {
     Reload,
     Maintenance,
     Revocations,
+    Circuit,
 }
 
 impl Call {
@@ -49,6 +53,7 @@ impl Call {
             "/maintenance" => Some(Self::Maintenance),
             "/revocations" => Some(Self::Revocations),
             _ if path.starts_with("/revocations/") => Some(Self::Revocations),
+            _ if circuit::upstream_of(path).is_some() => Some(Self::Circuit),
             _ => None,
         }
     }
@@ -56,7 +61,7 @@ impl Call {
     fn allowed(self) -> &'static str {
         match self {
             Self::Reload => "POST",
-            Self::Maintenance => "GET, HEAD, POST",
+            Self::Maintenance | Self::Circuit => "GET, HEAD, POST",
             Self::Revocations => "GET, HEAD, POST, DELETE",
         }
     }
@@ -68,6 +73,7 @@ impl fmt::Display for Call {
             Self::Reload => "reload",
             Self::Maintenance => "maintenance",
             Self::Revocations => "revocations",
+            Self::Circuit => "circuit breaker",
         })
     }
 }
@@ -95,6 +101,10 @@ enum Refusal {
     BodyNotUnderstood,
     /// There is no route of the name in it.
     NoSuchRoute,
+    /// There is no upstream of the name in its path.
+    NoSuchUpstream,
+    /// Its body does not say where the circuit is wanted.
+    NoState,
     /// It does not say what to revoke, or to take back.
     Revocation(Unfit),
     /// Another process is in charge by now; here it would be lost.
@@ -110,6 +120,8 @@ impl fmt::Display for Refusal {
             Self::BodyIncomplete => "the body did not arrive in time, or is too large",
             Self::BodyNotUnderstood => "the body is not understood",
             Self::NoSuchRoute => "there is no such route",
+            Self::NoSuchUpstream => "there is no such upstream",
+            Self::NoState => "the body does not say a state",
             Self::Revocation(_) => "it does not say what is revoked",
             Self::HandedOver => "another process is in charge",
         })
@@ -162,6 +174,9 @@ impl Control {
             Ok(_) if call == Call::Reload => self.reload(&peer).await,
             Ok(_) if is_lifted => self.lift(&peer, session).await,
             Ok(body) if call == Call::Revocations => self.revoke(&peer, &body).await,
+            Ok(body) if call == Call::Circuit => {
+                self.hold(&peer, session.req_header().uri.path(), &body)
+            }
             Ok(body) => self.switch(&peer, &body).await,
         };
         match done {
@@ -192,7 +207,7 @@ impl Control {
             // What is posted is named in the body, what is taken back in the path or query.
             Call::Revocations if !is_at_root => *method == Method::DELETE,
             Call::Revocations => matches!(*method, Method::POST | Method::DELETE),
-            Call::Reload | Call::Maintenance => *method == Method::POST,
+            Call::Reload | Call::Maintenance | Call::Circuit => *method == Method::POST,
         };
         if !is_known {
             return Err(Refusal::WrongMethod(call));
@@ -238,6 +253,33 @@ impl Control {
     }
 }
 
+/// Calls about circuits.
+impl Control {
+    fn hold(
+        &self,
+        peer: &Peer,
+        path: &str,
+        body: &[u8],
+    ) -> Result<(AdminCall, Response<Vec<u8>>), Refusal> {
+        let (snapshot, now) = (self.live.load(), Instant::now());
+        let named = circuit::upstream_of(path).and_then(|name| snapshot.upstream(name));
+        let upstream = named.ok_or(Refusal::NoSuchUpstream)?;
+        let wanted = circuit::Wanted::read(body).ok_or(Refusal::NoState)?;
+        log::warn!(
+            "admin: {peer} sets the circuit of {:?} to {}",
+            upstream.name,
+            wanted.as_str()
+        );
+        upstream.force_circuit(wanted.open(), now);
+        // Asked behind it: what was there before the hand-over began has gone with it.
+        if self.reloader.is_handed_over() {
+            return Err(Refusal::HandedOver);
+        }
+        let shown = circuit::shown(upstream, now);
+        Ok((AdminCall::Done, json(StatusCode::OK, &shown)))
+    }
+}
+
 /// Calls about revocations.
 impl Control {
     /// What can be read without a token.
@@ -245,6 +287,14 @@ impl Control {
         let shown = match call {
             Call::Reload => return None,
             Call::Maintenance => maintenance(&self.live.load()),
+            Call::Circuit => {
+                let snapshot = self.live.load();
+                let named = circuit::upstream_of(uri.path());
+                match named.and_then(|name| snapshot.upstream(name)) {
+                    Some(upstream) => circuit::shown(upstream, Instant::now()),
+                    None => return Some(refuse_caller(Refusal::NoSuchUpstream)),
+                }
+            }
             Call::Revocations => {
                 let asked = revocations::named(uri.path(), uri.query());
                 if asked.is_none() && (uri.path() != "/revocations" || uri.query().is_some()) {
@@ -335,7 +385,10 @@ pub(super) fn maintenance(snapshot: &Snapshot) -> Value {
         .iter()
         .filter(|route| route.maintenance.is_on());
     let routes: Vec<&str> = on.map(|route| &*route.name).collect();
-    let switches = snapshot.export();
+    let switches = Switches {
+        circuits: BTreeMap::new(),
+        ..snapshot.export()
+    };
     json!({
         "enabled": snapshot.maintenance.is_on(),
         "routes": routes,
@@ -397,6 +450,14 @@ fn refuse_caller(refusal: Refusal) -> Response<Vec<u8>> {
         Refusal::NoSuchRoute => {
             let message = "There is no route of that name.";
             refuse(StatusCode::NOT_FOUND, "no_such_route", message)
+        }
+        Refusal::NoSuchUpstream => {
+            let message = "There is no upstream of that name.";
+            refuse(StatusCode::NOT_FOUND, "no_such_upstream", message)
+        }
+        Refusal::NoState => {
+            let message = "Expected {\"state\": \"open\", \"closed\" or \"auto\"}.";
+            refuse(StatusCode::BAD_REQUEST, "bad_request", message)
         }
         Refusal::HandedOver => {
             let message = "Another process is in charge; ask again on a new connection.";

@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime};
 
 use serde_json::{Value, json};
 
-use super::{StatusSource, control, providers, revocations};
+use super::{StatusSource, circuit, control, providers, revocations};
 use crate::background::discovery::{self, Discovery};
 use crate::background::reload::{Reloader, Report};
 use crate::background::revocations::Revoker;
@@ -203,6 +203,7 @@ fn of_upstream(upstream: &Upstream, now: Instant) -> Value {
     json!({
         "name": &*upstream.name,
         "concurrency": upstream.concurrency.as_ref().and_then(Limit::standing).map(of_limit),
+        "circuit_breaker": circuit::shown(upstream, now),
         "backends": backends,
     })
 }

@@ -11,4 +11,5 @@ pub mod reload;
 pub mod revocations;
 pub mod shared_keys;
 mod streak;
+pub mod upkeep;
 pub mod watch;

@@ -211,6 +211,7 @@ mod tests {
             max_body_bytes: None,
             timeouts: TimeoutOverrides::default(),
             retries: RouteRetries::default(),
+            fallback: None,
             maintenance: false,
         }
     }

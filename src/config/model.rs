@@ -4,6 +4,7 @@
 //! for a malformed setting. Nothing here is read through serde.
 
 mod auth;
+mod circuit_breaker;
 mod concurrency;
 mod cors;
 mod discovery;
@@ -29,6 +30,7 @@ pub use super::scalar::Secret;
 use super::pattern::{HostPattern, PathPattern, Template};
 
 pub use auth::*;
+pub use circuit_breaker::*;
 pub use concurrency::*;
 pub use cors::*;
 pub use discovery::*;
@@ -266,6 +268,10 @@ pub struct Upstream {
     pub health_check: Option<HealthCheck>,
     /// Passive ejection of failing members.
     pub outlier: Outlier,
+    /// When the circuit to it opens; `None`: never by itself.
+    pub circuit_breaker: Option<CircuitBreaker>,
+    /// What is done while it cannot be used, where the route says nothing of it.
+    pub fallback: Option<Fallback>,
 }
 
 /// One member of an upstream.
@@ -409,6 +415,8 @@ pub struct Route {
     pub timeouts: TimeoutOverrides,
     /// Overrides of the upstream's retries.
     pub retries: RouteRetries,
+    /// What is done while its upstream cannot be used; `None`: what the upstream says.
+    pub fallback: Option<Fallback>,
     /// Whether it is down for maintenance.
     pub maintenance: bool,
 }
@@ -519,7 +527,7 @@ pub struct Redirect {
 }
 
 /// A fixed response.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct FixedResponse {
     /// Its status.
     pub status: StatusCode,

@@ -95,6 +95,9 @@ pub struct Switches {
     pub all: Option<bool>,
     /// By the name of the route.
     pub routes: BTreeMap<String, bool>,
+    /// Circuits that are held open, or closed, by the name of the upstream.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub circuits: BTreeMap<String, bool>,
 }
 
 /// What clients are told, from the configuration.

@@ -8,7 +8,7 @@ use http::StatusCode;
 use super::failure::{Failure, Reach};
 use super::kept::Kept;
 use super::relay::{Relay, Relayed};
-use super::{Context, Gateway, authenticate, forward, limit, retry};
+use super::{Context, Gateway, authenticate, breaker, forward, limit, retry};
 use crate::filter::concurrency::Limit;
 use crate::forward::tunnel::{self, Broken};
 use crate::forward::{Failed, Link};
@@ -25,6 +25,7 @@ impl Gateway {
         context: &mut Context,
     ) -> Result<(), Failure> {
         self.enter_upstream(exchange, context).await?;
+        breaker::look_again(context)?;
         let mut kept = retry::kept(context);
         loop {
             let Some(purpose) = forward::select(exchange, context) else {
@@ -166,15 +167,20 @@ impl Gateway {
             let failed = Failed::protocol("101 without an upgrade");
             return Err(Failure::Backend(failed));
         }
+        let mut heard = None;
         if let (Some(attempt), Some(upstream)) = (&mut context.attempt, &context.upstream) {
             let (now, status) = (Instant::now(), response.status.as_u16());
             // What a slow client needed for its request is not held against the backend.
             let latency = now - owing_since.unwrap_or(attempt.started);
             attempt.answered = Some(status);
             upstream.answered(attempt.admitted.backend(), status, latency, now);
+            heard = Some((latency, now));
         }
         if let Some(wait) = self.ask_again(exchange, context, kept, response) {
             return Ok(Some(wait));
+        }
+        if let Some((latency, now)) = heard {
+            breaker::answered(context, response, latency, now);
         }
         authenticate::watch(response, exchange, context);
         limit::settle(response, context);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, HeaderValue, Method, header};
 
 use super::receive::request_of;
-use super::{Context, Gateway, authenticate};
+use super::{Context, Gateway, authenticate, breaker};
 use crate::context::Attempt;
 use crate::filter::forwarding::{self, Hop};
 use crate::filter::{framing as length, hop_by_hop};
@@ -39,7 +39,10 @@ pub(super) fn select(exchange: &Exchange, context: &mut Context) -> Option<Purpo
     let upstream = context.upstream.as_ref()?;
     // The last attempt's backend is free before the next one is busy.
     let retries = context.attempt.take().is_some();
-    let admitted = upstream.select(Wish::at(now), &mut context.tried)?;
+    let admitted = upstream.select(
+        Wish::at(now).probing(breaker::is_probe(&context.circuit)),
+        &mut context.tried,
+    )?;
     if retries {
         context.retries += 1;
     }

@@ -217,6 +217,19 @@ pub(super) const BACKEND_PROBES: Definition = counter(
     "Health checks of a backend, by result.",
 );
 
+pub(super) const CIRCUIT_STATE: Definition = gauge(
+    "circuit_breaker_state",
+    "The circuit to an upstream: 0 closed, 1 half open, 2 open.",
+);
+pub(super) const CIRCUIT_REJECTED: Definition = counter(
+    "circuit_breaker_rejected_total",
+    "Requests that were not let through because the circuit was open.",
+);
+pub(super) const CIRCUIT_TRANSITIONS: Definition = counter(
+    "circuit_breaker_transitions_total",
+    "Changes of the circuit to an upstream, by the state that it changed to.",
+);
+
 pub(super) const CONFIG_RELOADS: Definition =
     counter("config_reloads_total", "Configuration reloads, by result.");
 pub(super) const CONFIG_INFO: Definition = gauge(

@@ -7,6 +7,7 @@
 mod auth;
 mod backend;
 mod catalogue;
+mod circuit;
 mod concurrency;
 mod discovery;
 mod family;
@@ -38,6 +39,7 @@ use prometheus::proto::MetricFamily;
 
 pub use self::auth::{AuthError, AuthMethod, AuthMetrics};
 pub use self::backend::{BackendMetrics, ProbeResult};
+pub use self::circuit::{CircuitMetrics, CircuitState};
 pub use self::concurrency::{ConcurrencyMetrics, ConcurrencyRefusal};
 pub use self::discovery::{DiscoveryMetrics, DiscoveryResult};
 pub use self::grpc::GrpcCode;
@@ -86,6 +88,7 @@ pub struct Metrics {
     routes: Live<Arc<str>, RouteMetrics>,
     upstreams: Live<Arc<str>, UpstreamMetrics>,
     backends: Live<backend::Key, BackendMetrics>,
+    circuits: Live<Arc<str>, CircuitMetrics>,
     listeners: Live<Arc<str>, ListenerMetrics>,
     no_route: Arc<RouteMetrics>,
     auth: Arc<AuthMetrics>,
@@ -139,6 +142,7 @@ impl Metrics {
             routes,
             upstreams: Live::default(),
             backends: Live::default(),
+            circuits: Live::default(),
             listeners: Live::default(),
             no_route,
             auth: Arc::default(),
@@ -181,6 +185,11 @@ impl Metrics {
     pub fn backend(&self, upstream: &str, backend: &str) -> Arc<BackendMetrics> {
         let key = (upstream.into(), backend.into());
         self.backends.get(key, BackendMetrics::default)
+    }
+
+    /// The handle of the circuit breaker of an upstream.
+    pub fn circuit(&self, upstream: &str) -> Arc<CircuitMetrics> {
+        self.circuits.get(upstream.into(), CircuitMetrics::default)
     }
 
     /// The handle of a listener.
@@ -286,6 +295,7 @@ impl Metrics {
         route::collect(&self.namespace, &self.routes.held(), &mut families);
         upstream::collect(&self.namespace, &self.upstreams.held(), &mut families);
         backend::collect(&self.namespace, &self.backends.held(), &mut families);
+        circuit::collect(&self.namespace, &self.circuits.held(), &mut families);
         listener::collect(&self.namespace, &self.listeners.held(), &mut families);
         self.redis.collect(&self.namespace, &mut families);
         self.revocations.collect(&self.namespace, &mut families);

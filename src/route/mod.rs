@@ -57,6 +57,8 @@ pub struct Route {
     pub timeouts: TimeoutOverrides,
     /// Overrides of the upstream's retries.
     pub retries: RouteRetries,
+    /// What is done while its upstream cannot be used; `None`: what the upstream says.
+    pub fallback: Option<model::Fallback>,
     /// Whether it is down for maintenance.
     pub maintenance: Maintenance,
     /// What is measured of it.
@@ -171,6 +173,7 @@ impl Route {
             max_body_bytes: config.max_body_bytes,
             timeouts: config.timeouts.clone(),
             retries: config.retries.clone(),
+            fallback: config.fallback.clone(),
             maintenance: Maintenance::new(
                 config.maintenance,
                 previous.map(|previous| &previous.maintenance),

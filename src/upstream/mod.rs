@@ -2,6 +2,8 @@
 
 mod backend;
 pub mod balance;
+mod breaker;
+mod circuit;
 mod complaint;
 mod known;
 mod members;
@@ -20,6 +22,9 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 
 pub use backend::{Admitted, Backend, Membership, State};
+pub use breaker::{Pass, Refused, State as CircuitState};
+use circuit::Circuit;
+pub use circuit::Report as CircuitReport;
 use complaint::Complaints;
 use members::Maker;
 pub use members::Members;
@@ -49,6 +54,7 @@ pub struct Upstream {
     pub config: model::Upstream,
     /// How many requests may be in flight to it.
     pub concurrency: Option<Limit>,
+    circuit: Circuit,
     tls: Option<BackendTls>,
     complaints: Complaints,
     budget: Arc<RetryBudget>,
@@ -97,6 +103,12 @@ impl Upstream {
             health_check: config.health_check.clone(),
             metrics: metrics.upstream(&config.name),
             config: config.clone(),
+            circuit: Circuit::compile(
+                config,
+                metrics,
+                now,
+                previous.map(|previous| &previous.circuit),
+            ),
             tls,
             complaints: Complaints::default(),
             budget: budget.unwrap_or_else(|| {
@@ -137,7 +149,12 @@ impl Upstream {
         if self.is_stale(&plan, wish.now) && self.try_plan(wish.now) {
             plan = self.plan.load();
         }
-        let backend = plan.choose(wish, tried)?;
+        let chosen = plan.choose(wish, tried);
+        let is_new = chosen.is_some_and(|backend| !tried.contains(backend.id()));
+        let backend = match is_new {
+            true => chosen?,
+            false => last_resort(&plan.members, wish, tried).or(chosen)?,
+        };
         tried.push(backend.id());
         Some(backend.admit())
     }
@@ -241,6 +258,9 @@ impl Upstream {
                 reason.unwrap_or("no reason given"),
             ),
         }
+        if up {
+            self.recovered(now);
+        }
         self.changed(now);
     }
 
@@ -295,6 +315,19 @@ impl Upstream {
     fn millis(&self, at: Instant) -> u64 {
         at.saturating_duration_since(self.epoch).as_millis() as u64
     }
+}
+
+/// An ejected member that was not tried. It comes before one that has just failed the same request, and
+/// it is who a probe goes to when everybody is out.
+fn last_resort<'a>(members: &'a Members, wish: Wish, tried: &Tried) -> Option<&'a Arc<Backend>> {
+    if tried.is_empty() && !wish.is_probe {
+        return None;
+    }
+    let start = fastrand::usize(..members.len().max(1));
+    let (before, from) = members.split_at(start.min(members.len()));
+    from.iter()
+        .chain(before)
+        .find(|one| one.state(wish.now) == State::Ejected && !tried.contains(one.id()))
 }
 
 /// How long an attempt may wait for the first byte of its response.

@@ -186,3 +186,36 @@ fn a_member_at_another_address_is_another_member() {
     let unchecked = Upstream::compile(&config(1), &metrics, now, Some(&kept));
     assert_eq!(unchecked.members()[0].state(now), State::Up);
 }
+
+#[test]
+fn a_retry_goes_to_an_ejected_member_before_it_goes_back() {
+    let now = Instant::now();
+    let upstream = upstream(2, now);
+    let members = upstream.members();
+    for _ in 0..2 {
+        upstream.failed(&members[0], FailureReason::Connect, now);
+    }
+    assert_eq!(members[0].state(now), State::Ejected);
+    let mut tried = Tried::default();
+    let names: Vec<_> = (0..3)
+        .filter_map(|_| upstream.select(Wish::at(now), &mut tried))
+        .map(|admitted| admitted.backend().name.to_string())
+        .collect();
+    assert_eq!(names, ["127.0.0.1:2", "127.0.0.1:1", "127.0.0.1:2"]);
+}
+
+#[test]
+fn a_probe_goes_to_whoever_is_ejected_when_everybody_is() {
+    let now = Instant::now();
+    let config = written(
+        "{ backends: ['127.0.0.1:1'], outlier: { consecutive_failures: 1, max_ejected: 100% } }",
+    );
+    let upstream = Upstream::compile(&config, &Metrics::new("gateway"), now, None);
+    upstream.failed(&upstream.members()[0], FailureReason::Connect, now);
+    let select = |wish: Wish| upstream.select(wish, &mut Tried::default());
+    assert!(select(Wish::at(now)).is_none());
+    assert!(select(Wish::at(now).probing(true)).is_some());
+    // What an operator or a health check took out stays out.
+    upstream.probed(&upstream.members()[0], false, None, now);
+    assert!(select(Wish::at(now).probing(true)).is_none());
+}

@@ -7,12 +7,22 @@ use std::time::Instant;
 pub struct Wish {
     /// The time of the choice.
     pub now: Instant,
+    /// It probes a half-open circuit: better a member that is ejected than none.
+    pub is_probe: bool,
 }
 
 impl Wish {
     /// Any member will do.
     pub fn at(now: Instant) -> Self {
-        Self { now }
+        Self {
+            now,
+            is_probe: false,
+        }
+    }
+
+    /// The same of a request that may be a probe.
+    pub fn probing(self, is_probe: bool) -> Self {
+        Self { is_probe, ..self }
     }
 }
 

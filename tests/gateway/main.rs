@@ -17,6 +17,7 @@ mod api_keys;
 mod architecture;
 mod auth;
 mod basic_auth;
+mod circuit_breaker;
 mod client_limit;
 mod concurrency;
 mod config_cli;

@@ -116,7 +116,7 @@ fn retries_stay_within_their_budget() {
     let origin = Origin::script(Script::new().reset());
     let gateway = Gateway::with_upstream(
         &[origin.address()],
-        "    outlier: { consecutive_failures: 0 }\n    retries: { attempts: 1, budget: 20%, min_per_second: 1 }",
+        &format!("{NO_EJECTION}\n    retries: {{ attempts: 1, budget: 20%, min_per_second: 1 }}"),
     );
     let mut client = gateway.connect();
     for _ in 0..100 {

@@ -19,7 +19,7 @@ pub(super) type Indexes = HashMap<String, usize>;
 const ACTIONS: [&str; 3] = ["upstream", "redirect", "respond"];
 
 /// Keys that say something about the backend's side of a request.
-const PROXY_ONLY: [&str; 3] = ["rewrite", "timeouts", "retries"];
+const PROXY_ONLY: [&str; 4] = ["rewrite", "timeouts", "retries", "fallback"];
 
 impl Checker<'_> {
     pub(super) fn action(
@@ -92,7 +92,12 @@ impl Checker<'_> {
         Some(Action::Proxy(split))
     }
 
-    fn reference(&mut self, text: &str, indexes: &Indexes, at: &Path<'_>) -> Option<usize> {
+    pub(super) fn reference(
+        &mut self,
+        text: &str,
+        indexes: &Indexes,
+        at: &Path<'_>,
+    ) -> Option<usize> {
         if is_url(text) {
             // A URL that is none was refused when the upstreams were made.
             return indexes.get(&url(text).ok()?.upstream_name()).copied();

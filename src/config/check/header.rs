@@ -117,7 +117,7 @@ pub(super) fn header_name(text: &str) -> Result<HeaderName, Invalid> {
     })
 }
 
-fn changeable(name: HeaderName) -> Result<HeaderName, Invalid> {
+pub(super) fn changeable(name: HeaderName) -> Result<HeaderName, Invalid> {
     if FRAMING.contains(&name) {
         let detail = format!("{} belongs to the connection", quote(name.as_str()));
         return Err(Invalid::new(detail, "a header that is passed on"));

@@ -3,6 +3,7 @@
 mod action;
 mod auth;
 mod backend_tls;
+mod circuit_breaker;
 mod concurrency;
 mod cors;
 mod discovery;
@@ -111,11 +112,13 @@ impl Checker<'_> {
         let cors = self.cors(file.cors.as_ref(), &Path::Root.key("cors"));
         let mut upstreams = self.upstreams(&file.upstreams);
         self.unnamed_upstreams(&file.routes, &mut upstreams);
+        self.unnamed_fallbacks(file, &mut upstreams);
         let indexes = upstreams
             .keys()
             .enumerate()
             .map(|(index, name)| (name.clone(), index))
             .collect();
+        self.fallbacks(&file.upstreams, &mut upstreams, &indexes);
         let (auth, schemes) = self.auth(&file.auth);
         let default = self.default_policy(&file.auth, &schemes);
         let (limits, policies) = self.rate_limits(&file.ratelimit, file.redis.is_some());

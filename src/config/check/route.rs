@@ -105,6 +105,10 @@ impl Checker<'_> {
             .rewrite
             .as_ref()
             .map(|rewrite| self.rewrite(rewrite, &at.key("rewrite")));
+        let fallback = written.fallback.as_ref().map(|fallback| {
+            let at = at.key("fallback");
+            self.route_fallback(fallback, action.as_ref(), known.upstreams, &at)
+        });
         let (request_headers, response_headers) = headers?;
         Some(Route {
             name,
@@ -135,6 +139,10 @@ impl Checker<'_> {
                 read: written.timeouts.read.as_ref().map(|duration| duration.0),
             },
             retries: self.route_retries(&written.retries, &at.key("retries")),
+            fallback: match fallback {
+                Some(fallback) => Some(fallback?),
+                None => None,
+            },
             maintenance: written.maintenance,
         })
     }

@@ -75,6 +75,33 @@ impl Checker<'_> {
         }
     }
 
+    /// The same for what is written in the place of a name below `fallback`.
+    pub(super) fn unnamed_fallbacks(&mut self, file: &file::File, upstreams: &mut Upstreams) {
+        let root = Path::Root;
+        let list = root.key("upstreams");
+        for (name, upstream) in &file.upstreams {
+            let item = list.key(name);
+            self.unnamed_fallback(upstream.fallback.as_ref(), &item, upstreams);
+        }
+        let list = root.key("routes");
+        for (index, route) in file.routes.iter() {
+            let item = list.item(index);
+            self.unnamed_fallback(route.fallback.as_ref(), &item, upstreams);
+        }
+    }
+
+    fn unnamed_fallback(
+        &mut self,
+        written: Option<&file::Fallback>,
+        at: &Path<'_>,
+        upstreams: &mut Upstreams,
+    ) {
+        let at = at.key("fallback");
+        if let Some(text) = written.and_then(|fallback| fallback.upstream.as_deref()) {
+            self.unnamed(text, &at.key("upstream"), upstreams);
+        }
+    }
+
     fn unnamed(&mut self, text: &str, at: &Path<'_>, upstreams: &mut Upstreams) {
         if !is_url(text) {
             return;
@@ -252,6 +279,10 @@ impl Checker<'_> {
                 Some(concurrency) => Some(concurrency?),
                 None => None,
             },
+            circuit_breaker: self
+                .circuit_breaker(&written.circuit_breaker, &at.key("circuit_breaker")),
+            // Given when all upstreams are known.
+            fallback: None,
         })
     }
 

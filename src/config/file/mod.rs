@@ -4,6 +4,7 @@
 //! Single values are typed here; what they mean together is the business of `check`.
 
 mod auth;
+mod circuit_breaker;
 mod concurrency;
 mod cors;
 mod discovery;
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use super::scalar::{Address, Duration, Limit, List, Network, Secret, Size};
 
 pub use auth::*;
+pub use circuit_breaker::*;
 pub use concurrency::*;
 pub use cors::*;
 pub use discovery::*;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::scalar::{Duration, Limit, List};
 use super::auth::{OneOrMany, RouteAuth};
+use super::circuit_breaker::Fallback;
 use super::concurrency::Concurrency;
 use super::cors::RouteCors;
 use super::ip_access::IpAccess;
@@ -81,6 +82,9 @@ pub struct Route {
     pub timeouts: RouteTimeouts,
     /// The route's own retries in the place of its upstream's. Only with `upstream`.
     pub retries: RouteRetries,
+    /// The route's own fallback in the place of its upstream's. Only with `upstream`.
+    #[schemars(extend("examples" = [{ "respond": { "status": 200, "body": "[]" } }]))]
+    pub fallback: Option<Fallback>,
     /// Whether the route is down for maintenance: it answers 503, whatever it does otherwise. See
     /// the key `maintenance` at the top.
     pub maintenance: bool,

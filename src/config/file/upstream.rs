@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::scalar::{Duration, List, Share, Size};
+use super::circuit_breaker::{CircuitBreaker, Fallback};
 use super::concurrency::UpstreamConcurrency;
 use super::discovery::Discovery;
 use super::health_check::HealthCheck;
@@ -45,6 +46,16 @@ pub struct Upstream {
     pub health_check: Option<HealthCheck>,
     /// Ejection: a backend that fails real requests is left out for a while.
     pub outlier: Outlier,
+    /// The circuit breaker: an upstream that fails as a whole is left alone for a while, and requests are
+    /// refused at once with 503 and `Retry-After`, or answered by the `fallback`.
+    pub circuit_breaker: CircuitBreaker,
+    /// What is done in the place of refusing while the circuit is open, or no backend is in service. Routes
+    /// may have their own.
+    #[schemars(extend("examples" = [
+        { "upstream": "users-standby" },
+        { "respond": { "status": 200, "body": "[]" } },
+    ]))]
+    pub fallback: Option<Fallback>,
 }
 
 /// One backend: `host:port`, or that with a weight.

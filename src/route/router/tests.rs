@@ -43,6 +43,7 @@ fn route(name: &str, paths: &[&str]) -> Route {
         max_body_bytes: None,
         timeouts: TimeoutOverrides::default(),
         retries: RouteRetries::default(),
+        fallback: None,
         maintenance: false,
     }
 }

@@ -30,8 +30,9 @@ const COMMON: &[(&str, &str)] = &[
     ("admin:", "admin: { address: 127.0.0.1:0 }\n"),
 ];
 
-/// A setting of an upstream: its backends stay, however often they fail.
-pub const NO_EJECTION: &str = "    outlier: { consecutive_failures: 0 }";
+/// Settings of an upstream: its backends stay, and are asked, however often they fail.
+pub const NO_EJECTION: &str =
+    "    outlier: { consecutive_failures: 0 }\n    circuit_breaker: { enabled: false }";
 
 type Lines = Arc<Mutex<Vec<String>>>;
 

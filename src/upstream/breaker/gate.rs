@@ -1,0 +1,360 @@
+//! The states of a circuit: closed, open for a time, half-open for probes.
+//!
+//! Every change begins another generation, and whoever was let in by an earlier one decides nothing any
+//! more. Changes are made under a lock; whoever finds the circuit closed, or open, only reads.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// When to come back while others probe.
+const WHILE_PROBING: Duration = Duration::from_secs(1);
+
+/// The states of a circuit, as the metric counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Requests go through.
+    Closed,
+    /// A few requests go through, to find out.
+    HalfOpen,
+    /// No request goes through.
+    Open,
+}
+
+impl State {
+    /// The word for it in logs, metrics and `/status`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::HalfOpen => "half_open",
+            Self::Open => "open",
+        }
+    }
+
+    fn of(view: u64) -> Self {
+        match view & 3 {
+            0 => Self::Closed,
+            1 => Self::HalfOpen,
+            _ => Self::Open,
+        }
+    }
+}
+
+/// Why a circuit changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// So many failed in a row.
+    Failures(u32),
+    /// So many of so many failed.
+    ErrorRate(u32, u32),
+    /// A probe failed.
+    ProbeFailed,
+    /// Its time is over.
+    TimeOver,
+    /// Health checks find a backend well again.
+    HealthCheck,
+    /// Enough probes succeeded.
+    ProbesSucceeded,
+    /// An operator wants it so.
+    Forced,
+    /// An operator leaves it to itself.
+    Released,
+    /// It is not configured any more.
+    SwitchedOff,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failures(count) => write!(f, "{count} requests failed in a row"),
+            Self::ErrorRate(failed, total) => write!(f, "{failed} of {total} requests failed"),
+            Self::ProbeFailed => f.write_str("a probing request failed"),
+            Self::TimeOver => f.write_str("its time is over"),
+            Self::HealthCheck => f.write_str("a health check succeeded"),
+            Self::ProbesSucceeded => f.write_str("probing requests succeeded"),
+            Self::Forced => f.write_str("forced by an operator"),
+            Self::Released => f.write_str("left to itself by an operator"),
+            Self::SwitchedOff => f.write_str("its breaker is switched off"),
+        }
+    }
+}
+
+/// A change of state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// What it is now.
+    pub to: State,
+    /// Why.
+    pub why: Why,
+    /// How long it stays open; `None`: until something else happens.
+    pub lasts: Option<Duration>,
+}
+
+/// A request is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// When trying again makes sense.
+    pub retry_after: Duration,
+}
+
+/// A request was let in.
+#[derive(Debug)]
+pub enum Pass {
+    /// While the circuit was closed, in this generation.
+    Ordinary(u64),
+    /// To find out.
+    Probe(Probe),
+}
+
+/// A place among the probes, given back when it is dropped, whatever became of it.
+#[derive(Debug)]
+pub struct Probe {
+    gate: Arc<Gate>,
+    pub(super) generation: u64,
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        let _inner = self.gate.lock();
+        // A change takes all places back.
+        if self.gate.generation() == self.generation {
+            self.gate.probing.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+/// How a circuit stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its state.
+    pub state: State,
+    /// Whether an operator holds it there.
+    pub forced: bool,
+    /// For how long.
+    pub since: Duration,
+    /// How long it stays open.
+    pub remaining: Option<Duration>,
+    /// Probes under way.
+    pub probing: u32,
+    /// How often it opened.
+    pub opened: u64,
+}
+
+/// A circuit.
+pub struct Gate {
+    /// The state in the two lowest bits, the generation above. Changed under `inner`.
+    view: AtomicU64,
+    /// When it is open no longer, in milliseconds since `epoch`; `u64::MAX` for never.
+    until: AtomicU64,
+    /// Places that probes have. Changed under `inner`.
+    probing: AtomicU32,
+    inner: Mutex<Inner>,
+    epoch: Instant,
+    tell: Box<dyn Fn(&Change) + Send + Sync>,
+}
+
+struct Inner {
+    forced: bool,
+    /// Successful probes of this generation.
+    successes: u32,
+    since: Instant,
+    opened: u64,
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Gate").field(&self.state()).finish()
+    }
+}
+
+impl Gate {
+    /// A closed circuit. `tell` hears of each change, and must not ask the circuit.
+    pub fn new(now: Instant, tell: Box<dyn Fn(&Change) + Send + Sync>) -> Arc<Self> {
+        Arc::new(Self {
+            view: AtomicU64::new(0),
+            until: AtomicU64::new(0),
+            probing: AtomicU32::new(0),
+            inner: Mutex::new(Inner {
+                forced: false,
+                successes: 0,
+                since: now,
+                opened: 0,
+            }),
+            epoch: now,
+            tell,
+        })
+    }
+
+    /// Its state.
+    pub fn state(&self) -> State {
+        State::of(self.view.load(Relaxed))
+    }
+
+    /// Whether it is closed, in this generation.
+    pub fn is_closed_in(&self, generation: u64) -> bool {
+        self.view.load(Relaxed) == generation << 2
+    }
+
+    /// Asks to be let in, with at most so many probes at the same time.
+    pub fn admit(self: &Arc<Self>, probes: u32, now: Instant) -> Result<Pass, Refused> {
+        let view = self.view.load(Relaxed);
+        match State::of(view) {
+            State::Closed => Ok(Pass::Ordinary(view >> 2)),
+            State::HalfOpen if self.probing.load(Relaxed) >= probes => Err(BUSY),
+            State::Open if self.millis(now) < self.until.load(Relaxed) => Err(self.refused(now)),
+            State::HalfOpen | State::Open => self.admit_probe(probes, now),
+        }
+    }
+
+    fn admit_probe(self: &Arc<Self>, probes: u32, now: Instant) -> Result<Pass, Refused> {
+        let mut inner = self.lock();
+        self.half_open_when_due(&mut inner, now);
+        match self.state() {
+            State::Closed => Ok(Pass::Ordinary(self.generation())),
+            State::Open => Err(self.refused(now)),
+            State::HalfOpen if self.probing.load(Relaxed) >= probes => Err(BUSY),
+            State::HalfOpen => {
+                self.probing.fetch_add(1, Relaxed);
+                Ok(Pass::Probe(Probe {
+                    gate: Arc::clone(self),
+                    generation: self.generation(),
+                }))
+            }
+        }
+    }
+
+    fn refused(&self, now: Instant) -> Refused {
+        let retry_after = match self.until.load(Relaxed) {
+            u64::MAX => WHILE_PROBING,
+            until => Duration::from_millis(until.saturating_sub(self.millis(now))),
+        };
+        Refused { retry_after }
+    }
+
+    /// Opens it for this long, if it is still as it was in this generation. Says whether it did.
+    pub fn open(&self, generation: u64, lasts: Duration, why: Why, now: Instant) -> bool {
+        let mut inner = self.lock();
+        if inner.forced || self.generation() != generation {
+            return false;
+        }
+        self.change(&mut inner, State::Open, why, Some(lasts), now);
+        true
+    }
+
+    /// Counts a probe that succeeded; `needed` of them close the circuit. Says whether this one did.
+    pub fn succeeded(&self, probe: &Probe, needed: u32, now: Instant) -> bool {
+        let mut inner = self.lock();
+        if inner.forced || self.generation() != probe.generation {
+            return false;
+        }
+        inner.successes += 1;
+        let closes = inner.successes >= needed;
+        if closes {
+            self.change(&mut inner, State::Closed, Why::ProbesSucceeded, None, now);
+        }
+        closes
+    }
+
+    /// Lets probes in once the time is over, though no request has asked.
+    pub fn tick(&self, now: Instant) {
+        if self.state() == State::Open && self.millis(now) >= self.until.load(Relaxed) {
+            self.half_open_when_due(&mut self.lock(), now);
+        }
+    }
+
+    /// Lets probes in before the time is over.
+    pub fn half_open_early(&self, why: Why, now: Instant) {
+        if self.state() != State::Open {
+            return;
+        }
+        let mut inner = self.lock();
+        if self.state() == State::Open && !inner.forced {
+            self.change(&mut inner, State::HalfOpen, why, None, now);
+        }
+    }
+
+    /// Holds it open or closed, or leaves it to itself again, closed at first.
+    pub fn force(&self, open: Option<bool>, now: Instant) {
+        let mut inner = self.lock();
+        if open.is_none() && !inner.forced {
+            return;
+        }
+        inner.forced = open.is_some();
+        let (to, why) = match open {
+            Some(true) => (State::Open, Why::Forced),
+            Some(false) => (State::Closed, Why::Forced),
+            None => (State::Closed, Why::Released),
+        };
+        self.change(&mut inner, to, why, None, now);
+    }
+
+    /// Closes it, unless an operator holds it open.
+    pub fn close(&self, why: Why, now: Instant) {
+        let mut inner = self.lock();
+        if !inner.forced && self.state() != State::Closed {
+            self.change(&mut inner, State::Closed, why, None, now);
+        }
+    }
+
+    /// How it stands.
+    pub fn standing(&self, now: Instant) -> Standing {
+        let inner = self.lock();
+        let state = self.state();
+        let until = self.until.load(Relaxed);
+        let ends = state == State::Open && until != u64::MAX;
+        Standing {
+            state,
+            forced: inner.forced,
+            since: now.saturating_duration_since(inner.since),
+            remaining: ends.then(|| Duration::from_millis(until.saturating_sub(self.millis(now)))),
+            probing: self.probing.load(Relaxed),
+            opened: inner.opened,
+        }
+    }
+
+    fn half_open_when_due(&self, inner: &mut Inner, now: Instant) {
+        if self.state() == State::Open && self.millis(now) >= self.until.load(Relaxed) {
+            self.change(inner, State::HalfOpen, Why::TimeOver, None, now);
+        }
+    }
+
+    fn change(
+        &self,
+        inner: &mut Inner,
+        to: State,
+        why: Why,
+        lasts: Option<Duration>,
+        now: Instant,
+    ) {
+        inner.successes = 0;
+        inner.since = now;
+        if to == State::Open {
+            inner.opened += 1;
+        }
+        self.probing.store(0, Relaxed);
+        let until = lasts.map(|lasts| self.millis(now + lasts));
+        self.until.store(until.unwrap_or(u64::MAX), Relaxed);
+        let generation = self.generation().wrapping_add(1);
+        self.view.store(generation << 2 | to as u64, Relaxed);
+        (self.tell)(&Change { to, why, lasts });
+    }
+
+    fn generation(&self) -> u64 {
+        self.view.load(Relaxed) >> 2
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic while the lock was held leaves values that are still whole.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.epoch);
+        since.as_secs() * 1000 + u64::from(since.subsec_millis())
+    }
+}
+
+const BUSY: Refused = Refused {
+    retry_after: WHILE_PROBING,
+};

@@ -1,0 +1,179 @@
+//! The circuit breaker of an upstream: what opens its circuit, and what closes it again.
+//!
+//! It counts what became of requests in the end, after retries. While the circuit is closed, a request
+//! that succeeds costs three loads and one addition.
+
+mod gate;
+mod window;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use gate::Gate;
+pub use gate::{Change, Pass, Refused, Standing, State, Why};
+use window::Window;
+
+use crate::config::model;
+
+/// A breaker. It outlives reloads; what opens it is passed in.
+pub struct Breaker {
+    gate: Arc<Gate>,
+    consecutive: AtomicU32,
+    window: Window,
+    epoch: Instant,
+}
+
+impl Breaker {
+    /// A closed one. `tell` hears of each change.
+    pub fn new(now: Instant, tell: Box<dyn Fn(&Change) + Send + Sync>) -> Self {
+        Self {
+            gate: Gate::new(now, tell),
+            consecutive: AtomicU32::new(0),
+            window: Window::default(),
+            epoch: now,
+        }
+    }
+
+    /// Asks to be let in. Without a policy it is open only when an operator wants it so.
+    pub fn admit(
+        &self,
+        policy: Option<&model::CircuitBreaker>,
+        now: Instant,
+    ) -> Result<Pass, Refused> {
+        let probes = policy.map_or(1, |policy| policy.half_open_requests);
+        self.gate.admit(probes, now)
+    }
+
+    /// Whether a request that was let in while it was closed is to be refused now.
+    pub fn is_open(&self) -> bool {
+        self.gate.state() == State::Open
+    }
+
+    /// Records what became of a request. A probe is over with it.
+    pub fn settle(&self, policy: &model::CircuitBreaker, pass: Pass, good: bool, now: Instant) {
+        match (pass, good) {
+            (Pass::Ordinary(generation), true) => self.succeeded(policy, generation, now),
+            (Pass::Ordinary(generation), false) => self.failed(policy, generation, now),
+            (Pass::Probe(probe), true) => {
+                if self.gate.succeeded(&probe, policy.success_threshold, now) {
+                    // What came in late since it opened counts for nothing.
+                    self.forget();
+                }
+            }
+            (Pass::Probe(probe), false) => {
+                self.open(policy, probe.generation, Why::ProbeFailed, now);
+            }
+        }
+    }
+
+    /// Records that an answer that had begun well was broken off.
+    pub fn broke_off(&self, policy: &model::CircuitBreaker, generation: u64, now: Instant) {
+        if self.gate.is_closed_in(generation) && policy.error_rate > 0.0 {
+            self.window.count_failure(self.millis(now), policy.window);
+            self.judge_rate(policy, generation, now);
+        }
+    }
+
+    fn succeeded(&self, policy: &model::CircuitBreaker, generation: u64, now: Instant) {
+        if !self.gate.is_closed_in(generation) {
+            return;
+        }
+        // A load first: on the good path no cache line changes hands.
+        if self.consecutive.load(Relaxed) != 0 {
+            self.consecutive.store(0, Relaxed);
+        }
+        if policy.error_rate > 0.0 {
+            self.window.count(self.millis(now), policy.window);
+        }
+    }
+
+    fn failed(&self, policy: &model::CircuitBreaker, generation: u64, now: Instant) {
+        if !self.gate.is_closed_in(generation) {
+            return;
+        }
+        let failures = self.consecutive.fetch_add(1, Relaxed) + 1;
+        if policy.failure_threshold > 0 && failures >= policy.failure_threshold {
+            self.open(policy, generation, Why::Failures(failures), now);
+            return;
+        }
+        if policy.error_rate > 0.0 {
+            let millis = self.millis(now);
+            self.window.count(millis, policy.window);
+            self.window.count_failure(millis, policy.window);
+            self.judge_rate(policy, generation, now);
+        }
+    }
+
+    fn judge_rate(&self, policy: &model::CircuitBreaker, generation: u64, now: Instant) {
+        let (failed, total) = self.window.read(self.millis(now), policy.window);
+        let is_enough = total >= policy.minimum_requests;
+        if is_enough && f64::from(failed) >= policy.error_rate * f64::from(total) {
+            self.open(policy, generation, Why::ErrorRate(failed, total), now);
+        }
+    }
+
+    fn open(&self, policy: &model::CircuitBreaker, generation: u64, why: Why, now: Instant) {
+        if self
+            .gate
+            .open(generation, jittered(policy.timeout), why, now)
+        {
+            self.forget();
+        }
+    }
+
+    /// Lets probes in when it is time to, though no request asks.
+    pub fn tick(&self, now: Instant) {
+        self.gate.tick(now);
+    }
+
+    /// A backend was found well: there is no need to wait any longer.
+    pub fn recovered(&self, now: Instant) {
+        self.gate.half_open_early(Why::HealthCheck, now);
+    }
+
+    /// Holds it open or closed, or leaves it to itself again.
+    pub fn force(&self, open: Option<bool>, now: Instant) {
+        self.gate.force(open, now);
+        self.forget();
+    }
+
+    /// Closes it: nothing would do so any more.
+    pub fn switch_off(&self, now: Instant) {
+        self.gate.close(Why::SwitchedOff, now);
+        self.forget();
+    }
+
+    /// How it stands.
+    pub fn standing(&self, now: Instant) -> Standing {
+        self.gate.standing(now)
+    }
+
+    /// Failures in a row.
+    pub fn consecutive(&self) -> u32 {
+        self.consecutive.load(Relaxed)
+    }
+
+    /// Failures and requests within the window.
+    pub fn counts(&self, policy: &model::CircuitBreaker, now: Instant) -> (u32, u32) {
+        self.window.read(self.millis(now), policy.window)
+    }
+
+    fn forget(&self) {
+        self.consecutive.store(0, Relaxed);
+        self.window.clear();
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.epoch);
+        since.as_secs() * 1000 + u64::from(since.subsec_millis())
+    }
+}
+
+/// The time within a tenth, so that instances that found out together do not probe together.
+pub(super) fn jittered(time: Duration) -> Duration {
+    time.mul_f64(0.9 + 0.2 * fastrand::f64())
+}
+
+#[cfg(test)]
+mod tests;
