@@ -2,7 +2,7 @@
 //! stand out from the others.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use pingora_core::server::ShutdownWatch;
@@ -10,9 +10,7 @@ use pingora_core::services::background::BackgroundService;
 use tokio::time::MissedTickBehavior;
 
 use crate::snapshot::Live;
-
-/// Between two looks.
-const LOOK: Duration = Duration::from_millis(500);
+use crate::upstream::LOOK;
 
 /// Looks after the upstreams of the running configuration.
 pub struct Upkeep {

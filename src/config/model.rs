@@ -11,6 +11,7 @@ mod discovery;
 mod health_check;
 mod ip_access;
 mod listener_tls;
+mod outlier;
 mod priority;
 mod ratelimit;
 mod redis;
@@ -37,6 +38,7 @@ pub use discovery::*;
 pub use health_check::*;
 pub use ip_access::*;
 pub use listener_tls::{CertificateFiles, ClientAuth, ListenerTls, Tickets};
+pub use outlier::*;
 pub use priority::Priority;
 pub use ratelimit::*;
 pub use redis::{Login, Node, Redis, Sentinel, Servers};
@@ -366,19 +368,6 @@ pub struct Timeouts {
 pub struct Pool {
     /// How long an unused connection is kept; below the backends' own keep-alive.
     pub idle_timeout: Duration,
-}
-
-/// Passive ejection: a backend that fails real requests is left out for a while.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Outlier {
-    /// Failed attempts in a row (connect errors, resets, timeouts) that eject; 0 turns it off.
-    pub consecutive_failures: u32,
-    /// The first ejection; each further one in a row doubles it.
-    pub base_ejection: Duration,
-    /// The longest ejection.
-    pub max_ejection: Duration,
-    /// The share of an upstream that may be ejected at once, 0.0 to 1.0.
-    pub max_ejected: f64,
 }
 
 /// One route.

@@ -83,6 +83,7 @@ impl Gateway {
             }
         };
         if let Some(upstream) = &context.upstream {
+            upstream.completed(&backend);
             let idle = upstream.config.pool.idle_timeout;
             self.pool.close(link, &backend, purpose, idle);
         }
@@ -173,7 +174,7 @@ impl Gateway {
             // What a slow client needed for its request is not held against the backend.
             let latency = now - owing_since.unwrap_or(attempt.started);
             attempt.answered = Some(status);
-            upstream.answered(attempt.admitted.backend(), status, latency, now);
+            upstream.answered(&mut attempt.admitted, status, latency, now);
             heard = Some((latency, now));
         }
         if let Some(wait) = self.ask_again(exchange, context, kept, response) {

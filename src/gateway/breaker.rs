@@ -111,6 +111,14 @@ pub(super) fn look_again(context: &Context) -> Result<(), Failure> {
     }
 }
 
+/// Whether the request probes a half-open circuit and has not asked every backend yet. It asks each of them
+/// once, whatever the budget: a single one that is back is found by the first probe.
+pub(super) fn goes_on_probing(context: &Context) -> bool {
+    let upstream = context.upstream.as_ref();
+    is_probe(&context.circuit)
+        && upstream.is_some_and(|upstream| upstream.has_untried(&context.tried, Instant::now()))
+}
+
 /// Whether the request probes a half-open circuit.
 pub(super) fn is_probe(circuit: &Circuit) -> bool {
     matches!(circuit, Circuit::Inside(Pass::Probe(_)))

@@ -81,12 +81,12 @@ impl Gateway {
             return None;
         };
         attempt.connection = None;
-        let backend = attempt.admitted.backend();
         if reason == FailureReason::Refused && failed.is_farewell {
             upstream.gave_back(reason);
         } else {
-            upstream.failed(backend, reason, now);
+            upstream.failed(&mut attempt.admitted, reason, now);
         }
+        let backend = attempt.admitted.backend();
         match (reason, &failed.detail) {
             (FailureReason::Tls, Some(detail)) => upstream.complain(backend, detail, now),
             (FailureReason::Timeout, _) => upstream.waited_in_vain(backend, attempt.started),

@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, StatusCode, header};
 
 use super::failure::Failure;
 use super::kept::Kept;
-use super::{Context, Gateway, forward};
+use super::{Context, Gateway, breaker, forward};
 use crate::forward::Link;
 use crate::grpc;
 use crate::listener::exchange::Exchange;
@@ -55,16 +55,17 @@ impl Gateway {
         if !is_untold(exchange) {
             return None;
         }
+        let probes = breaker::goes_on_probing(context);
         let case = Case {
             reason,
             is_idempotent: is_idempotent(exchange, &rules),
             is_whole: !kept.is_truncated(),
-            retries: context.retries as usize,
+            retries: if probes { 0 } else { context.retries as usize },
             retry_after,
             left: None,
             has_choice: upstream.members().len() > 1,
         };
-        let pay = |price| upstream.may_retry(price, Instant::now());
+        let pay = |price| probes || upstream.may_retry(price, Instant::now());
         match judge(&rules, &case, fastrand::f64(), pay) {
             Verdict::Again(wait) => {
                 upstream.metrics.retried(reason);

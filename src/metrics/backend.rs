@@ -1,7 +1,7 @@
 //! What is measured of one backend.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use prometheus::proto::MetricFamily;
 
@@ -19,13 +19,29 @@ label! {
     }
 }
 
+label! {
+    /// Why a backend was ejected.
+    EjectionReason {
+        /// Attempts in a row were not answered, or broken off.
+        ConsecutiveFailures = "consecutive_failures",
+        /// Answers in a row said that it failed.
+        ConsecutiveServerErrors = "consecutive_5xx",
+        /// It failed more than the others.
+        FailureRate = "failure_rate",
+        /// It was slower than the others.
+        Slow = "slow",
+        /// It returned, and failed again.
+        Probe = "probe",
+    }
+}
+
 /// Upstream and backend.
 pub(super) type Key = (Arc<str>, Arc<str>);
 
 /// What is measured of one backend. It counts as up until something else is known.
 pub struct BackendMetrics {
     up: AtomicBool,
-    ejections: AtomicU64,
+    ejections: Counts<{ EjectionReason::ALL.len() }>,
     probes: Counts<{ ProbeResult::ALL.len() }>,
 }
 
@@ -33,7 +49,7 @@ impl Default for BackendMetrics {
     fn default() -> Self {
         Self {
             up: AtomicBool::new(true),
-            ejections: AtomicU64::new(0),
+            ejections: Counts::default(),
             probes: Counts::default(),
         }
     }
@@ -46,8 +62,8 @@ impl BackendMetrics {
     }
 
     /// Counts an ejection.
-    pub fn ejected(&self) {
-        self.ejections.fetch_add(1, Relaxed);
+    pub fn ejected(&self, reason: EjectionReason) {
+        self.ejections.inc(reason);
     }
 
     /// Counts a health check.
@@ -68,7 +84,11 @@ pub(super) fn collect(
     for ((upstream, backend), metrics) in held {
         let labels = [("backend", &**backend), ("backend_service", &**upstream)];
         up.gauge(&labels, metrics.up.load(Relaxed).into());
-        ejections.count(&labels, metrics.ejections.load(Relaxed));
+        // Those that never happened, too: an alert has to see the first one.
+        for reason in EjectionReason::ALL {
+            let count = metrics.ejections.count(*reason);
+            ejections.count(&[labels[0], labels[1], ("reason", reason.as_str())], count);
+        }
         for (result, count) in metrics.probes.read::<ProbeResult>() {
             probes.count(&[labels[0], labels[1], ("result", result)], count);
         }
@@ -86,13 +106,13 @@ mod tests {
         let metrics = Metrics::new("gateway");
         let (first, second) = (metrics.backend("u", "a:1"), metrics.backend("u", "b:1"));
         second.set_up(false);
-        second.ejected();
+        second.ejected(EjectionReason::Slow);
         first.probed(ProbeResult::Failure);
         let text = String::from_utf8_lossy(&render(&metrics, Format::Text).1).into_owned();
         for line in [
             "gateway_backend_up{backend=\"a:1\",backend_service=\"u\"} 1",
             "gateway_backend_up{backend=\"b:1\",backend_service=\"u\"} 0",
-            "gateway_backend_ejections_total{backend=\"b:1\",backend_service=\"u\"} 1",
+            "gateway_backend_ejections_total{backend=\"b:1\",backend_service=\"u\",reason=\"slow\"} 1",
             "gateway_backend_probes_total{backend=\"a:1\",backend_service=\"u\",result=\"failure\"} 1",
         ] {
             assert!(text.contains(&format!("{line}\n")), "{line} in\n{text}");

@@ -210,7 +210,7 @@ pub(super) const BACKEND_UP: Definition = gauge(
 );
 pub(super) const BACKEND_EJECTIONS: Definition = counter(
     "backend_ejections_total",
-    "Times a backend was left out for failing requests.",
+    "Times a backend was left out for failing requests, or being slow, by reason.",
 );
 pub(super) const BACKEND_PROBES: Definition = counter(
     "backend_probes_total",

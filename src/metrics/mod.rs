@@ -38,7 +38,7 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
 
 pub use self::auth::{AuthError, AuthMethod, AuthMetrics};
-pub use self::backend::{BackendMetrics, ProbeResult};
+pub use self::backend::{BackendMetrics, EjectionReason, ProbeResult};
 pub use self::circuit::{CircuitMetrics, CircuitState};
 pub use self::concurrency::{ConcurrencyMetrics, ConcurrencyRefusal};
 pub use self::discovery::{DiscoveryMetrics, DiscoveryResult};

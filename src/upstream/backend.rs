@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use pingora_core::upstreams::peer::HttpPeer;
 
+use super::breaker::{Pass, State as CircuitState};
 use super::known::Known;
 use super::peer::{Peers, Purpose};
 use super::probed::Findings;
@@ -33,6 +34,8 @@ pub enum State {
     Down,
     /// Its requests failed; it is left out for a while.
     Ejected,
+    /// Its ejection is over: a few requests find out whether it is well.
+    Returning,
     /// Its weight is 0.
     Drained,
 }
@@ -44,6 +47,7 @@ impl State {
             Self::Up => "up",
             Self::Down => "down",
             Self::Ejected => "ejected",
+            Self::Returning => "returning",
             Self::Drained => "drained",
         }
     }
@@ -56,17 +60,23 @@ impl Backend {
             State::Drained
         } else if !self.known.probed.is_up() {
             State::Down
-        } else if self.known.outlier.ejected_until(now).is_some() {
-            State::Ejected
         } else {
-            State::Up
+            match self.known.outlier.state(now) {
+                CircuitState::Closed => State::Up,
+                CircuitState::HalfOpen => State::Returning,
+                CircuitState::Open => State::Ejected,
+            }
         }
     }
 
     /// Whether it may be given a request now, if it is among those that may be chosen. Asked for each
     /// candidate, so it costs a few loads: here a circuit breaker or a bound on its requests speaks.
     pub fn accepts(&self, now: Instant) -> bool {
-        self.state(now) == State::Up
+        match self.state(now) {
+            State::Up => true,
+            State::Returning => self.known.outlier.has_room(now),
+            State::Down | State::Ejected | State::Drained => false,
+        }
     }
 
     /// What tells it from other backends, also of other generations.
@@ -138,10 +148,27 @@ impl Backend {
         self.peers.insists_on_http2()
     }
 
-    /// Counts a request until the guard is dropped.
-    pub(super) fn admit(self: &Arc<Self>) -> Admitted {
+    /// Counts a request until the guard is dropped. `None`: it returns, and another request has just
+    /// taken the place.
+    pub(super) fn admit(self: &Arc<Self>, now: Instant) -> Option<Admitted> {
+        let pass = self.known.outlier.admit(now)?;
+        Some(self.take_in(Some(pass), now))
+    }
+
+    /// The same for a request that it is given although it is ejected.
+    pub(super) fn admit_guest(self: &Arc<Self>, now: Instant) -> Admitted {
+        let pass = self.known.outlier.admit(now);
+        self.take_in(pass, now)
+    }
+
+    fn take_in(self: &Arc<Self>, pass: Option<Pass>, now: Instant) -> Admitted {
         self.known.begin();
-        Admitted(Arc::clone(self))
+        self.known.outlier.tally.begin();
+        Admitted {
+            backend: Arc::clone(self),
+            pass,
+            began: now,
+        }
     }
 }
 
@@ -156,17 +183,22 @@ impl Membership {
 }
 
 /// A request that a backend is answering.
-pub struct Admitted(Arc<Backend>);
+pub struct Admitted {
+    backend: Arc<Backend>,
+    /// What it says of the backend counts for the generation that let it in.
+    pub(super) pass: Option<Pass>,
+    pub(super) began: Instant,
+}
 
 impl Admitted {
     /// The backend.
     pub fn backend(&self) -> &Arc<Backend> {
-        &self.0
+        &self.backend
     }
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        self.0.known.end();
+        self.backend.known.end();
     }
 }

@@ -121,6 +121,7 @@ impl Upstream {
     /// Does what is due without a request.
     pub fn tick(&self, now: Instant) {
         self.circuit.breaker.tick(now);
+        self.compare(now);
     }
 
     /// A backend that was down is well: there is no need to wait any longer.

@@ -5,6 +5,7 @@ pub mod balance;
 mod breaker;
 mod circuit;
 mod complaint;
+mod ejection;
 mod known;
 mod members;
 mod outlier;
@@ -39,6 +40,12 @@ use crate::config::model;
 use crate::filter::concurrency::Limit;
 use crate::metrics::{FailureReason, Metrics, UpstreamMetrics};
 use crate::tls::backend::BackendTls;
+
+/// How often [`Upstream::tick`] is called.
+pub const LOOK: Duration = Duration::from_millis(500);
+
+/// Choices that may be lost to other threads in a row, which takes more than bad luck.
+const RACES: usize = 4;
 
 /// A named group of backends.
 pub struct Upstream {
@@ -149,14 +156,30 @@ impl Upstream {
         if self.is_stale(&plan, wish.now) && self.try_plan(wish.now) {
             plan = self.plan.load();
         }
-        let chosen = plan.choose(wish, tried);
-        let is_new = chosen.is_some_and(|backend| !tried.contains(backend.id()));
-        let backend = match is_new {
-            true => chosen?,
-            false => last_resort(&plan.members, wish, tried).or(chosen)?,
+        // Another thread may have taken the one place that a candidate had.
+        for _ in 0..RACES {
+            let chosen = plan.choose(wish, tried);
+            let is_new = chosen.is_some_and(|backend| !tried.contains(backend.id()));
+            if !is_new && let Some(ejected) = last_resort(&plan.members, wish, tried) {
+                tried.push(ejected.id());
+                return Some(ejected.admit_guest(wish.now));
+            }
+            let backend = chosen?;
+            if let Some(admitted) = backend.admit(wish.now) {
+                tried.push(backend.id());
+                return Some(admitted);
+            }
+        }
+        None
+    }
+
+    /// Whether there is a member that may be given a probe of the upstream and was not.
+    pub fn has_untried(&self, tried: &Tried, now: Instant) -> bool {
+        let is_left = |one: &Backend| {
+            let may = one.accepts(now) || one.state(now) == State::Ejected;
+            may && !tried.contains(one.id())
         };
-        tried.push(backend.id());
-        Some(backend.admit())
+        !tried.is_full() && self.members().iter().any(|one| is_left(one))
     }
 
     /// Whether a member changed its state since the plan was made.
@@ -177,12 +200,12 @@ impl Upstream {
 
     /// Records that the backend answered an attempt with this status, so long after it could begin to.
     /// Everything that is learned of answers is learned here.
-    pub fn answered(&self, backend: &Backend, status: u16, latency: Duration, now: Instant) {
+    pub fn answered(&self, admitted: &mut Admitted, status: u16, latency: Duration, now: Instant) {
         if let Some(limit) = &self.concurrency {
             limit.answered(status, latency, now);
         }
-        backend.known.outlier.succeeded();
-        backend.peers.answered(now);
+        self.learn_of_answer(admitted, status, latency, now);
+        admitted.backend().peers.answered(now);
         if status < 500 {
             self.budget.answered();
         }
@@ -216,35 +239,6 @@ impl Upstream {
         }
     }
 
-    /// Records an attempt that the backend did not answer; ejects it when it is time to.
-    pub fn failed(&self, backend: &Backend, reason: FailureReason, now: Instant) {
-        self.metrics.failed(reason);
-        if let (FailureReason::Timeout, Some(limit)) = (reason, &self.concurrency) {
-            limit.unanswered(now);
-        }
-        if !backend.known.outlier.failed(&self.config.outlier) || backend.state(now) != State::Up {
-            return;
-        }
-        let _one_at_a_time = self.plan_alone();
-        let members = self.members();
-        let ejected = self.count(State::Ejected, now);
-        let allowed = (self.config.outlier.max_ejected * members.len() as f64) as usize;
-        if ejected >= allowed || backend.state(now) != State::Up {
-            return;
-        }
-        let time = backend.known.outlier.eject(&self.config.outlier, now);
-        backend.metrics.ejected();
-        log::warn!(
-            "upstream={} backend={} ejected for {}s after consecutive failures, last error: {}",
-            self.name,
-            backend.name,
-            time.as_secs_f32(),
-            reason.as_str(),
-        );
-        self.changes.fetch_add(1, Ordering::Relaxed);
-        self.plan_locked(members, now);
-    }
-
     /// Takes over what the row of a backend's probes comes to, and why.
     pub fn probed(&self, backend: &Backend, up: bool, reason: Option<&str>, now: Instant) {
         if !backend.known.probed.set(up) {
@@ -276,15 +270,13 @@ impl Upstream {
     /// A member changed its state: every generation shall look again. To be called by whatever decides
     /// on that.
     fn changed(&self, now: Instant) {
-        self.changes.fetch_add(1, Ordering::Relaxed);
+        self.note_change();
         let _one_at_a_time = self.plan_alone();
         self.plan_locked(self.members(), now);
     }
 
-    fn count(&self, state: State, now: Instant) -> usize {
-        let members = self.members();
-        let those = members.iter().filter(|one| one.state(now) == state);
-        those.count()
+    fn note_change(&self) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
     }
 
     fn plan_alone(&self) -> MutexGuard<'_, ()> {

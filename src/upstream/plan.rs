@@ -27,8 +27,9 @@ impl Plan {
         let mut choices = Vec::with_capacity(members.len());
         let mut due: Option<Instant> = None;
         for (member, backend) in (0u16..).zip(members.iter()) {
-            let is_up = backend.state(now) == State::Up;
-            if is_up {
+            let state = backend.state(now);
+            let is_up = state == State::Up;
+            if is_up || state == State::Returning {
                 choices.push((member, backend.weight));
             } else if let Some(until) = backend.known.outlier.ejected_until(now) {
                 due = Some(due.map_or(until, |due| due.min(until)));

@@ -36,6 +36,18 @@ fn chosen(upstream: &Upstream, now: Instant, times: usize) -> Vec<String> {
         .collect()
 }
 
+/// An attempt that the backend does not answer.
+fn fail(upstream: &Upstream, backend: &Arc<Backend>, now: Instant) {
+    let mut admitted = backend.admit_guest(now);
+    upstream.failed(&mut admitted, FailureReason::Connect, now);
+}
+
+fn count(upstream: &Upstream, state: State, now: Instant) -> usize {
+    let members = upstream.members();
+    let those = members.iter().filter(|one| one.state(now) == state);
+    those.count()
+}
+
 #[test]
 fn members_take_turns_and_a_retry_goes_elsewhere() {
     let now = Instant::now();
@@ -62,16 +74,16 @@ fn a_failing_member_is_left_out_and_comes_back() {
     let now = Instant::now();
     let upstream = upstream(2, now);
     let failing = Arc::clone(&upstream.members()[0]);
-    upstream.failed(&failing, FailureReason::Connect, now);
+    fail(&upstream, &failing, now);
     assert_eq!(failing.state(now), State::Up);
-    upstream.failed(&failing, FailureReason::Connect, now);
+    fail(&upstream, &failing, now);
     assert_eq!(failing.state(now), State::Ejected);
     assert!(
         chosen(&upstream, now, 4)
             .iter()
             .all(|name| name == "127.0.0.1:2")
     );
-    let later = now + Duration::from_secs(11);
+    let later = now + Duration::from_secs(12);
     assert!(chosen(&upstream, later, 4).contains(&"127.0.0.1:1".to_owned()));
 }
 
@@ -81,15 +93,15 @@ fn the_last_members_are_not_ejected() {
     let upstream = upstream(2, now);
     for backend in upstream.members().iter() {
         for _ in 0..5 {
-            upstream.failed(backend, FailureReason::Reset, now);
+            fail(&upstream, backend, now);
         }
     }
-    assert_eq!(upstream.count(State::Ejected, now), 1);
+    assert_eq!(count(&upstream, State::Ejected, now), 1);
     let alone = Upstream::compile(&config(1), &Metrics::new("gateway"), now, None);
     for _ in 0..9 {
-        alone.failed(&alone.members()[0], FailureReason::Reset, now);
+        fail(&alone, &alone.members()[0], now);
     }
-    assert_eq!(alone.count(State::Up, now), 1);
+    assert_eq!(count(&alone, State::Up, now), 1);
 }
 
 #[test]
@@ -118,7 +130,8 @@ fn connections_are_given_up_only_if_nothing_is_answered() {
     let key = || backend.peer(Purpose::Request).group_key;
     let first = key();
     let started = Instant::now();
-    upstream.answered(backend, 200, Duration::from_millis(1), Instant::now());
+    let mut admitted = backend.admit_guest(started);
+    upstream.answered(&mut admitted, 200, Duration::from_millis(1), Instant::now());
     upstream.waited_in_vain(backend, started);
     assert_eq!(key(), first);
     upstream.waited_in_vain(backend, Instant::now() + Duration::from_secs(1));
@@ -142,7 +155,7 @@ fn what_is_known_of_a_member_that_stays_outlives_a_reload() {
     let old = Upstream::compile(&config(2), &metrics, now, None);
     let failing = Arc::clone(&old.members()[0]);
     for _ in 0..2 {
-        old.failed(&failing, FailureReason::Connect, now);
+        fail(&old, &failing, now);
     }
     let busy = old.select(Wish::at(now), &mut Tried::default());
     let new = Upstream::compile(&config(3), &metrics, now, Some(&old));
@@ -164,7 +177,7 @@ fn what_an_older_generation_learns_counts_in_the_newer_one() {
     let new = Upstream::compile(&config(4), &metrics, now, Some(&old));
     assert!(chosen(&new, now, 4).contains(&"127.0.0.1:1".to_owned()));
     for _ in 0..2 {
-        old.failed(&old.members()[0], FailureReason::Reset, now);
+        fail(&old, &old.members()[0], now);
     }
     assert!(!chosen(&new, now, 8).contains(&"127.0.0.1:1".to_owned()));
 }
@@ -193,7 +206,7 @@ fn a_retry_goes_to_an_ejected_member_before_it_goes_back() {
     let upstream = upstream(2, now);
     let members = upstream.members();
     for _ in 0..2 {
-        upstream.failed(&members[0], FailureReason::Connect, now);
+        fail(&upstream, &members[0], now);
     }
     assert_eq!(members[0].state(now), State::Ejected);
     let mut tried = Tried::default();
@@ -211,11 +224,55 @@ fn a_probe_goes_to_whoever_is_ejected_when_everybody_is() {
         "{ backends: ['127.0.0.1:1'], outlier: { consecutive_failures: 1, max_ejected: 100% } }",
     );
     let upstream = Upstream::compile(&config, &Metrics::new("gateway"), now, None);
-    upstream.failed(&upstream.members()[0], FailureReason::Connect, now);
+    fail(&upstream, &upstream.members()[0], now);
     let select = |wish: Wish| upstream.select(wish, &mut Tried::default());
     assert!(select(Wish::at(now)).is_none());
     assert!(select(Wish::at(now).probing(true)).is_some());
     // What an operator or a health check took out stays out.
     upstream.probed(&upstream.members()[0], false, None, now);
     assert!(select(Wish::at(now).probing(true)).is_none());
+}
+
+#[test]
+fn a_member_that_returns_gets_one_request_at_a_time_until_it_is_well() {
+    let now = Instant::now();
+    let upstream = upstream(2, now);
+    let returning = Arc::clone(&upstream.members()[0]);
+    (0..2).for_each(|_| fail(&upstream, &returning, now));
+    let later = now + Duration::from_secs(12);
+    for _ in 0..2 {
+        assert_eq!(returning.state(later), State::Returning);
+        let select = || upstream.select(Wish::at(later), &mut Tried::default());
+        let admitted: Vec<_> = (0..6).filter_map(|_| select()).collect();
+        assert_eq!((admitted.len(), returning.in_flight()), (6, 1));
+        for mut one in admitted {
+            upstream.answered(&mut one, 200, Duration::ZERO, later);
+        }
+    }
+    assert_eq!(returning.state(later), State::Up);
+    assert_eq!(
+        chosen(&upstream, later, 8)
+            .iter()
+            .filter(|one| **one == *returning.name)
+            .count(),
+        4
+    );
+}
+
+#[test]
+fn a_member_that_stands_out_is_ejected_between_requests() {
+    let now = Instant::now();
+    let upstream = upstream(4, now);
+    for backend in upstream.members().iter() {
+        let is_bad = *backend.name == *"127.0.0.1:3";
+        for number in 0..100 {
+            let mut admitted = backend.admit_guest(now);
+            let status = if is_bad && number % 3 == 0 { 500 } else { 200 };
+            upstream.answered(&mut admitted, status, Duration::from_millis(1), now);
+        }
+    }
+    assert_eq!(count(&upstream, State::Up, now), 4);
+    upstream.tick(now);
+    assert_eq!(upstream.members()[2].state(now), State::Ejected);
+    assert_eq!(count(&upstream, State::Up, now), 3);
 }

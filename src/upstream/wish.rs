@@ -40,6 +40,11 @@ impl Tried {
         self.count == 0
     }
 
+    /// Whether there is no room to remember another one.
+    pub fn is_full(&self) -> bool {
+        self.count == self.backends.len()
+    }
+
     /// Whether one was given to this backend.
     pub fn contains(&self, backend: u32) -> bool {
         self.backends[..self.count].contains(&backend)

@@ -176,6 +176,22 @@ fn one_dead_backend_among_several_opens_nothing() {
 }
 
 #[test]
+fn one_probe_finds_the_only_backend_that_is_back() {
+    let dead: Vec<_> = (0..4).map(|_| DeadPort::refusing()).collect();
+    let mut last = Origin::echo();
+    let mut addresses: Vec<_> = dead.iter().map(DeadPort::address).collect();
+    addresses.push(last.address());
+    last.stop();
+    let gateway = Gateway::with_upstream(&addresses, "    circuit_breaker: { timeout: 2s }");
+    open(&gateway);
+    last.restart();
+    eventually("it is found", || get(gateway.addr(), "/").status == 200);
+    let opened = [("backend_service", "u"), ("to", "open")];
+    let transitions = "gateway_circuit_breaker_transitions_total";
+    assert_eq!(gateway.metric(transitions, &opened), 1.0, "no probe failed");
+}
+
+#[test]
 fn what_a_failure_is_can_be_said() {
     let (origin, status) = moody();
     status.store(500, Ordering::SeqCst);

@@ -46,6 +46,7 @@ mod metrics;
 mod no_loss;
 mod nominations;
 mod open_ends;
+mod outlier;
 mod overload;
 mod process;
 mod process_limits;

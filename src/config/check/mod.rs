@@ -12,6 +12,7 @@ mod health_check;
 mod ip_access;
 mod listener_tls;
 mod matching;
+mod outlier;
 mod process;
 mod ratelimit;
 mod redis;

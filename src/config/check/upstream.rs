@@ -8,7 +8,7 @@ use http::Uri;
 
 use super::Checker;
 use crate::config::file;
-use crate::config::model::{Backend, Balance, Http2, Outlier, Pool, Protocol, Timeouts, Upstream};
+use crate::config::model::{Backend, Balance, Http2, Pool, Protocol, Timeouts, Upstream};
 use crate::config::problem::{Invalid, quote};
 use crate::config::scalar::List;
 use crate::config::tree::{Content, Path};
@@ -284,23 +284,6 @@ impl Checker<'_> {
             // Given when all upstreams are known.
             fallback: None,
         })
-    }
-
-    fn outlier(&mut self, written: &file::Outlier, at: &Path<'_>) -> Outlier {
-        let base_ejection = written.base_ejection.0;
-        let key = at.key("max_ejection");
-        if written.max_ejection.0 < base_ejection && self.is_written(&key) {
-            self.refuse(
-                &key,
-                "is shorter than `base_ejection`, expected at least that",
-            );
-        }
-        Outlier {
-            consecutive_failures: written.consecutive_failures,
-            base_ejection,
-            max_ejection: written.max_ejection.0.max(base_ejection),
-            max_ejected: written.max_ejected.0,
-        }
     }
 }
 

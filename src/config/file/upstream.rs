@@ -3,11 +3,12 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::super::scalar::{Duration, List, Share, Size};
+use super::super::scalar::{Duration, List, Size};
 use super::circuit_breaker::{CircuitBreaker, Fallback};
 use super::concurrency::UpstreamConcurrency;
 use super::discovery::Discovery;
 use super::health_check::HealthCheck;
+use super::outlier::Outlier;
 use super::{Retries, secs};
 
 /// One upstream.
@@ -168,23 +169,6 @@ pub struct Pool {
     pub idle_timeout: Duration,
 }
 
-/// See [`Upstream::outlier`].
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Outlier {
-    /// Failed attempts in a row (refused, reset, timed out) that eject a backend; 0 turns it off.
-    #[schemars(range(min = 0, max = 1000))]
-    pub consecutive_failures: u32,
-    /// How long the first ejection lasts; each further one without a success in between lasts
-    /// twice as long.
-    pub base_ejection: Duration,
-    /// How long an ejection lasts at most.
-    pub max_ejection: Duration,
-    /// The share of the backends that may be ejected at once, rounded down. An only backend is
-    /// never ejected, except with `100%`.
-    pub max_ejected: Share,
-}
-
 pub(super) fn one() -> u32 {
     1
 }
@@ -227,17 +211,6 @@ impl Default for Pool {
     fn default() -> Self {
         Self {
             idle_timeout: secs(30),
-        }
-    }
-}
-
-impl Default for Outlier {
-    fn default() -> Self {
-        Self {
-            consecutive_failures: 5,
-            base_ejection: secs(10),
-            max_ejection: secs(5 * 60),
-            max_ejected: Share(0.5),
         }
     }
 }

@@ -191,6 +191,26 @@ impl Gate {
         State::of(self.view.load(Relaxed))
     }
 
+    /// Its state at this time: one that is open for no longer is as good as half-open.
+    pub fn state_at(&self, now: Instant) -> State {
+        match self.state() {
+            State::Open if self.millis(now) >= self.until.load(Relaxed) => State::HalfOpen,
+            state => state,
+        }
+    }
+
+    /// Probes under way.
+    pub fn probing(&self) -> u32 {
+        self.probing.load(Relaxed)
+    }
+
+    /// When it is open no longer.
+    pub fn open_until(&self) -> Option<Instant> {
+        let until = self.until.load(Relaxed);
+        let is_open = self.state() == State::Open && until != u64::MAX;
+        is_open.then(|| self.epoch + Duration::from_millis(until))
+    }
+
     /// Whether it is closed, in this generation.
     pub fn is_closed_in(&self, generation: u64) -> bool {
         self.view.load(Relaxed) == generation << 2
@@ -236,6 +256,16 @@ impl Gate {
     pub fn open(&self, generation: u64, lasts: Duration, why: Why, now: Instant) -> bool {
         let mut inner = self.lock();
         if inner.forced || self.generation() != generation {
+            return false;
+        }
+        self.change(&mut inner, State::Open, why, Some(lasts), now);
+        true
+    }
+
+    /// Opens it for this long, unless it is open. Says whether it did.
+    pub fn open_now(&self, lasts: Duration, why: Why, now: Instant) -> bool {
+        let mut inner = self.lock();
+        if inner.forced || self.state_at(now) == State::Open {
             return false;
         }
         self.change(&mut inner, State::Open, why, Some(lasts), now);

@@ -10,8 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use gate::Gate;
-pub use gate::{Change, Pass, Refused, Standing, State, Why};
+pub use gate::{Change, Gate, Pass, Refused, Standing, State, Why};
 use window::Window;
 
 use crate::config::model;

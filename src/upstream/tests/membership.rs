@@ -42,8 +42,9 @@ fn a_member_that_goes_finishes_its_requests() {
     let gone = gone.unwrap_or_else(|| panic!("nobody was chosen"));
     upstream.set_members(&found(&[(2, 1)]), &metrics, now);
     assert_eq!(gone.in_flight(), 1);
-    upstream.answered(&gone, 200, Duration::ZERO, now);
-    upstream.failed(&gone, FailureReason::Reset, now);
+    let mut busy = busy.unwrap_or_else(|| panic!("nobody was chosen"));
+    upstream.answered(&mut busy, 200, Duration::ZERO, now);
+    upstream.failed(&mut busy, FailureReason::Reset, now);
     drop(busy);
     assert_eq!(gone.in_flight(), 0);
     assert_eq!(Arc::strong_count(&gone), 1, "nobody else keeps it");

@@ -1,0 +1,129 @@
+//! Takes backends out that fail real requests, and back in: what follows from what is learned of each.
+
+use std::time::{Duration, Instant};
+
+use super::backend::{Admitted, Backend, State};
+use super::outlier::judge::judge;
+use super::outlier::{Ejection, Failed, Learned};
+use super::{LOOK, Upstream};
+use crate::metrics::FailureReason;
+
+impl Upstream {
+    /// Records that the backend answered an attempt with this status, so long after it could begin to.
+    pub(super) fn learn_of_answer(
+        &self,
+        admitted: &mut Admitted,
+        status: u16,
+        latency: Duration,
+        now: Instant,
+    ) {
+        let policy = &self.config.outlier;
+        let is_server_error = (500..600).contains(&status);
+        let pass = admitted.pass.take();
+        let backend = admitted.backend();
+        let outlier = &backend.known.outlier;
+        if policy.compares() {
+            outlier.tally.answered(latency, is_server_error);
+        }
+        let learned = outlier.answered(policy, pass, is_server_error, now);
+        self.follow(backend, learned, now);
+    }
+
+    /// Records that an answer came to its end.
+    pub fn completed(&self, backend: &Backend) {
+        backend.known.outlier.completed();
+    }
+
+    /// Records an attempt that the backend did not answer, or not to the end; ejects it when it is time
+    /// to.
+    pub fn failed(&self, admitted: &mut Admitted, reason: FailureReason, now: Instant) {
+        self.metrics.failed(reason);
+        if let (FailureReason::Timeout, Some(limit)) = (reason, &self.concurrency) {
+            limit.unanswered(now);
+        }
+        let policy = &self.config.outlier;
+        let pass = admitted.pass.take();
+        let waited = now.saturating_duration_since(admitted.began);
+        let backend = admitted.backend();
+        let outlier = &backend.known.outlier;
+        let is_broken_off = matches!(
+            reason,
+            FailureReason::ResetInBody | FailureReason::TimeoutInBody
+        );
+        if policy.compares() {
+            outlier.tally.failed((!is_broken_off).then_some(waited));
+        }
+        let failed = match is_broken_off {
+            true => Failed::BrokenOff,
+            false => Failed::Unanswered(pass),
+        };
+        let learned = outlier.failed(policy, failed);
+        self.follow(backend, learned, now);
+    }
+
+    fn follow(&self, backend: &Backend, learned: Learned, now: Instant) {
+        match learned {
+            Learned::Nothing => {}
+            Learned::Bad(why) => self.eject(backend, why, now),
+            Learned::Well => {
+                log::info!(
+                    "upstream={} backend={} is back: it answers again",
+                    self.name,
+                    backend.name
+                );
+                self.changed(now);
+            }
+        }
+    }
+
+    /// Ejects a backend, if that leaves enough of them.
+    fn eject(&self, backend: &Backend, why: Ejection, now: Instant) {
+        let policy = &self.config.outlier;
+        let _one_at_a_time = self.plan_alone();
+        let members = self.members();
+        let is_out = |one: &Backend| matches!(one.state(now), State::Ejected | State::Returning);
+        let out = members.iter().filter(|one| is_out(one)).count();
+        let allowed = (policy.max_ejected * members.len() as f64) as usize;
+        let state = backend.state(now);
+        // Who returns is counted among those that are out already.
+        let may = state == State::Returning || (state == State::Up && out < allowed);
+        if !may {
+            return;
+        }
+        let Some(time) = backend.known.outlier.eject(policy, now) else {
+            return;
+        };
+        backend.metrics.ejected(why.reason());
+        log::warn!(
+            "upstream={} backend={} ejected for {:.1}s: {why}",
+            self.name,
+            backend.name,
+            time.as_secs_f32(),
+        );
+        self.note_change();
+        self.plan_locked(members, now);
+    }
+
+    /// Compares the members with each other, to be called every [`LOOK`].
+    pub(super) fn compare(&self, now: Instant) {
+        let policy = &self.config.outlier;
+        if !policy.compares() {
+            return;
+        }
+        let members = self.members();
+        let (up, out): (Vec<_>, Vec<_>) = members
+            .iter()
+            .partition(|member| member.state(now) == State::Up);
+        for member in out {
+            member.known.outlier.tally.forget();
+        }
+        let left = 1.0 - LOOK.as_secs_f32() / policy.window.as_secs_f32();
+        let looks: Vec<_> = up
+            .iter()
+            .map(|member| member.known.outlier.tally.look(left.max(0.0)))
+            .collect();
+        for (place, why) in judge(policy, &looks, LOOK) {
+            self.eject(up[place], why, now);
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Passive ejection: a backend that fails real requests is left out for a while.
+//!
+//! An ejection is the open circuit of one backend. Its time doubles with each further one, and is halved
+//! again for each stretch of being well. When it is over the backend is half-open: a few requests find out
+//! whether it is well, before it gets its share.
+
+pub mod judge;
+pub mod tally;
+
+use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::breaker::{Gate, Pass, State, Why, jittered};
+use crate::config::model;
+use crate::metrics::EjectionReason;
+use tally::Tally;
+
+/// Requests at the same time that find out whether a backend is well again.
+const PROBES: u32 = 1;
+/// How many of them must succeed.
+const GOOD_PROBES: u32 = 2;
+
+/// Why a backend is ejected.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Ejection {
+    /// So many attempts in a row were not answered, or broken off.
+    Failures(u32),
+    /// So many answers in a row had a status from 500 on.
+    ServerErrors(u32),
+    /// It was tried again, and failed again.
+    Probe,
+    /// A share of its attempts failed, and a smaller one of those at the others.
+    FailureRate(f64, f64),
+    /// Its answers come so late, those of the others so soon.
+    Slow(Duration, Duration),
+    /// It answers nothing, while others do.
+    Stalled,
+}
+
+impl Ejection {
+    /// The word for it in metrics.
+    pub fn reason(self) -> EjectionReason {
+        match self {
+            Self::Failures(_) => EjectionReason::ConsecutiveFailures,
+            Self::ServerErrors(_) => EjectionReason::ConsecutiveServerErrors,
+            Self::Probe => EjectionReason::Probe,
+            Self::FailureRate(..) => EjectionReason::FailureRate,
+            Self::Slow(..) | Self::Stalled => EjectionReason::Slow,
+        }
+    }
+}
+
+impl fmt::Display for Ejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failures(count) => write!(f, "{count} attempts failed in a row"),
+            Self::ServerErrors(count) => write!(f, "{count} answers in a row were 5xx"),
+            Self::Probe => f.write_str("it failed again"),
+            Self::FailureRate(own, others) => write!(
+                f,
+                "{:.0}% of its attempts failed, {:.0}% at the others",
+                own * 100.0,
+                others * 100.0
+            ),
+            Self::Slow(own, others) => write!(
+                f,
+                "half of its answers take {}ms and more, {}ms at the others",
+                own.as_millis(),
+                others.as_millis()
+            ),
+            Self::Stalled => f.write_str("it answers nothing while others do"),
+        }
+    }
+}
+
+/// What is known of one backend from the requests it was given.
+#[derive(Debug)]
+pub struct Outlier {
+    gate: Arc<Gate>,
+    /// Attempts in a row that were not answered.
+    unanswered: AtomicU32,
+    /// Answers in a row that were broken off.
+    broken: AtomicU32,
+    /// Answers in a row with a status from 500 on.
+    server_errors: AtomicU32,
+    growth: Mutex<Growth>,
+    /// What it is compared with the others by.
+    pub tally: Tally,
+}
+
+/// How long the next ejection lasts.
+#[derive(Debug, Default)]
+struct Growth {
+    times: u32,
+    /// When the last one ends.
+    ends: Option<Instant>,
+}
+
+impl Outlier {
+    /// A backend nothing is known of.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            // Its upstream tells of changes, with names.
+            gate: Gate::new(now, Box::new(|_| {})),
+            unanswered: AtomicU32::new(0),
+            broken: AtomicU32::new(0),
+            server_errors: AtomicU32::new(0),
+            growth: Mutex::default(),
+            tally: Tally::default(),
+        }
+    }
+
+    /// Closed: it is in. Open: it is ejected. Half-open: its ejection is over, and it has to show that it
+    /// is well.
+    pub fn state(&self, now: Instant) -> State {
+        self.gate.state_at(now)
+    }
+
+    /// Whether it may be given a request.
+    pub fn has_room(&self, now: Instant) -> bool {
+        match self.state(now) {
+            State::Closed => true,
+            State::HalfOpen => self.gate.probing() < PROBES,
+            State::Open => false,
+        }
+    }
+
+    /// Lets a request in, if there is room.
+    pub fn admit(&self, now: Instant) -> Option<Pass> {
+        self.gate.admit(PROBES, now).ok()
+    }
+
+    /// Records an answer to a request that was let in, or was given to it although it is ejected. Says
+    /// what follows.
+    pub fn answered(
+        &self,
+        policy: &model::Outlier,
+        pass: Option<Pass>,
+        is_server_error: bool,
+        now: Instant,
+    ) -> Learned {
+        match pass {
+            Some(Pass::Ordinary(generation)) => {
+                if !self.gate.is_closed_in(generation) {
+                    return Learned::Nothing;
+                }
+                // Loads first: on the good path nothing is written, and no cache line changes hands.
+                reset(&self.unanswered);
+                self.count_server_error(policy, is_server_error)
+            }
+            Some(Pass::Probe(probe)) => {
+                let is_bad = is_server_error && policy.consecutive_5xx > 0;
+                match is_bad {
+                    true => Learned::Bad(Ejection::Probe),
+                    false if self.gate.succeeded(&probe, GOOD_PROBES, now) => {
+                        self.forget();
+                        Learned::Well
+                    }
+                    false => Learned::Nothing,
+                }
+            }
+            None => {
+                self.gate.half_open_early(Why::ProbesSucceeded, now);
+                Learned::Nothing
+            }
+        }
+    }
+
+    fn count_server_error(&self, policy: &model::Outlier, is_server_error: bool) -> Learned {
+        if !is_server_error {
+            reset(&self.server_errors);
+            return Learned::Nothing;
+        }
+        let errors = self.server_errors.fetch_add(1, Relaxed) + 1;
+        match policy.consecutive_5xx > 0 && errors >= policy.consecutive_5xx {
+            true => Learned::Bad(Ejection::ServerErrors(errors)),
+            false => Learned::Nothing,
+        }
+    }
+
+    /// Records that an answer came to its end.
+    pub fn completed(&self) {
+        reset(&self.broken);
+    }
+
+    /// Records an attempt that failed: with its pass if it was not answered, without if it had been.
+    pub fn failed(&self, policy: &model::Outlier, failed: Failed) -> Learned {
+        let (row, is_probe) = match failed {
+            Failed::Unanswered(Some(Pass::Ordinary(generation))) => {
+                if !self.gate.is_closed_in(generation) {
+                    return Learned::Nothing;
+                }
+                (&self.unanswered, false)
+            }
+            Failed::Unanswered(Some(Pass::Probe(_))) => (&self.unanswered, true),
+            // It is ejected, and stays so.
+            Failed::Unanswered(None) => return Learned::Nothing,
+            Failed::BrokenOff => (&self.broken, false),
+        };
+        let failures = row.fetch_add(1, Relaxed) + 1;
+        let is_off = policy.consecutive_failures == 0;
+        match is_probe {
+            true => Learned::Bad(Ejection::Probe),
+            false if !is_off && failures >= policy.consecutive_failures => {
+                Learned::Bad(Ejection::Failures(failures))
+            }
+            false => Learned::Nothing,
+        }
+    }
+
+    /// Ejects it from now on and says for how long, unless it is out already.
+    pub fn eject(&self, policy: &model::Outlier, now: Instant) -> Option<Duration> {
+        let mut growth = self.growth.lock().unwrap_or_else(PoisonError::into_inner);
+        let well = growth
+            .ends
+            .map(|ends| now.saturating_duration_since(ends))
+            .unwrap_or_default();
+        let base = policy.base_ejection.as_millis().max(1);
+        let steps = u32::try_from(well.as_millis() / base).unwrap_or(u32::MAX);
+        let times = growth.times.saturating_sub(steps);
+        let time = policy
+            .base_ejection
+            .saturating_mul(1 << times.min(16))
+            .min(policy.max_ejection);
+        let time = jittered(time);
+        if !self
+            .gate
+            .open_now(time, Why::Failures(policy.consecutive_failures), now)
+        {
+            return None;
+        }
+        *growth = Growth {
+            times: times + 1,
+            ends: Some(now + time),
+        };
+        self.forget();
+        Some(time)
+    }
+
+    /// When its ejection ends, if it is ejected at `now`.
+    pub fn ejected_until(&self, now: Instant) -> Option<Instant> {
+        self.gate.open_until().filter(|until| *until > now)
+    }
+
+    fn forget(&self) {
+        for row in [&self.unanswered, &self.broken, &self.server_errors] {
+            reset(row);
+        }
+    }
+}
+
+/// An attempt that failed.
+#[derive(Debug)]
+pub enum Failed {
+    /// Without an answer.
+    Unanswered(Option<Pass>),
+    /// Inside its answer.
+    BrokenOff,
+}
+
+/// What follows from what became of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Learned {
+    /// Nothing.
+    Nothing,
+    /// The backend should be ejected.
+    Bad(Ejection),
+    /// It is well again.
+    Well,
+}
+
+fn reset(row: &AtomicU32) {
+    if row.load(Relaxed) != 0 {
+        row.store(0, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests;

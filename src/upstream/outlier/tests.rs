@@ -1,0 +1,156 @@
+//! Ejections over time, which is passed in.
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn policy() -> model::Outlier {
+    model::Outlier {
+        consecutive_failures: 3,
+        consecutive_5xx: 0,
+        failure_rate: 0.0,
+        slow_factor: 0,
+        slow_at_least: SECOND,
+        minimum_requests: 20,
+        window: 10 * SECOND,
+        base_ejection: 10 * SECOND,
+        max_ejection: 30 * SECOND,
+        max_ejected: 0.5,
+    }
+}
+
+fn answer(outlier: &Outlier, now: Instant) -> Learned {
+    let pass = outlier.admit(now);
+    assert!(pass.is_some(), "there is room");
+    outlier.answered(&policy(), pass, false, now)
+}
+
+fn fail(outlier: &Outlier, now: Instant) -> Learned {
+    let pass = outlier.admit(now);
+    assert!(pass.is_some(), "there is room");
+    outlier.failed(&policy(), Failed::Unanswered(pass))
+}
+
+/// The time of an ejection, which is within a tenth of this.
+#[track_caller]
+fn assert_lasts(time: Option<Duration>, about: Duration) -> Duration {
+    let time = time.expect("it is ejected");
+    assert!(
+        time >= about * 9 / 10 && time <= about * 11 / 10,
+        "{time:?}"
+    );
+    time
+}
+
+#[test]
+fn failures_in_a_row_eject_and_an_answer_starts_over() {
+    let now = Instant::now();
+    let outlier = Outlier::new(now);
+    assert_eq!(fail(&outlier, now), Learned::Nothing);
+    assert_eq!(fail(&outlier, now), Learned::Nothing);
+    assert_eq!(answer(&outlier, now), Learned::Nothing);
+    assert_eq!(fail(&outlier, now), Learned::Nothing);
+    assert_eq!(fail(&outlier, now), Learned::Nothing);
+    assert_eq!(fail(&outlier, now), Learned::Bad(Ejection::Failures(3)));
+}
+
+#[test]
+fn answers_that_are_broken_off_count_for_themselves() {
+    let now = Instant::now();
+    let outlier = Outlier::new(now);
+    let break_off = || {
+        answer(&outlier, now);
+        outlier.failed(&policy(), Failed::BrokenOff)
+    };
+    assert_eq!(break_off(), Learned::Nothing);
+    outlier.completed();
+    assert_eq!(break_off(), Learned::Nothing);
+    assert_eq!(break_off(), Learned::Nothing);
+    assert_eq!(break_off(), Learned::Bad(Ejection::Failures(3)));
+}
+
+#[test]
+fn server_errors_in_a_row_eject_if_wanted() {
+    let now = Instant::now();
+    let outlier = Outlier::new(now);
+    let wanted = model::Outlier {
+        consecutive_5xx: 2,
+        ..policy()
+    };
+    let error = |policy: &model::Outlier| outlier.answered(policy, outlier.admit(now), true, now);
+    assert_eq!(error(&wanted), Learned::Nothing);
+    assert_eq!(answer(&outlier, now), Learned::Nothing);
+    assert_eq!(error(&wanted), Learned::Nothing);
+    assert_eq!(error(&wanted), Learned::Bad(Ejection::ServerErrors(2)));
+    assert_eq!(error(&policy()), Learned::Nothing);
+}
+
+#[test]
+fn who_returns_has_to_show_that_it_is_well() {
+    let now = Instant::now();
+    let outlier = Outlier::new(now);
+    let time = assert_lasts(outlier.eject(&policy(), now), 10 * SECOND);
+    assert!(!outlier.has_room(now) && outlier.admit(now).is_none());
+    assert_eq!(outlier.eject(&policy(), now), None, "it is out already");
+    let back = now + time + SECOND / 100;
+    assert!(outlier.ejected_until(back).is_none());
+    assert_eq!(outlier.state(back), State::HalfOpen);
+    let first = outlier.admit(back);
+    assert!(!outlier.has_room(back), "one at a time");
+    assert_eq!(
+        outlier.answered(&policy(), first, false, back),
+        Learned::Nothing
+    );
+    assert_eq!(answer(&outlier, back), Learned::Well);
+    assert_eq!(outlier.state(back), State::Closed);
+}
+
+#[test]
+fn a_further_ejection_is_longer_and_time_that_is_well_makes_it_shorter_again() {
+    let mut now = Instant::now();
+    let outlier = Outlier::new(now);
+    for about in [10, 20, 30, 30] {
+        now += assert_lasts(outlier.eject(&policy(), now), about * SECOND) + SECOND / 100;
+        assert_eq!(fail(&outlier, now), Learned::Bad(Ejection::Probe));
+    }
+    // One success does not make up for all of it.
+    now += assert_lasts(outlier.eject(&policy(), now), 30 * SECOND) + SECOND / 100;
+    answer(&outlier, now);
+    answer(&outlier, now);
+    now += assert_lasts(outlier.eject(&policy(), now), 30 * SECOND);
+    now += 51 * SECOND;
+    answer(&outlier, now);
+    answer(&outlier, now);
+    now += assert_lasts(outlier.eject(&policy(), now), 20 * SECOND);
+    now += 3600 * SECOND;
+    answer(&outlier, now);
+    answer(&outlier, now);
+    assert_lasts(outlier.eject(&policy(), now), 10 * SECOND);
+}
+
+#[test]
+fn what_began_before_an_ejection_says_nothing_after_it() {
+    let now = Instant::now();
+    let outlier = Outlier::new(now);
+    let early: Vec<_> = (0..3).map(|_| outlier.admit(now)).collect();
+    let time = assert_lasts(outlier.eject(&policy(), now), 10 * SECOND);
+    let back = now + time + SECOND / 100;
+    answer(&outlier, back);
+    for pass in early {
+        let failed = Failed::Unanswered(pass);
+        assert_eq!(outlier.failed(&policy(), failed), Learned::Nothing);
+    }
+    assert_eq!(answer(&outlier, back), Learned::Well);
+}
+
+#[test]
+fn a_guest_that_is_answered_ends_the_ejection() {
+    let now = Instant::now();
+    let outlier = Outlier::new(now);
+    assert_lasts(outlier.eject(&policy(), now), 10 * SECOND);
+    let failed = Failed::Unanswered(None);
+    assert_eq!(outlier.failed(&policy(), failed), Learned::Nothing);
+    assert_eq!(outlier.state(now), State::Open);
+    outlier.answered(&policy(), None, false, now);
+    assert_eq!(outlier.state(now), State::HalfOpen);
+}
