@@ -170,5 +170,6 @@ fn route(number: usize, hosts: Vec<HostPattern>, path: PathPattern) -> Route {
         timeouts: TimeoutOverrides::default(),
         retries: RouteRetries::default(),
         maintenance: false,
+        fallback: None,
     }
 }

@@ -229,6 +229,7 @@ async fn probe_for_ever(check: Check, target: Target, told: Arc<Told>, delay: Du
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 mod tests {
     use super::*;
 

@@ -1,5 +1,7 @@
 //! Who gets a place of a limit for all, in which order, and that every one comes back.
 
+#![allow(clippy::expect_used, reason = "a failed step is a failed test")]
+
 use std::task::Waker;
 
 use proptest::prelude::*;

@@ -1,5 +1,11 @@
 //! The breaker over time, which is passed in.
 
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a failed step is a failed test"
+)]
+
 use std::sync::Mutex;
 
 use proptest::prelude::*;

@@ -1,5 +1,11 @@
 //! Ejections over time, which is passed in.
 
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a failed step is a failed test"
+)]
+
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
