@@ -169,6 +169,8 @@ fn route(number: usize, hosts: Vec<HostPattern>, path: PathPattern) -> Route {
         max_body_bytes: None,
         timeouts: TimeoutOverrides::default(),
         retries: RouteRetries::default(),
+        fallback: None,
+        mirror: None,
         maintenance: false,
         fallback: None,
     }

@@ -102,10 +102,26 @@ pub struct Attempt {
     pub started: Instant,
     /// Counts the connection as in use.
     pub connection: Option<PooledConnection>,
+    /// When all of the request had been sent.
+    pub sent: Option<Instant>,
     /// The status it answered with, once it has.
     pub answered: Option<u16>,
     /// Whether its end was recorded already, because it failed.
     pub recorded: bool,
+}
+
+impl Attempt {
+    /// With this backend, from now on.
+    pub fn new(admitted: Admitted, now: Instant) -> Self {
+        Self {
+            admitted,
+            started: now,
+            connection: None,
+            sent: None,
+            answered: None,
+            recorded: false,
+        }
+    }
 }
 
 impl RequestContext {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 /// The code that a call ended with.
 pub const STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -57,6 +57,18 @@ pub fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Malformed> {
     Ok(Some(timeout))
 }
 
+/// The value that tells a server that so much is left: milliseconds while eight digits are enough, then
+/// seconds.
+pub fn timeout_value(left: Duration) -> HeaderValue {
+    let millis = left.as_millis().max(1);
+    let text = match millis <= 99_999_999 {
+        true => format!("{millis}m"),
+        false => format!("{}S", left.as_secs().min(99_999_999)),
+    };
+    // Digits and a letter.
+    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("1m"))
+}
+
 /// The code that stands for an HTTP status: the table of gRPC's `http-grpc-status-mapping`, and what
 /// says more where that has only UNKNOWN.
 pub fn code_of(status: StatusCode) -> u8 {
@@ -74,7 +86,6 @@ pub fn code_of(status: StatusCode) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     fn with(name: HeaderName, value: &'static str) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -117,5 +128,17 @@ mod tests {
             assert_eq!(timeout(&with(TIMEOUT, value)), Err(Malformed), "{value}");
         }
         assert_eq!(timeout(&HeaderMap::new()), Ok(None));
+    }
+
+    #[test]
+    fn what_is_left_is_written_as_it_is_read() {
+        for (left, written) in [
+            (Duration::ZERO, "1m"),
+            (Duration::from_micros(1_500), "1m"),
+            (Duration::from_secs(20), "20000m"),
+            (Duration::from_secs(200_000), "200000S"),
+        ] {
+            assert_eq!(timeout_value(left), written);
+        }
     }
 }

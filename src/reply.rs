@@ -59,6 +59,8 @@ pub enum Rejection {
     GatewayTimeout,
     /// The time that the client itself allowed is over.
     DeadlineExceeded,
+    /// The time that the route allows a request as a whole is over.
+    TotalTimeout,
     /// A fault of the gateway itself.
     Internal,
     /// The operators work on what is behind it; what they say about it.
@@ -103,7 +105,7 @@ impl Notice {
 }
 
 /// Every label, for metrics that resolve their handles beforehand.
-pub const LABELS: [&str; 27] = [
+pub const LABELS: [&str; 28] = [
     "bad_request",
     "malformed_body",
     "header_too_large",
@@ -131,6 +133,7 @@ pub const LABELS: [&str; 27] = [
     "overloaded",
     "too_many_concurrent",
     "circuit_open",
+    "total_timeout",
 ];
 
 impl Rejection {
@@ -166,6 +169,7 @@ impl Rejection {
             Self::Overloaded => 24,
             Self::TooManyConcurrent => 25,
             Self::CircuitOpen(_) => 26,
+            Self::TotalTimeout => 27,
         }
     }
 
@@ -194,7 +198,9 @@ impl Rejection {
             | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::RateLimited(_) | Self::TooManyConcurrent => StatusCode::TOO_MANY_REQUESTS,
             Self::BadGateway => StatusCode::BAD_GATEWAY,
-            Self::GatewayTimeout | Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+            Self::GatewayTimeout | Self::DeadlineExceeded | Self::TotalTimeout => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::IpDenied | Self::CorsDenied(_) => StatusCode::FORBIDDEN,
             Self::Auth(refusal) => refusal.status(),
@@ -233,6 +239,7 @@ impl Rejection {
             Self::BadGateway => "The service could not be reached.",
             Self::GatewayTimeout => "The service did not answer in time.",
             Self::DeadlineExceeded => "The time allowed for the request is over.",
+            Self::TotalTimeout => "The request took too long.",
             Self::Internal => "Something went wrong.",
             Self::Maintenance(_) => MAINTENANCE,
             Self::IpDenied => "Access from this address is denied.",
@@ -374,7 +381,7 @@ impl Rejection {
     /// The code that a gRPC client is told.
     pub fn grpc_code(&self) -> u8 {
         match self {
-            Self::DeadlineExceeded => grpc::DEADLINE_EXCEEDED,
+            Self::DeadlineExceeded | Self::TotalTimeout => grpc::DEADLINE_EXCEEDED,
             Self::RateLimited(_) | Self::TooManyConcurrent => grpc::RESOURCE_EXHAUSTED,
             _ => grpc::code_of(self.status()),
         }

@@ -212,6 +212,7 @@ mod tests {
             timeouts: TimeoutOverrides::default(),
             retries: RouteRetries::default(),
             fallback: None,
+            mirror: None,
             maintenance: false,
         }
     }

@@ -11,6 +11,7 @@ mod discovery;
 mod health_check;
 mod ip_access;
 mod listener_tls;
+mod mirror;
 mod outlier;
 mod priority;
 mod ratelimit;
@@ -38,6 +39,7 @@ pub use discovery::*;
 pub use health_check::*;
 pub use ip_access::*;
 pub use listener_tls::{CertificateFiles, ClientAuth, ListenerTls, Tickets};
+pub use mirror::*;
 pub use outlier::*;
 pub use priority::Priority;
 pub use ratelimit::*;
@@ -361,6 +363,10 @@ pub struct Timeouts {
     pub write: Duration,
     /// How long an upgraded connection (WebSocket) may be silent.
     pub upgraded_idle: Duration,
+    /// From the first byte of the request to the last one of the response; `None`: no end.
+    pub request: Option<Duration>,
+    /// Tells backends how many milliseconds are left.
+    pub deadline_header: Option<HeaderName>,
 }
 
 /// How connections to backends are kept.
@@ -406,6 +412,8 @@ pub struct Route {
     pub retries: RouteRetries,
     /// What is done while its upstream cannot be used; `None`: what the upstream says.
     pub fallback: Option<Fallback>,
+    /// Who gets copies of its requests.
+    pub mirror: Option<Mirror>,
     /// Whether it is down for maintenance.
     pub maintenance: bool,
 }
@@ -413,10 +421,16 @@ pub struct Route {
 /// A route's own timeouts; `None` leaves the upstream's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TimeoutOverrides {
+    /// See [`Timeouts::connect`].
+    pub connect: Option<Duration>,
     /// See [`Timeouts::first_byte`].
     pub first_byte: Option<Duration>,
     /// See [`Timeouts::read`].
     pub read: Option<Duration>,
+    /// See [`Timeouts::write`].
+    pub write: Option<Duration>,
+    /// See [`Timeouts::request`].
+    pub request: Option<Duration>,
 }
 
 /// Which requests are a route's own. A request must meet every condition.

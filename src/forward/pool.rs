@@ -14,6 +14,7 @@ use pingora_core::connectors::TransportConnector;
 use pingora_core::connectors::http::v2;
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::client::HttpSession;
+use pingora_core::upstreams::peer::HttpPeer;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::http1::Http1;
@@ -70,16 +71,22 @@ impl Default for Pool {
 }
 
 impl Pool {
-    /// A connection to this backend, and whether it had been used before.
-    pub async fn open(&self, backend: &Backend, purpose: Purpose) -> Result<(Link, bool), Failed> {
+    /// A connection to this backend, and whether it had been used before. `patience` is how long it may
+    /// take to make one, in the place of what the upstream says.
+    pub async fn open(
+        &self,
+        backend: &Backend,
+        purpose: Purpose,
+        patience: Option<Duration>,
+    ) -> Result<(Link, bool), Failed> {
         // What is seldom waited for is on the heap, or every request would make room for it.
         if backend.shares(purpose) {
-            return Box::pin(self.open_shared(backend, purpose)).await;
+            return Box::pin(self.open_shared(backend, purpose, patience)).await;
         }
         if let Some(stream) = self.kept.take(backend.key(purpose)) {
             return Ok((http1(stream), true));
         }
-        let peer = backend.peer(purpose);
+        let peer = peer(backend, purpose, patience);
         let made = Box::pin(self.http1.new_stream(&*peer)).await;
         Ok((http1(made.map_err(Failed::connecting)?), false))
     }
@@ -89,8 +96,9 @@ impl Pool {
         &self,
         backend: &Backend,
         purpose: Purpose,
+        patience: Option<Duration>,
     ) -> Result<(Link, bool), Failed> {
-        let peer = backend.peer(purpose);
+        let peer = peer(backend, purpose, patience);
         let reused = self.http2.reused_http_session(&*peer).await;
         if let Some(session) = reused.map_err(Failed::connecting)? {
             let http2 = Http2::new(session, peer, backend.is_tls());
@@ -128,6 +136,16 @@ impl Pool {
             }
         }
     }
+}
+
+/// The peer to dial, within this time.
+fn peer(backend: &Backend, purpose: Purpose, patience: Option<Duration>) -> Box<HttpPeer> {
+    let mut peer = backend.peer(purpose);
+    if patience.is_some() {
+        peer.options.connection_timeout = patience;
+        peer.options.total_connection_timeout = patience;
+    }
+    peer
 }
 
 fn http1(stream: Stream) -> Link {

@@ -4,18 +4,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
+use tokio::time::timeout_at;
 
 use super::failure::{Failure, Reach};
 use super::kept::Kept;
 use super::relay::{Relay, Relayed};
-use super::{Context, Gateway, authenticate, breaker, forward, limit, retry};
+use super::{
+    Context, Gateway, authenticate, breaker, deadline, forward, hedge, limit, mirror, retry,
+};
 use crate::filter::concurrency::Limit;
 use crate::forward::tunnel::{self, Broken};
 use crate::forward::{Failed, Link};
 use crate::listener::exchange::{ClientFault, Exchange};
 use crate::message::Response;
 use crate::reply::Rejection;
-use crate::upstream::Purpose;
+use crate::upstream::{Backend, Purpose};
 
 impl Gateway {
     /// Has a backend answer.
@@ -24,25 +27,52 @@ impl Gateway {
         exchange: &mut Exchange,
         context: &mut Context,
     ) -> Result<(), Failure> {
+        deadline::set(exchange, context);
         self.enter_upstream(exchange, context).await?;
         breaker::look_again(context)?;
-        let mut kept = retry::kept(context);
+        let copy = mirror::begin(exchange, context);
+        let of_copy = copy.as_ref().map_or(0, |copy| copy.body_bytes());
+        let mut kept = Kept::up_to(retry::kept_bytes(context).max(of_copy));
+        let carried = self.carry(exchange, context, &mut kept).await;
+        if let Some(copy) = copy
+            && !matches!(carried, Err(Failure::Refused(_)))
+        {
+            self.mirror(exchange, copy, kept);
+        }
+        carried
+    }
+
+    /// Has one backend after the other answer, until one does.
+    async fn carry(
+        &self,
+        exchange: &mut Exchange,
+        context: &mut Context,
+        kept: &mut Kept,
+    ) -> Result<(), Failure> {
         loop {
+            if let Some(over) = deadline::over(exchange) {
+                return Err(over);
+            }
             let Some(purpose) = forward::select(exchange, context) else {
                 return Err(Failure::Refused(Rejection::NoHealthyBackend));
             };
             forward::bound_call(exchange, context);
-            let attempt = self.attempt(exchange, context, purpose, &mut kept);
+            let attempt = self.attempt(exchange, context, purpose, kept);
             let wait = match attempt.await {
                 Ok(None) => return Ok(()),
                 Ok(Some(wait)) => wait,
                 Err((Failure::Backend(failed), reach)) => {
-                    match self.attempt_failed(exchange, context, &kept, &failed, reach) {
+                    match self.attempt_failed(exchange, context, kept, &failed, reach) {
                         Some(wait) => wait,
-                        None => return Err(Failure::Backend(failed)),
+                        None => return Err(deadline::regard(exchange, context, failed)),
                     }
                 }
-                Err((failure, _)) => return Err(failure),
+                Err((failure, _)) => {
+                    if let Failure::Client(fault) = failure {
+                        deadline::passed(exchange, context, fault);
+                    }
+                    return Err(failure);
+                }
             };
             if !wait.is_zero() {
                 Box::pin(retry::wait(exchange, wait)).await?;
@@ -62,15 +92,24 @@ impl Gateway {
         let Some(attempt) = &context.attempt else {
             return Err((Failure::Own("no attempt"), Reach::NothingSent));
         };
-        let backend = Arc::clone(attempt.admitted.backend());
-        let opened = self.pool.open(&backend, purpose).await;
-        let (mut link, reused) =
-            opened.map_err(|failed| (Failure::Backend(failed), Reach::NothingSent))?;
+        let mut backend = Arc::clone(attempt.admitted.backend());
+        let opened = self.connect(exchange, context, &backend, purpose).await;
+        let (mut link, mut reused) = opened.map_err(|failure| (failure, Reach::NothingSent))?;
         note_connection(context, &link, reused);
-        let relayed = self.relay(exchange, context, &mut link, kept).await;
-        let reach = Reach::Sent {
-            on_kept_connection: reused,
-        };
+        let mut head = None;
+        if let Some(after) = hedge::after(exchange, context) {
+            // On the heap, so that requests without it do not make room for it.
+            let winner = Box::pin(self.race(exchange, context, link, reused, after)).await?;
+            (link, reused, head) = (winner.link, winner.reused, winner.head);
+            if let Some(attempt) = &context.attempt {
+                backend = Arc::clone(attempt.admitted.backend());
+            }
+        } else {
+            let begun = begin(exchange, context, &mut link);
+            begun.map_err(|failure| (failure, Reach::of(reused)))?;
+        }
+        let relayed = self.relay(exchange, context, &mut link, kept, head).await;
+        let reach = Reach::of(reused);
         let again = match relayed.map_err(|failure| (failure, reach))? {
             Relayed::Complete => None,
             Relayed::Unwanted { wait, over: false } => return Ok(Some(wait)),
@@ -90,29 +129,37 @@ impl Gateway {
         Ok(again)
     }
 
-    /// Carries the request to the backend and its response back.
+    /// A connection to the backend, unless the time for the whole request is over before.
+    async fn connect(
+        &self,
+        exchange: &Exchange,
+        context: &Context,
+        backend: &Backend,
+        purpose: Purpose,
+    ) -> Result<(Link, bool), Failure> {
+        let route = context.route.as_ref();
+        let patience = route.and_then(|route| route.timeouts.connect);
+        let opening = self.pool.open(backend, purpose, patience);
+        let Some((at, fault)) = exchange.deadline() else {
+            return opening.await.map_err(Failure::Backend);
+        };
+        match Box::pin(timeout_at(at.into(), opening)).await {
+            Ok(opened) => opened.map_err(Failure::Backend),
+            Err(_) => Err(Failure::Client(fault)),
+        }
+    }
+
+    /// Carries the rest of a request to the backend and its response back, whose head may have come.
     async fn relay(
         &self,
         exchange: &mut Exchange,
         context: &mut Context,
         link: &mut Link,
         kept: &mut Kept,
+        head: Option<Response>,
     ) -> Result<Relayed, Failure> {
-        let is_http2 = link.is_http2();
-        let request = forward::dress(exchange, context, is_http2);
-        if is_http2 && forward::expects_continue(exchange) && exchange.status().is_none() {
-            // Interim responses do not come through from an HTTP/2 backend, so nobody else says it.
-            exchange.say_continue().map_err(Failure::Client)?;
-        }
-        let target = forward::target(exchange, context);
-        let framing = forward::framing(exchange);
-        link.send_head(request, &target, framing)
-            .map_err(Failure::Backend)?;
-        if forward::is_tunnel(exchange) {
-            // What follows is not the request's, and may be another protocol's.
-            link.end_body().map_err(Failure::Backend)?;
-        }
         let mut relay = Relay::new(self, exchange, context, link, kept);
+        relay.begin_with(head);
         std::future::poll_fn(|task| relay.poll(task)).await
     }
 
@@ -195,8 +242,31 @@ impl Gateway {
     }
 }
 
+/// Sends the request's head.
+pub(super) fn begin(
+    exchange: &mut Exchange,
+    context: &Context,
+    link: &mut Link,
+) -> Result<(), Failure> {
+    let is_http2 = link.is_http2();
+    let request = forward::dress(exchange, context, is_http2);
+    if is_http2 && forward::expects_continue(exchange) && exchange.status().is_none() {
+        // Interim responses do not come through from an HTTP/2 backend, so nobody else says it.
+        exchange.say_continue().map_err(Failure::Client)?;
+    }
+    let target = forward::target(exchange, context);
+    let framing = forward::framing(exchange);
+    link.send_head(request, &target, framing)
+        .map_err(Failure::Backend)?;
+    if forward::is_tunnel(exchange) {
+        // What follows is not the request's, and may be another protocol's.
+        link.end_body().map_err(Failure::Backend)?;
+    }
+    Ok(())
+}
+
 /// Counts the connection as in use.
-fn note_connection(context: &mut Context, link: &Link, reused: bool) {
+pub(super) fn note_connection(context: &mut Context, link: &Link, reused: bool) {
     let (Some(attempt), Some(upstream)) = (&mut context.attempt, &context.upstream) else {
         return;
     };

@@ -45,6 +45,13 @@ pub(super) enum Reach {
 }
 
 impl Reach {
+    /// On a connection that had been used before, or not.
+    pub fn of(reused: bool) -> Self {
+        Self::Sent {
+            on_kept_connection: reused,
+        }
+    }
+
     /// With what the failure says: a request that was given back was as good as not sent, and one that
     /// was ended alone did not find its connection closed.
     fn regarding(self, failed: &Failed) -> Self {
@@ -160,6 +167,7 @@ impl Gateway {
                     Some(Rejection::RequestTimeout)
                 }
                 ClientFault::Deadline => Some(Rejection::DeadlineExceeded),
+                ClientFault::Overdue => Some(Rejection::TotalTimeout),
                 ClientFault::Over(why) => Some(authenticate::ended(why)),
                 ClientFault::Gone => {
                     context.error = Some("client_closed");
@@ -205,7 +213,7 @@ fn retry_reason(reason: FailureReason, reach: Reach) -> RetryReason {
 }
 
 /// What the client is told of a backend's failure.
-fn rejection(reason: FailureReason) -> Rejection {
+pub(super) fn rejection(reason: FailureReason) -> Rejection {
     match reason {
         FailureReason::Timeout | FailureReason::TimeoutInBody => Rejection::GatewayTimeout,
         FailureReason::Connect

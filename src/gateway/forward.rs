@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, HeaderValue, Method, header};
 
 use super::receive::request_of;
-use super::{Context, Gateway, authenticate, breaker};
+use super::{Context, Gateway, authenticate, breaker, deadline};
 use crate::context::Attempt;
 use crate::filter::forwarding::{self, Hop};
 use crate::filter::{framing as length, hop_by_hop};
@@ -46,13 +46,7 @@ pub(super) fn select(exchange: &Exchange, context: &mut Context) -> Option<Purpo
     if retries {
         context.retries += 1;
     }
-    context.attempt = Some(Attempt {
-        admitted,
-        started: now,
-        connection: None,
-        answered: None,
-        recorded: false,
-    });
+    context.attempt = Some(Attempt::new(admitted, now));
     Some(match is_tunnel(exchange) {
         true => Purpose::Tunnel,
         false => Purpose::Request,
@@ -72,7 +66,8 @@ pub(super) fn timeouts(context: &Context) -> (Duration, Duration, Duration) {
         None => upstream.timeouts.read,
     };
     let first_byte = upstream::first_byte(upstream, &route.timeouts);
-    (first_byte, read, upstream.timeouts.write)
+    let write = route.timeouts.write.unwrap_or(upstream.timeouts.write);
+    (first_byte, read, write)
 }
 
 /// Lets the messages of a gRPC call come when they come: a stream of them may be silent for as long as
@@ -157,6 +152,7 @@ pub(super) fn dress(exchange: &Exchange, context: &Context, is_http2: bool) -> R
         request_id: context.request_id.as_str(),
     };
     forwarding::apply(headers, &hop);
+    deadline::tell(exchange, context, headers);
     if let Some(attempt) = &context.attempt
         && !headers.contains_key(header::HOST)
         && let Ok(host) = HeaderValue::from_str(&attempt.admitted.backend().name)

@@ -33,9 +33,14 @@ impl Kept {
         }
     }
 
-    /// Whether there was more than is kept.
-    pub fn is_truncated(&self) -> bool {
-        self.truncated
+    /// Whether all that was read is here, and is no more than this.
+    pub fn is_whole(&self, most: usize) -> bool {
+        !self.truncated && self.bytes.len() <= most
+    }
+
+    /// All of it, once it is of no other use.
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes.freeze()
     }
 
     /// What the next attempt begins with.
@@ -55,8 +60,9 @@ mod tests {
         kept.push(&Bytes::from(vec![1; 999]));
         kept.push(&Bytes::from_static(b"2"));
         assert_eq!(kept.replay().len(), 1000);
+        assert!(kept.is_whole(1000) && !kept.is_whole(999));
         kept.push(&Bytes::from_static(b"3"));
-        assert!(kept.is_truncated() && kept.replay().is_empty());
+        assert!(!kept.is_whole(1000) && kept.replay().is_empty());
         kept.push(&Bytes::from_static(b"4"));
         assert!(kept.replay().is_empty());
     }

@@ -83,6 +83,8 @@ pub(super) struct Relay<'a> {
     owing_since: Option<Instant>,
     /// Since when nothing more of the response has come, though it was looked for.
     reading_since: Option<Instant>,
+    /// A head that had come before.
+    early: Option<Response>,
     /// The response was written and has yet to go out.
     flushing: bool,
 }
@@ -125,6 +127,7 @@ impl<'a> Relay<'a> {
             // The body may wait for the backend, so the backend is not given the body's time.
             owing_since: waits.then(Instant::now),
             reading_since: None,
+            early: None,
             flushing: false,
             gateway,
             exchange,
@@ -132,6 +135,11 @@ impl<'a> Relay<'a> {
             link,
             kept,
         }
+    }
+
+    /// This head has come already.
+    pub fn begin_with(&mut self, head: Option<Response>) {
+        self.early = head;
     }
 
     /// Moves what can be moved.
@@ -214,7 +222,10 @@ impl<'a> Relay<'a> {
                 return Ok(Up::Broken(failed));
             }
             if matches!(self.down, Down::Head) {
-                self.owing_since = Some(Instant::now());
+                let now = Instant::now();
+                let attempt = self.context.attempt.as_mut();
+                let sent = attempt.map(|attempt| *attempt.sent.get_or_insert(now));
+                self.owing_since = sent.or(Some(now));
             }
             return Ok(Up::Done);
         };
@@ -245,7 +256,10 @@ impl<'a> Relay<'a> {
     fn poll_down(&mut self, task: &mut Task<'_>) -> Poll<Result<Option<Relayed>, Failure>> {
         match &mut self.down {
             Down::Head => {
-                let head = self.link.poll_head(task);
+                let head = match self.early.take() {
+                    Some(head) => Poll::Ready(Ok(head)),
+                    None => self.link.poll_head(task),
+                };
                 match self.look(head, task) {
                     Poll::Ready(Ok(head)) => return Poll::Ready(self.head(head, task)),
                     Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),

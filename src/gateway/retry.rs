@@ -8,10 +8,10 @@ use http::{HeaderMap, Method, StatusCode, header};
 
 use super::failure::Failure;
 use super::kept::Kept;
-use super::{Context, Gateway, breaker, forward};
+use super::{Context, Gateway, breaker, deadline, forward};
 use crate::forward::Link;
 use crate::grpc;
-use crate::listener::exchange::Exchange;
+use crate::listener::exchange::{ClientFault, Exchange};
 use crate::message::Response;
 use crate::metrics::RetryReason;
 use crate::upstream::repeat::{Case, Rules, Verdict, judge};
@@ -59,10 +59,10 @@ impl Gateway {
         let case = Case {
             reason,
             is_idempotent: is_idempotent(exchange, &rules),
-            is_whole: !kept.is_truncated(),
+            is_whole: kept.is_whole(upstream.config.retries.max_body),
             retries: if probes { 0 } else { context.retries as usize },
             retry_after,
-            left: None,
+            left: deadline::left(exchange),
             has_choice: upstream.members().len() > 1,
         };
         let pay = |price| probes || upstream.may_retry(price, Instant::now());
@@ -82,16 +82,15 @@ impl Gateway {
 }
 
 /// How much of a body is kept for another attempt.
-pub(super) fn kept(context: &Context) -> Kept {
-    let most = match (rules(context), &context.upstream) {
+pub(super) fn kept_bytes(context: &Context) -> usize {
+    match (rules(context), &context.upstream) {
         (Some(rules), Some(upstream)) if rules.attempts() > 0 => upstream.config.retries.max_body,
         _ => 0,
-    };
-    Kept::up_to(most)
+    }
 }
 
 /// What the request's upstream and route say.
-fn rules(context: &Context) -> Option<Rules<'_>> {
+pub(super) fn rules(context: &Context) -> Option<Rules<'_>> {
     let (upstream, route) = (context.upstream.as_ref()?, context.route.as_ref()?);
     Some(Rules::new(&upstream.config.retries, &route.retries))
 }
@@ -125,7 +124,7 @@ fn is_untold(exchange: &Exchange) -> bool {
 }
 
 /// Whether a second arrival does no harm (RFC 9110 section 9.2.2).
-fn is_idempotent(exchange: &Exchange, rules: &Rules<'_>) -> bool {
+pub(super) fn is_idempotent(exchange: &Exchange, rules: &Rules<'_>) -> bool {
     let request = &exchange.request;
     let by_method = matches!(
         request.method,
@@ -147,21 +146,30 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 /// Waits before the next attempt, unless the client leaves or its time is over.
 pub(super) async fn wait(exchange: &mut Exchange, wait: Duration) -> Result<(), Failure> {
     let until = Instant::now() + wait;
-    std::future::poll_fn(|task| {
-        if exchange.poll_gone(task).is_ready() {
-            return Poll::Ready(Err(Failure::gone()));
-        }
-        let due = exchange.due().filter(|(at, _)| *at < until);
-        let at = due.map_or(until, |(at, _)| at);
-        exchange.poll_until(at, task).map(|()| match due {
-            Some((_, fault)) => Err(Failure::Client(fault)),
-            None => Ok(()),
-        })
-    })
-    .await?;
+    std::future::poll_fn(|task| poll_wait(exchange, until, task)).await?;
     // It was not the client that was waited for.
     exchange.pause_body(Instant::now());
     Ok(())
+}
+
+/// Ready at this time, or with what ends the request before.
+pub(super) fn poll_wait(
+    exchange: &mut Exchange,
+    until: Instant,
+    task: &mut Task<'_>,
+) -> Poll<Result<(), Failure>> {
+    if exchange.poll_gone(task).is_ready() {
+        return Poll::Ready(Err(Failure::gone()));
+    }
+    if let Poll::Ready(why) = exchange.ending.poll(task) {
+        return Poll::Ready(Err(Failure::Client(ClientFault::Over(why))));
+    }
+    let due = exchange.due().filter(|(at, _)| *at < until);
+    let at = due.map_or(until, |(at, _)| at);
+    exchange.poll_until(at, task).map(|()| match due {
+        Some((_, fault)) => Err(Failure::Client(fault)),
+        None => Ok(()),
+    })
 }
 
 /// Reads what is there of a response that nobody wants, without waiting. Its connection is of use again

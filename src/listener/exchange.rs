@@ -85,6 +85,9 @@ pub enum ClientFault {
     /// The time that it set for the whole call is over.
     #[error("the client's deadline has passed")]
     Deadline,
+    /// The time that its request may take as a whole is over.
+    #[error("the request took too long")]
+    Overdue,
     /// The token that it came with holds no longer.
     #[error("the client's token holds no longer")]
     Over(Why),
@@ -119,6 +122,8 @@ pub struct Exchange {
     pace: Pace,
     /// Since when the client owes more of the body.
     waiting_since: Option<Instant>,
+    /// When the request has to be over.
+    deadline: Option<Due>,
     /// The last header written.
     status: Option<StatusCode>,
     /// Whether the connection may go on behind this.
@@ -190,6 +195,7 @@ impl Exchange {
             write_timeout: limits.response_write_timeout,
             pace,
             waiting_since: None,
+            deadline: None,
             status: None,
             keep_alive,
             complete: false,
@@ -404,15 +410,31 @@ impl Exchange {
         }
     }
 
+    /// Has the request be over by then, if not sooner.
+    pub fn end_by(&mut self, due: Due) {
+        if self.deadline.is_none_or(|(at, _)| due.0 < at) {
+            self.deadline = Some(due);
+        }
+    }
+
+    /// When the whole request has to be over: the sooner of what its client and the gateway allow.
+    pub fn deadline(&self) -> Option<Due> {
+        let of_call = match &self.client {
+            Client::Http1(_) => None,
+            Client::Http2(stream) => stream.deadline(),
+        };
+        let of_call = of_call.map(|at| (at, ClientFault::Deadline));
+        sooner(of_call, self.deadline)
+    }
+
     /// Until when the client may leave what it is sent, and the whole request may take.
     pub fn due(&self) -> Option<Due> {
-        let (stalled, deadline) = match &self.client {
-            Client::Http1(http1) => (http1.connection.wire.stalled_since(), None),
-            Client::Http2(stream) => (stream.stalled_since(), stream.deadline()),
+        let stalled = match &self.client {
+            Client::Http1(http1) => http1.connection.wire.stalled_since(),
+            Client::Http2(stream) => stream.stalled_since(),
         };
         let stalled = stalled.map(|since| (since + self.write_timeout, ClientFault::NotReading));
-        let deadline = deadline.map(|at| (at, ClientFault::Deadline));
-        stalled.into_iter().chain(deadline).min_by_key(|due| due.0)
+        sooner(stalled, self.deadline())
     }
 
     /// Ready when this moment has come.
@@ -427,6 +449,8 @@ impl Exchange {
     pub async fn answer(&mut self, head: Response, mut body: Bytes) -> Result<(), ClientFault> {
         // Nobody goes on with another protocol.
         self.stay_with_http();
+        // An answer that says that the time is over has its own.
+        self.deadline = None;
         let end = body.is_empty() || self.request.method == Method::HEAD;
         self.write_head(head, end)?;
         if end {
@@ -507,6 +531,10 @@ impl Exchange {
             }
         }
     }
+}
+
+fn sooner(one: Option<Due>, other: Option<Due>) -> Option<Due> {
+    one.into_iter().chain(other).min_by_key(|due| due.0)
 }
 
 /// What a failed read of a body means.

@@ -66,6 +66,11 @@ pub(super) const RATELIMIT_CHECK_DURATION: Definition = histogram(
     "What requests waited for Redis to decide about them.",
 );
 
+pub(super) const MIRROR_REQUESTS: Definition = counter(
+    "mirror_requests_total",
+    "Copies of requests that were due, by what became of them.",
+);
+
 pub(super) const CONCURRENCY_IN_FLIGHT: Definition = gauge(
     "concurrency_in_flight",
     "Requests that have a place of a limit on requests at the same time.",
@@ -182,6 +187,10 @@ pub(super) const BACKEND_RETRIES: Definition = counter(
 pub(super) const BACKEND_RETRIES_SKIPPED: Definition = counter(
     "backend_retries_skipped_total",
     "Attempts that were called for and could not be made, by what stood against them.",
+);
+pub(super) const BACKEND_HEDGES: Definition = counter(
+    "backend_hedges_total",
+    "Second attempts that began before the first had ended, by result.",
 );
 pub(super) const UPSTREAM_GRPC_ERRORS: Definition = counter(
     "upstream_grpc_errors_total",

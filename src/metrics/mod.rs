@@ -17,6 +17,7 @@ mod jwks;
 mod label;
 mod listener;
 mod live;
+mod mirror;
 mod openmetrics;
 mod overload;
 mod ratelimit;
@@ -49,6 +50,7 @@ pub use self::label::MethodLabel;
 pub use self::listener::{
     ConnectionClose, ConnectionGuard, Http2Guard, InFlightGuard, ListenerMetrics,
 };
+pub use self::mirror::{MirrorMetrics, MirrorResult};
 pub use self::overload::{OverloadMetrics, Shed};
 pub use self::ratelimit::{LimitResult, LimitSource, RateLimitMetrics};
 pub use self::redis::{RedisCommand, RedisError, RedisMetrics};
@@ -57,7 +59,7 @@ pub use self::revocations::RevocationMetrics;
 pub use self::route::RouteMetrics;
 pub use self::tls::{HandshakeFailure, TlsMetrics};
 pub use self::upstream::{
-    FailureReason, PooledConnection, RetryReason, RetrySkip, UpstreamMetrics,
+    FailureReason, HedgeResult, PooledConnection, RetryReason, RetrySkip, UpstreamMetrics,
 };
 
 /// A counter that only grows; clones count together.
@@ -96,6 +98,7 @@ pub struct Metrics {
     rate_limits: Live<Arc<str>, RateLimitMetrics>,
     concurrency: Live<concurrency::Key, ConcurrencyMetrics>,
     discovery: Live<Arc<str>, DiscoveryMetrics>,
+    mirrors: Live<Arc<str>, MirrorMetrics>,
     refusals: Mutex<BTreeMap<&'static str, Counter>>,
     reloads_succeeded: Counter,
     reloads_failed: Counter,
@@ -150,6 +153,7 @@ impl Metrics {
             rate_limits: Live::default(),
             concurrency: Live::default(),
             discovery: Live::default(),
+            mirrors: Live::default(),
             refusals: Mutex::default(),
             reloads_succeeded: plain_counter(),
             reloads_failed: plain_counter(),
@@ -211,6 +215,11 @@ impl Metrics {
     pub fn rate_limit(&self, policy: &str) -> Arc<RateLimitMetrics> {
         self.rate_limits
             .get(policy.into(), RateLimitMetrics::default)
+    }
+
+    /// The handle of the copies of a route's requests.
+    pub fn mirror(&self, route: &str) -> Arc<MirrorMetrics> {
+        self.mirrors.get(route.into(), MirrorMetrics::default)
     }
 
     /// The handle of a limit on requests at the same time, of a route or of an upstream; the other is
@@ -302,6 +311,7 @@ impl Metrics {
         self.overload.collect(&self.namespace, &mut families);
         self.auth.collect(&self.namespace, &mut families);
         jwks::collect(&self.namespace, &self.jwks.held(), &mut families);
+        mirror::collect(&self.namespace, &self.mirrors.held(), &mut families);
         concurrency::collect(&self.namespace, &self.concurrency.held(), &mut families);
         discovery::collect(&self.namespace, &self.discovery.held(), &mut families);
         ratelimit::collect(&self.namespace, &self.rate_limits.held(), &mut families);

@@ -58,6 +58,18 @@ label! {
 }
 
 label! {
+    /// What became of a second attempt beside the first.
+    HedgeResult {
+        /// It was answered first.
+        Won = "won",
+        /// The first one was.
+        Lost = "lost",
+        /// It failed.
+        Failed = "failed",
+    }
+}
+
+label! {
     /// Why an attempt ended without a complete answer.
     FailureReason {
         /// No connection could be made.
@@ -88,6 +100,7 @@ pub struct UpstreamMetrics {
     failures: Counts<{ FailureReason::ALL.len() }>,
     retries: Counts<{ RetryReason::ALL.len() }>,
     retries_skipped: Counts<{ RetrySkip::ALL.len() }>,
+    hedges: Counts<{ HedgeResult::ALL.len() }>,
     grpc_errors: Counts<{ GrpcCode::ALL.len() }>,
     pool_reused: AtomicU64,
     pool_created: AtomicU64,
@@ -103,6 +116,7 @@ impl Default for UpstreamMetrics {
             failures: Counts::default(),
             retries: Counts::default(),
             retries_skipped: Counts::default(),
+            hedges: Counts::default(),
             grpc_errors: Counts::default(),
             pool_reused: AtomicU64::new(0),
             pool_created: AtomicU64::new(0),
@@ -128,6 +142,11 @@ impl UpstreamMetrics {
     /// Counts a further attempt.
     pub fn retried(&self, reason: RetryReason) {
         self.retries.inc(reason);
+    }
+
+    /// Counts a second attempt beside the first.
+    pub fn hedged(&self, result: HedgeResult) {
+        self.hedges.inc(result);
     }
 
     /// Counts a further attempt that there could not be.
@@ -216,6 +235,7 @@ pub(super) fn collect(
     let mut failures = Family::new(namespace, &catalogue::BACKEND_FAILURES);
     let mut retries = Family::new(namespace, &catalogue::BACKEND_RETRIES);
     let mut skipped = Family::new(namespace, &catalogue::BACKEND_RETRIES_SKIPPED);
+    let mut hedges = Family::new(namespace, &catalogue::BACKEND_HEDGES);
     let mut grpc_errors = Family::new(namespace, &catalogue::UPSTREAM_GRPC_ERRORS);
     let mut pool = Pool::new(namespace);
     for (upstream, metrics) in held {
@@ -233,12 +253,16 @@ pub(super) fn collect(
         for (reason, count) in metrics.retries_skipped.read::<RetrySkip>() {
             skipped.count(&[own, ("reason", reason)], count);
         }
+        for (result, count) in metrics.hedges.read::<HedgeResult>() {
+            hedges.count(&[own, ("result", result)], count);
+        }
         for (code, count) in metrics.grpc_errors.read::<GrpcCode>() {
             grpc_errors.count(&[own, ("grpc_code", code)], count);
         }
         pool.add(own, metrics);
     }
     out.extend([requests, durations, failures, retries, skipped, grpc_errors].map(Family::finish));
+    out.push(hedges.finish());
     out.extend([pool.in_use, pool.idle, pool.reused, pool.created].map(Family::finish));
 }
 

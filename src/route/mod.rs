@@ -2,6 +2,7 @@
 
 mod condition;
 pub mod host;
+pub mod mirror;
 mod params;
 mod paths;
 pub mod redirect;
@@ -10,6 +11,7 @@ mod router;
 
 use std::sync::Arc;
 
+pub use mirror::Mirror;
 pub use params::Params;
 pub use router::{Found, Lookup, Router};
 
@@ -59,6 +61,8 @@ pub struct Route {
     pub retries: RouteRetries,
     /// What is done while its upstream cannot be used; `None`: what the upstream says.
     pub fallback: Option<model::Fallback>,
+    /// Who gets copies of its requests.
+    pub mirror: Option<Arc<Mirror>>,
     /// Whether it is down for maintenance.
     pub maintenance: Maintenance,
     /// What is measured of it.
@@ -174,6 +178,11 @@ impl Route {
             timeouts: config.timeouts.clone(),
             retries: config.retries.clone(),
             fallback: config.fallback.clone(),
+            mirror: config.mirror.as_ref().map(|mirror| {
+                let before = previous.and_then(|previous| previous.mirror.as_deref());
+                let (name, all) = (&config.name, upstreams);
+                Arc::new(Mirror::compile(mirror, name, all, metrics, before))
+            }),
             maintenance: Maintenance::new(
                 config.maintenance,
                 previous.map(|previous| &previous.maintenance),

@@ -7,6 +7,7 @@ mod circuit;
 mod complaint;
 mod ejection;
 mod known;
+mod latency;
 mod members;
 mod outlier;
 mod peer;
@@ -16,7 +17,7 @@ pub mod repeat;
 mod retry;
 mod wish;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,7 @@ pub use breaker::{Pass, Refused, State as CircuitState};
 use circuit::Circuit;
 pub use circuit::Report as CircuitReport;
 use complaint::Complaints;
+use latency::Latencies;
 use members::Maker;
 pub use members::Members;
 pub use peer::Purpose;
@@ -65,6 +67,9 @@ pub struct Upstream {
     tls: Option<BackendTls>,
     complaints: Complaints,
     budget: Arc<RetryBudget>,
+    latencies: Arc<Latencies>,
+    /// Whether somebody asks for them.
+    measured: AtomicBool,
     /// Grows whenever a member changes its state, in whatever generation that is noticed.
     changes: Arc<AtomicU64>,
     /// The members, and what is drawn from. Made anew when one comes, goes or changes its state.
@@ -118,6 +123,8 @@ impl Upstream {
             ),
             tls,
             complaints: Complaints::default(),
+            measured: AtomicBool::new(false),
+            latencies: previous.map_or_else(Arc::default, |one| Arc::clone(&one.latencies)),
             budget: budget.unwrap_or_else(|| {
                 let (share, least) = (retries.budget, retries.min_per_second);
                 Arc::new(RetryBudget::new(share, least, now))
@@ -193,6 +200,16 @@ impl Upstream {
         self.budget.request();
     }
 
+    /// How long this share of the answers takes at most; `None` while too few are known.
+    pub fn percentile(&self, share: f64) -> Option<Duration> {
+        self.latencies.percentile(share)
+    }
+
+    /// Has answers be measured, if a share of them is ever asked for.
+    pub fn measure_answers(&self) {
+        self.measured.store(true, Ordering::Relaxed);
+    }
+
     /// Whether one more retry is within the budget; pays for it if so.
     pub fn may_retry(&self, price: Price, now: Instant) -> bool {
         self.budget.pay(price, now)
@@ -208,6 +225,9 @@ impl Upstream {
         admitted.backend().peers.answered(now);
         if status < 500 {
             self.budget.answered();
+        }
+        if self.measured.load(Ordering::Relaxed) {
+            self.latencies.observe(latency);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::retry::Price;
-use crate::config::model::{Backoff, Retries, RetryOn, RouteRetries};
+use crate::config::model::{Backoff, Hedge, Retries, RetryOn, RouteRetries};
 use crate::metrics::{RetryReason, RetrySkip};
 
 /// What an upstream and a route say together.
@@ -39,6 +39,12 @@ impl<'a> Rules<'a> {
     pub fn idempotency_key(&self) -> bool {
         let of_route = self.route.idempotency_key;
         of_route.unwrap_or(self.upstream.idempotency_key)
+    }
+
+    /// When a second attempt begins beside the first.
+    pub fn hedge(&self) -> Option<Hedge> {
+        let hedge = self.route.hedge.or(self.upstream.hedge);
+        hedge.filter(|_| self.attempts() > 0)
     }
 
     /// How soon.
@@ -178,6 +184,7 @@ mod tests {
                 max: 250 * MILLIS,
             },
             max_body: 0,
+            hedge: None,
             budget: 0.2,
             min_per_second: 3,
         }
@@ -334,6 +341,7 @@ mod tests {
             on: Some(on),
             non_idempotent: Some(true),
             idempotency_key: Some(true),
+            hedge: None,
         };
         let rules = Rules::new(&rules, &route);
         assert_eq!((rules.attempts(), rules.on().has_status(503)), (2, false));

@@ -218,11 +218,13 @@ upstreams:
   good: {{ backends: ['{}'], health_check: {{ interval: 100ms, timeout: 100ms }}, discovery: {{ file: {{ path: {at}/backends.yaml }} }} }}
   dead: {{ backends: ['{}'] }}
   slow: {{ backends: ['{}'] }}
+  hedged: {{ backends: ['{}', '{}'], retries: {{ hedge: {{ after: 1ms }} }} }}
 routes:
   - {{ name: calls, match: {{ path: /call }}, ratelimit: calls, upstream: calls }}
-  - {{ name: good, match: {{ path: /good }}, upstream: good }}
+  - {{ name: good, match: {{ path: /good }}, upstream: good, mirror: {{ upstream: calls }} }}
   - {{ name: mine, match: {{ path: /mine }}, auth: jwt, upstream: good }}
   - {{ name: dead, match: {{ path: /dead }}, upstream: dead }}
+  - {{ name: hedged, match: {{ path: /hedged }}, upstream: hedged }}
   - {{ name: full, match: {{ path: /full }}, concurrency: {{ limit: 1 }}, upstream: slow }}
 auth:
   jwt:
@@ -234,6 +236,8 @@ redis: {{ url: '{}' }}",
         origin.address(),
         dead.address(),
         slow.address(),
+        slow.address(),
+        origin.address(),
         provider.address(),
         redis.url()
     ));
@@ -241,6 +245,7 @@ redis: {{ url: '{}' }}",
     assert_eq!(H2::connect(gateway.addr()).send(call, "x").status, 200);
     assert_eq!(get(gateway.addr(), "/good?a=b").status, 200);
     assert_eq!(get(gateway.addr(), "/dead").status, 502);
+    assert_eq!(get(gateway.addr(), "/hedged").status, 200);
     assert_eq!(gateway.connect().exchange("GET\r\n\r\n").status, 400);
     let secure = gateway.listener("secure");
     assert_eq!(get(secure, "/").status, 400);

@@ -19,7 +19,7 @@ pub(super) type Indexes = HashMap<String, usize>;
 const ACTIONS: [&str; 3] = ["upstream", "redirect", "respond"];
 
 /// Keys that say something about the backend's side of a request.
-const PROXY_ONLY: [&str; 4] = ["rewrite", "timeouts", "retries", "fallback"];
+const PROXY_ONLY: [&str; 5] = ["rewrite", "timeouts", "retries", "fallback", "mirror"];
 
 impl Checker<'_> {
     pub(super) fn action(
@@ -102,6 +102,11 @@ impl Checker<'_> {
             // A URL that is none was refused when the upstreams were made.
             return indexes.get(&url(text).ok()?.upstream_name()).copied();
         }
+        self.named(text, indexes, at)
+    }
+
+    /// The upstream of this name.
+    pub(super) fn named(&mut self, text: &str, indexes: &Indexes, at: &Path<'_>) -> Option<usize> {
         let found = indexes.get(text).copied();
         self.accept(at, found.ok_or_else(|| unknown_upstream(text, indexes)))
     }

@@ -12,12 +12,14 @@ mod health_check;
 mod ip_access;
 mod listener_tls;
 mod matching;
+mod mirror;
 mod outlier;
 mod process;
 mod ratelimit;
 mod redis;
 mod retries;
 mod route;
+mod timeouts;
 mod upstream;
 
 use std::collections::{BTreeSet, HashMap};

@@ -2,7 +2,7 @@
 
 use super::Checker;
 use crate::config::file;
-use crate::config::model::{Backoff, Retries, RetryOn, RouteRetries};
+use crate::config::model::{Backoff, Hedge, Retries, RetryOn, RouteRetries};
 use crate::config::scalar::{List, RetryCause};
 use crate::config::tree::Path;
 
@@ -17,6 +17,7 @@ impl Checker<'_> {
             backoff: self.backoff(&written.backoff, &at.key("backoff")),
             // At most 1 MiB, by the schema.
             max_body: usize::try_from(written.max_body.0).unwrap_or(0),
+            hedge: self.hedge(written.hedge.as_ref(), written.attempts > 0, at),
             budget: written.budget.0,
             min_per_second: written.min_per_second,
         }
@@ -34,6 +35,39 @@ impl Checker<'_> {
             on: written.on.as_ref().map(|on| self.causes(on, tried, at)),
             non_idempotent: written.non_idempotent,
             idempotency_key: written.idempotency_key,
+            hedge: self.hedge(written.hedge.as_ref(), tried, at),
+        }
+    }
+
+    fn hedge(
+        &mut self,
+        written: Option<&file::Hedge>,
+        tried: bool,
+        at: &Path<'_>,
+    ) -> Option<Hedge> {
+        let (written, at) = (written?, at.key("hedge"));
+        if !tried {
+            let what = "has no effect with `attempts: 0`, expected it to be left out";
+            self.refuse(&at, what);
+        }
+        self.at_most_one(&at, &["after", "percentile"]);
+        match (&written.after, &written.percentile) {
+            (Some(after), _) => Some(Hedge::After(after.0)),
+            (None, Some(share)) => {
+                if share.0 <= 0.0 || share.0 >= 1.0 {
+                    let what =
+                        "is no part of the answers, expected more than 0% and less than 100%";
+                    self.refuse(&at.key("percentile"), what);
+                }
+                Some(Hedge::Percentile(share.0))
+            }
+            (None, None) => {
+                if self.is_whole(&at) {
+                    let what = "says no time, expected one of `after` and `percentile`";
+                    self.refuse(&at, what);
+                }
+                None
+            }
         }
     }
 

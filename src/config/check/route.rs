@@ -9,8 +9,9 @@ use super::auth::Schemes;
 use super::concurrency::priority;
 use super::process::label;
 use super::ratelimit::Policies;
+use super::timeouts::of_route;
 use crate::config::file;
-use crate::config::model::{AuthPolicy, Cors, HeaderRules, Route, TimeoutOverrides};
+use crate::config::model::{AuthPolicy, Cors, HeaderRules, Route};
 use crate::config::pattern::PathPattern;
 use crate::config::scalar::List;
 use crate::config::tree::Path;
@@ -89,6 +90,8 @@ impl Checker<'_> {
             Some(auth) => self.policy(auth, known.schemes, paths, &at.key("auth")),
             None => Some(known.default.clone()),
         };
+        let copies = written.mirror.as_ref();
+        let mirror = self.mirror(copies, action.as_ref(), known.upstreams, &at.key("mirror"))?;
         let asked = auth.as_ref().and_then(Option::as_ref);
         let limits = written.ratelimit.as_ref();
         let limits = self.route_limits(limits, known.policies, paths, asked, at);
@@ -130,14 +133,8 @@ impl Checker<'_> {
                 Some(limit) => limit.0,
                 None => known.max_body_bytes,
             },
-            timeouts: TimeoutOverrides {
-                first_byte: written
-                    .timeouts
-                    .first_byte
-                    .as_ref()
-                    .map(|duration| duration.0),
-                read: written.timeouts.read.as_ref().map(|duration| duration.0),
-            },
+            timeouts: of_route(&written.timeouts),
+            mirror,
             retries: self.route_retries(&written.retries, &at.key("retries")),
             fallback: match fallback {
                 Some(fallback) => Some(fallback?),

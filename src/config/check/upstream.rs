@@ -8,7 +8,7 @@ use http::Uri;
 
 use super::Checker;
 use crate::config::file;
-use crate::config::model::{Backend, Balance, Http2, Pool, Protocol, Timeouts, Upstream};
+use crate::config::model::{Backend, Balance, Http2, Pool, Protocol, Upstream};
 use crate::config::problem::{Invalid, quote};
 use crate::config::scalar::List;
 use crate::config::tree::{Content, Path};
@@ -268,7 +268,7 @@ impl Checker<'_> {
             balance: match written.balance {
                 file::Balance::RoundRobin => Balance::RoundRobin,
             },
-            timeouts: timeouts(&written.timeouts),
+            timeouts: self.timeouts(&written.timeouts, &at.key("timeouts")),
             pool: Pool {
                 idle_timeout: written.pool.idle_timeout.0,
             },
@@ -293,16 +293,6 @@ fn http2(written: &file::Http2) -> Http2 {
         // At most 8 MiB, by the schema.
         stream_window: u32::try_from(written.stream_window.0).unwrap_or(u32::MAX >> 1),
         ping_interval: written.ping_interval.as_ref().map(|interval| interval.0),
-    }
-}
-
-fn timeouts(written: &file::Timeouts) -> Timeouts {
-    Timeouts {
-        connect: written.connect.0,
-        first_byte: written.first_byte.0,
-        read: written.read.0,
-        write: written.write.0,
-        upgraded_idle: written.upgraded_idle.0,
     }
 }
 

@@ -33,6 +33,9 @@ pub struct Retries {
     /// more than this was read.
     #[schemars(extend("x-max" = "1MiB"))]
     pub max_body: Size,
+    /// A second attempt at another backend before the first one has come to anything, of requests that are
+    /// idempotent and have no body; the first answer is taken. When left out, there is none.
+    pub hedge: Option<Hedge>,
     /// How many retries there may be in relation to requests. 100 can be saved up.
     pub budget: Share,
     /// How many retries a second are allowed even when the budget is used up.
@@ -53,6 +56,18 @@ pub struct Backoff {
     pub max: Duration,
 }
 
+/// See [`Retries::hedge`].
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Hedge {
+    /// How long the first attempt is waited for.
+    #[schemars(extend("examples" = ["50ms"], "x-max" = "1m"))]
+    pub after: Option<Duration>,
+    /// In the place of `after`: for as long as this share of the upstream's answers takes at most.
+    #[schemars(extend("examples" = ["95%"]))]
+    pub percentile: Option<Share>,
+}
+
 /// See [`Route::retries`](super::Route::retries).
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -67,6 +82,8 @@ pub struct RouteRetries {
     pub non_idempotent: Option<bool>,
     /// Whether a request with an `Idempotency-Key` counts as idempotent.
     pub idempotency_key: Option<bool>,
+    /// A second attempt at another backend before the first one has come to anything.
+    pub hedge: Option<Hedge>,
 }
 
 impl Default for Retries {
@@ -79,6 +96,7 @@ impl Default for Retries {
             idempotency_key: false,
             backoff: Backoff::default(),
             max_body: Size(64 * 1024),
+            hedge: None,
             budget: Share(0.2),
             min_per_second: 3,
         }

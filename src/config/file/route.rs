@@ -11,6 +11,7 @@ use super::circuit_breaker::Fallback;
 use super::concurrency::Concurrency;
 use super::cors::RouteCors;
 use super::ip_access::IpAccess;
+use super::mirror::Mirror;
 use super::priority::Priority;
 use super::ratelimit::RouteLimits;
 use super::retries::RouteRetries;
@@ -85,6 +86,10 @@ pub struct Route {
     /// The route's own fallback in the place of its upstream's. Only with `upstream`.
     #[schemars(extend("examples" = [{ "respond": { "status": 200, "body": "[]" } }]))]
     pub fallback: Option<Fallback>,
+    /// Copies of the requests for another upstream, whose responses are thrown away. Clients notice
+    /// nothing of it. Only with `upstream`.
+    #[schemars(extend("examples" = [{ "upstream": "users-next", "share": "10%" }]))]
+    pub mirror: Option<Mirror>,
     /// Whether the route is down for maintenance: it answers 503, whatever it does otherwise. See
     /// the key `maintenance` at the top.
     pub maintenance: bool,
@@ -284,10 +289,18 @@ pub struct HeaderRules {
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RouteTimeouts {
+    /// How long establishing a connection may take, with the TLS handshake.
+    #[schemars(extend("x-max" = "5s"))]
+    pub connect: Option<Duration>,
     /// How long the response header may take once the whole request is sent; then 504.
     pub first_byte: Option<Duration>,
     /// How long the backend may pause inside its response; then the response is cut off.
     pub read: Option<Duration>,
+    /// How long the backend may leave the request unread; then 504.
+    pub write: Option<Duration>,
+    /// How long a request may take as a whole.
+    #[schemars(extend("examples" = ["30s"]))]
+    pub request: Option<Duration>,
 }
 
 impl Default for Redirect {

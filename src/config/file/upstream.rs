@@ -159,6 +159,15 @@ pub struct Timeouts {
     pub write: Duration,
     /// How long an upgraded connection (WebSocket) may be silent in both directions.
     pub upgraded_idle: Duration,
+    /// How long a request may take as a whole: from its first byte to the last byte of the response, all
+    /// attempts and waits between them included; then 504, or the response is cut off. It holds for
+    /// streams and gRPC calls too, and for a WebSocket until it is one. When left out, there is no end.
+    #[schemars(extend("examples" = ["30s"]))]
+    pub request: Option<Duration>,
+    /// A header in which backends are told how many milliseconds are left of the request's time. From a
+    /// peer among `trusted_proxies` the same header is heeded; from others it is taken away.
+    #[schemars(extend("examples" = ["x-request-timeout-ms"]))]
+    pub deadline_header: Option<String>,
 }
 
 /// See [`Upstream::pool`].
@@ -203,6 +212,8 @@ impl Default for Timeouts {
             read: secs(60),
             write: secs(60),
             upgraded_idle: secs(60 * 60),
+            request: None,
+            deadline_header: None,
         }
     }
 }

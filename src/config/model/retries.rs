@@ -19,6 +19,8 @@ pub struct Retries {
     pub backoff: Backoff,
     /// Bytes of a body that are kept.
     pub max_body: usize,
+    /// When a second attempt begins though the first one has not ended.
+    pub hedge: Option<Hedge>,
     /// The share of requests that may be retries, 0.0 to 1.0.
     pub budget: f64,
     /// Retries a second that the budget always allows.
@@ -36,6 +38,17 @@ pub struct RouteRetries {
     pub non_idempotent: Option<bool>,
     /// See [`Retries::idempotency_key`].
     pub idempotency_key: Option<bool>,
+    /// See [`Retries::hedge`].
+    pub hedge: Option<Hedge>,
+}
+
+/// How long a first attempt is waited for before there is a second one beside it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Hedge {
+    /// So long.
+    After(Duration),
+    /// As long as this share of the answers takes, above 0.0 and below 1.0.
+    Percentile(f64),
 }
 
 /// How long retries wait: a random time up to `base`, then up to twice as much each.

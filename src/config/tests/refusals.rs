@@ -207,6 +207,13 @@ fn upstreams_have_backends_that_can_be_dialled() {
     assert!(upstream("timeouts: { connect: 6s }").contains("at most `5s`"));
     assert!(upstream("retries: { budget: 120% }").contains("`120%` is out of range"));
     assert!(upstream("retries: { on: [404] }").contains("`404` is nothing to retry for"));
+    let hedge = |hedge: &str| upstream(&format!("retries: {{ hedge: {hedge} }}"));
+    assert!(hedge("{}").contains("retries.hedge: says no time"));
+    assert!(hedge("{ percentile: 100% }").contains("is no part of the answers"));
+    assert!(hedge("{ after: 1s, percentile: 95% }").contains("stands beside"));
+    let timeouts = |timeouts: &str| upstream(&format!("timeouts: {{ {timeouts} }}"));
+    assert!(timeouts("deadline_header: 'a b'").contains("is not a header name"));
+    assert!(timeouts("deadline_header: host").contains("deadline_header: is a header of another"));
     assert!(upstream("retries: { on: [] }").contains("retries.on: is empty"));
     assert!(upstream("retries: { attempts: 0, on: [reset] }").contains("has no effect with"));
     assert!(upstream("retries: { max_body: 2MiB }").contains("at most `1MiB`"));

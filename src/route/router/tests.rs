@@ -44,6 +44,7 @@ fn route(name: &str, paths: &[&str]) -> Route {
         timeouts: TimeoutOverrides::default(),
         retries: RouteRetries::default(),
         fallback: None,
+        mirror: None,
         maintenance: false,
     }
 }
