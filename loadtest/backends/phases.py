@@ -32,6 +32,7 @@ class Stage:
         self.backends, self.dns, self.begin, self.seconds = backends, dns, begin, seconds
         self.fault_at = self.mended_at = None
         self.mended = []
+        self.at_begin = self.counted()
         self.at_fault = self.at_grace = self.at_mend = None
 
     def fault(self):

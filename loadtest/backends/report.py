@@ -42,7 +42,7 @@ class Outcome:
 
     def __init__(self, phase, stage, results, noise):
         self.phase, self.stage = phase, stage
-        self.counted = stage.counted()
+        self.counted, self.sent = stage.counted(), len(results)
         fault, end = stage.fault_at, float("inf")
         self.results = between(results, fault, end)
         self.before = between(results, stage.begin + phases.WARM_UP, fault)
@@ -103,6 +103,10 @@ class Down:
         self.p99 = p99(during)
         self.requests = len(between(outcome.results, stage.fault_at, stage.mended_at))
         self.attempts = stage.at_mend[0] - stage.at_fault[0]
+        if outcome.phase.variant == proxies.TRUSTED:
+            # All retries are of this time. Of the whole phase, so that what is late is not counted wrongly.
+            retries = outcome.counted[0] - stage.at_begin[0] - outcome.sent
+            self.attempts = self.requests + retries
         self.at_first = knocks(stage.at_fault, stage.at_grace)
         self.knocks = knocks(stage.at_grace, stage.at_mend) / (self.seconds - phases.GRACE)
         after = between(outcome.results, stage.mended_at, float("inf"))
