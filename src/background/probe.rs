@@ -141,6 +141,11 @@ impl Probing {
             let task = self.tasks.spawn(probe);
             self.running.insert(target, Running { task, told });
         }
+        // A result that was on its way when a check was taken off would be the last one for good.
+        let unchecked = snapshot.upstreams.iter();
+        for upstream in unchecked.filter(|upstream| upstream.health_check.is_none()) {
+            upstream.presume_well(Instant::now());
+        }
         // Those that have ended are not kept.
         while self.tasks.try_join_next().is_some() {}
     }
@@ -276,6 +281,34 @@ mod tests {
         probing.follow(&live.load());
         assert_eq!(probing.running.len(), 1);
         assert_ne!(id(&probing, 1), before[0], "another policy");
+    }
+
+    #[tokio::test]
+    async fn a_result_that_comes_after_the_check_was_taken_off_does_not_last() {
+        let metrics = crate::metrics::Metrics::new("gateway");
+        let now = Instant::now();
+        let compile = |settings: &str, previous: Option<&Snapshot>| {
+            let text = format!(
+                "upstreams: {{ u: {{ backends: ['127.0.0.1:1'], {settings} }} }}\n\
+                 routes: [{{ name: a, upstream: u }}]"
+            );
+            let env = crate::config::FixedEnv::default();
+            let loaded = crate::config::parse(&text, "test", std::path::Path::new("."), &env);
+            let config = loaded.unwrap_or_else(|error| panic!("{error}")).config;
+            Snapshot::compile(&config, 1, &metrics, now, previous)
+                .unwrap_or_else(|error| panic!("{error}"))
+        };
+        let old = compile("health_check: { interval: 1h }", None);
+        let mut probing = Probing::default();
+        probing.follow(&old);
+        let new = compile("retries: { attempts: 3 }", Some(&old));
+        for running in probing.running.values() {
+            running.told.tell(&Err(Unwell::Refused), Some(false));
+        }
+        let state = || new.upstreams[0].members()[0].state(now);
+        assert_eq!(state(), crate::upstream::State::Down);
+        probing.follow(&new);
+        assert_eq!(state(), crate::upstream::State::Up);
     }
 
     #[tokio::test]

@@ -281,10 +281,11 @@ impl Upstream {
     /// Takes every member to be well until its probes say otherwise: a process that takes over the
     /// requests of another one must not begin with nobody to give them to.
     pub fn presume_well(&self, now: Instant) {
-        for backend in self.members().iter() {
-            backend.known.probed.set(true);
+        let members = self.members();
+        let was_out = members.iter().filter(|one| one.known.probed.set(true));
+        if was_out.count() > 0 {
+            self.changed(now);
         }
-        self.changed(now);
     }
 
     /// A member changed its state: every generation shall look again. To be called by whatever decides
