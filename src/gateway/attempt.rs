@@ -122,7 +122,9 @@ impl Gateway {
             }
         };
         if let Some(upstream) = &context.upstream {
-            upstream.completed(&backend);
+            if let Some(attempt) = &mut context.attempt {
+                upstream.completed(&mut attempt.admitted, Instant::now());
+            }
             let idle = upstream.config.pool.idle_timeout;
             self.pool.close(link, &backend, purpose, idle);
         }

@@ -26,7 +26,8 @@ impl Gateway {
         exchange: &mut Exchange,
         context: &mut Context,
     ) -> Result<(), Failure> {
-        let proxied = match enter(context) {
+        let entered = enter(context);
+        let proxied = match entered {
             Ok(()) => self.proxy(exchange, context).await,
             Err(failure) => Err(failure),
         };
@@ -101,14 +102,16 @@ fn enter(context: &mut Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Refuses a request that waited for its place until the circuit was open.
-pub(super) fn look_again(context: &Context) -> Result<(), Failure> {
-    match (&context.circuit, &context.upstream) {
-        (Circuit::Inside(pass), Some(upstream)) => upstream
-            .has_opened(pass, Instant::now())
-            .map_or(Ok(()), |refused| Err(refusal(refused))),
-        _ => Ok(()),
+/// Has a request ask again that waited for its place until the circuit had changed.
+pub(super) fn look_again(context: &mut Context) -> Result<(), Failure> {
+    let is_outdated = match (&context.circuit, &context.upstream) {
+        (Circuit::Inside(pass), Some(upstream)) => upstream.is_outdated(pass),
+        _ => false,
+    };
+    if is_outdated {
+        return enter(context);
     }
+    Ok(())
 }
 
 /// Whether the request probes a half-open circuit and has not asked every backend yet. It asks each of them

@@ -127,7 +127,7 @@ async fn send(pool: &Pool, mut copy: Copy, body: Bytes) -> MirrorResult {
         Ok((link, status)) => {
             upstream.metrics.observe(status, now - started);
             upstream.answered(&mut admitted, status, now - started, now);
-            upstream.completed(&backend);
+            upstream.completed(&mut admitted, now);
             let idle = upstream.config.pool.idle_timeout;
             pool.close(link, &backend, Purpose::Request, idle);
             MirrorResult::Answered

@@ -14,7 +14,7 @@ use crate::grpc;
 use crate::listener::exchange::{ClientFault, Exchange};
 use crate::message::Response;
 use crate::metrics::RetryReason;
-use crate::upstream::repeat::{Case, Rules, Verdict, judge};
+use crate::upstream::repeat::{Case, Rules, Verdict, is_unsent, judge};
 
 /// What is read of a response that nobody wants, to keep its connection.
 const DISCARDED_BYTES: usize = 64 * 1024;
@@ -55,7 +55,7 @@ impl Gateway {
         if !is_untold(exchange) {
             return None;
         }
-        let probes = breaker::goes_on_probing(context);
+        let probes = is_unsent(reason) && breaker::goes_on_probing(context);
         let case = Case {
             reason,
             is_idempotent: is_idempotent(exchange, &rules),

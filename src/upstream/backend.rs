@@ -158,7 +158,10 @@ impl Backend {
     /// The same for a request that it is given although it is ejected.
     pub(super) fn admit_guest(self: &Arc<Self>, now: Instant) -> Admitted {
         let pass = self.known.outlier.admit(now);
-        self.take_in(pass, now)
+        let mut admitted = self.take_in(pass, now);
+        admitted.is_guest = true;
+        self.known.outlier.count_guest(true);
+        admitted
     }
 
     fn take_in(self: &Arc<Self>, pass: Option<Pass>, now: Instant) -> Admitted {
@@ -167,6 +170,8 @@ impl Backend {
         Admitted {
             backend: Arc::clone(self),
             pass,
+            is_good: false,
+            is_guest: false,
             began: now,
         }
     }
@@ -187,6 +192,9 @@ pub struct Admitted {
     backend: Arc<Backend>,
     /// What it says of the backend counts for the generation that let it in.
     pub(super) pass: Option<Pass>,
+    /// It was answered, and not by a server error; how the answer ends has yet to be seen.
+    pub(super) is_good: bool,
+    is_guest: bool,
     pub(super) began: Instant,
 }
 
@@ -199,6 +207,9 @@ impl Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
+        if self.is_guest {
+            self.backend.known.outlier.count_guest(false);
+        }
         self.backend.known.end();
     }
 }

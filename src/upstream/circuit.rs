@@ -79,12 +79,12 @@ impl Upstream {
             .inspect_err(|_| self.circuit.metrics.rejected())
     }
 
-    /// Whether a request that was let in, and waited, is to be refused by now: its circuit opened.
-    pub fn has_opened(&self, pass: &Pass, now: Instant) -> Option<Refused> {
-        if matches!(pass, Pass::Probe(_)) || !self.circuit.breaker.is_open() {
-            return None;
+    /// Whether a request that was let in has to ask again, because the circuit has changed since.
+    pub fn is_outdated(&self, pass: &Pass) -> bool {
+        match pass {
+            Pass::Ordinary(generation) => !self.circuit.breaker.is_closed_in(*generation),
+            Pass::Probe(_) => false,
         }
-        self.let_in(now).err()
     }
 
     /// Records how a request was answered that was let in: with this status, so long after that could
@@ -124,9 +124,11 @@ impl Upstream {
         self.compare(now);
     }
 
-    /// A backend that was down is well: there is no need to wait any longer.
+    /// A health check finds a backend well: there may be no need to wait any longer.
     pub(super) fn recovered(&self, now: Instant) {
-        self.circuit.breaker.recovered(now);
+        let check = self.health_check.as_ref();
+        let took = check.map_or(Duration::ZERO, |check| check.pace.timeout);
+        self.circuit.breaker.recovered(took, now);
     }
 
     /// Holds the circuit open or closed, or leaves it to itself again.

@@ -19,19 +19,27 @@ impl Upstream {
     ) {
         let policy = &self.config.outlier;
         let is_server_error = (500..600).contains(&status);
-        let pass = admitted.pass.take();
         let backend = admitted.backend();
         let outlier = &backend.known.outlier;
         if policy.compares() {
             outlier.tally.answered(latency, is_server_error);
         }
-        let learned = outlier.answered(policy, pass, is_server_error, now);
-        self.follow(backend, learned, now);
+        let learned = outlier.answered(policy, admitted.pass.as_ref(), is_server_error);
+        admitted.is_good = !is_server_error;
+        self.follow(admitted.backend(), learned, now);
+        if status == 101 {
+            // It goes on for as long as both sides like, and has no end that says anything.
+            self.completed(admitted, now);
+        }
     }
 
     /// Records that an answer came to its end.
-    pub fn completed(&self, backend: &Backend) {
-        backend.known.outlier.completed();
+    pub fn completed(&self, admitted: &mut Admitted, now: Instant) {
+        if std::mem::take(&mut admitted.is_good) {
+            let pass = admitted.pass.take();
+            let learned = admitted.backend().known.outlier.completed(pass, now);
+            self.follow(admitted.backend(), learned, now);
+        }
     }
 
     /// Records an attempt that the backend did not answer, or not to the end; ejects it when it is time
@@ -54,17 +62,24 @@ impl Upstream {
             outlier.tally.failed((!is_broken_off).then_some(waited));
         }
         let failed = match is_broken_off {
-            true => Failed::BrokenOff,
+            true => Failed::BrokenOff(pass),
             false => Failed::Unanswered(pass),
         };
         let learned = outlier.failed(policy, failed);
-        self.follow(backend, learned, now);
+        let hangs = matches!(
+            reason,
+            FailureReason::Timeout | FailureReason::TimeoutInBody | FailureReason::ConnectTimeout
+        );
+        match learned {
+            Learned::Bad(why) => self.eject(backend, why, hangs, now),
+            learned => self.follow(backend, learned, now),
+        }
     }
 
     fn follow(&self, backend: &Backend, learned: Learned, now: Instant) {
         match learned {
             Learned::Nothing => {}
-            Learned::Bad(why) => self.eject(backend, why, now),
+            Learned::Bad(why) => self.eject(backend, why, false, now),
             Learned::Well => {
                 log::info!(
                     "upstream={} backend={} is back: it answers again",
@@ -77,7 +92,7 @@ impl Upstream {
     }
 
     /// Ejects a backend, if that leaves enough of them.
-    fn eject(&self, backend: &Backend, why: Ejection, now: Instant) {
+    fn eject(&self, backend: &Backend, why: Ejection, hangs: bool, now: Instant) {
         let policy = &self.config.outlier;
         let _one_at_a_time = self.plan_alone();
         let members = self.members();
@@ -90,7 +105,7 @@ impl Upstream {
         if !may {
             return;
         }
-        let Some(time) = backend.known.outlier.eject(policy, now) else {
+        let Some(time) = backend.known.outlier.eject(policy, hangs, now) else {
             return;
         };
         backend.metrics.ejected(why.reason());
@@ -123,7 +138,8 @@ impl Upstream {
             .map(|member| member.known.outlier.tally.look(left.max(0.0)))
             .collect();
         for (place, why) in judge(policy, &looks, LOOK) {
-            self.eject(up[place], why, now);
+            let hangs = matches!(why, Ejection::Slow(..) | Ejection::Stalled);
+            self.eject(up[place], why, hangs, now);
         }
     }
 }

@@ -261,6 +261,9 @@ impl Upstream {
 
     /// Takes over what the row of a backend's probes comes to, and why.
     pub fn probed(&self, backend: &Backend, up: bool, reason: Option<&str>, now: Instant) {
+        if up {
+            self.recovered(now);
+        }
         if !backend.known.probed.set(up) {
             return;
         }
@@ -271,9 +274,6 @@ impl Upstream {
                 "upstream={upstream} backend={name} is down: its health checks fail, the last one: {}",
                 reason.unwrap_or("no reason given"),
             ),
-        }
-        if up {
-            self.recovered(now);
         }
         self.changed(now);
     }
@@ -338,9 +338,10 @@ fn last_resort<'a>(members: &'a Members, wish: Wish, tried: &Tried) -> Option<&'
     }
     let start = fastrand::usize(..members.len().max(1));
     let (before, from) = members.split_at(start.min(members.len()));
-    from.iter()
-        .chain(before)
-        .find(|one| one.state(wish.now) == State::Ejected && !tried.contains(one.id()))
+    from.iter().chain(before).find(|one| {
+        let may = wish.is_probe || one.known.outlier.takes_guests();
+        may && one.state(wish.now) == State::Ejected && !tried.contains(one.id())
+    })
 }
 
 /// How long an attempt may wait for the first byte of its response.

@@ -148,7 +148,7 @@ fn wait(case: &Case, backoff: Backoff, luck: f64) -> Duration {
 }
 
 /// Whether no backend can have acted on the request.
-fn is_unsent(reason: RetryReason) -> bool {
+pub fn is_unsent(reason: RetryReason) -> bool {
     matches!(
         reason,
         RetryReason::Connect | RetryReason::ConnectTimeout | RetryReason::Refused

@@ -247,6 +247,7 @@ fn a_member_that_returns_gets_one_request_at_a_time_until_it_is_well() {
         assert_eq!((admitted.len(), returning.in_flight()), (6, 1));
         for mut one in admitted {
             upstream.answered(&mut one, 200, Duration::ZERO, later);
+            upstream.completed(&mut one, later);
         }
     }
     assert_eq!(returning.state(later), State::Up);

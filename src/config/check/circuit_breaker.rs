@@ -17,8 +17,9 @@ use crate::config::model::{
 use crate::config::problem::{Invalid, quote};
 use crate::config::tree::Path;
 
-/// How long a circuit stays open when nothing is said.
-const OPEN: Duration = Duration::from_secs(30);
+/// How long a circuit stays open when nothing is said: briefly at first, since a backend that restarts is
+/// back in a second or two, and at most.
+const OPEN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
 
 impl Checker<'_> {
     /// `None` inside: it is switched off.
@@ -40,12 +41,15 @@ impl Checker<'_> {
             .timeout_secs
             .map(|seconds| Duration::from_secs(seconds.into()));
         let timeout = written.timeout.as_ref().map(|timeout| timeout.0);
+        let said = timeout.or(of_seconds).map(|timeout| (timeout, timeout));
+        let (first_timeout, timeout) = said.unwrap_or(OPEN);
         Some(CircuitBreaker {
             failure_threshold: written.failure_threshold,
             error_rate: written.error_rate.0,
             minimum_requests: written.minimum_requests,
             window: written.window.0,
-            timeout: timeout.or(of_seconds).unwrap_or(OPEN),
+            first_timeout,
+            timeout,
             success_threshold: written.success_threshold,
             half_open_requests: written.half_open_requests,
             failure_on: self.failure_on(&written.failure_on, &at.key("failure_on")),

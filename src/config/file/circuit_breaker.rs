@@ -25,7 +25,8 @@ pub struct CircuitBreaker {
     /// How far back failures are counted for `error_rate`.
     #[schemars(extend("x-min" = "1s", "x-max" = "10m"))]
     pub window: Duration,
-    /// How long it stays open, within a tenth, before requests probe the upstream. When left out, 30s.
+    /// How long it stays open, within a tenth, before requests probe the upstream. When left out, 2s at
+    /// first, and twice as long after each probe that fails, up to 30s.
     #[schemars(extend("x-min" = "10ms", "x-max" = "1h", "examples" = ["30s"]))]
     pub timeout: Option<Duration>,
     /// The same as `timeout`, in seconds.

@@ -17,7 +17,9 @@ pub struct CircuitBreaker {
     pub minimum_requests: u32,
     /// How far back the share is counted; at least a second.
     pub window: Duration,
-    /// How long it stays open, within a tenth.
+    /// How long it stays open at first, within a tenth; twice as long after each probe that fails.
+    pub first_timeout: Duration,
+    /// How long it stays open at most, within a tenth.
     pub timeout: Duration,
     /// Successful probes that close it; at least 1.
     pub success_threshold: u32,

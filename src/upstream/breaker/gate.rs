@@ -11,6 +11,10 @@ use std::time::{Duration, Instant};
 /// When to come back while others probe.
 const WHILE_PROBING: Duration = Duration::from_secs(1);
 
+/// How long a probe keeps others away. One that takes longer, such as a call that goes on for hours, says
+/// nothing, and must not keep the circuit half-open.
+const PROBE_TIME: Duration = Duration::from_secs(10);
+
 /// The states of a circuit, as the metric counts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -52,6 +56,8 @@ pub enum Why {
     ProbeFailed,
     /// Its time is over.
     TimeOver,
+    /// Probes have said nothing for too long.
+    ProbesLate,
     /// Health checks find a backend well again.
     HealthCheck,
     /// Enough probes succeeded.
@@ -71,6 +77,7 @@ impl fmt::Display for Why {
             Self::ErrorRate(failed, total) => write!(f, "{failed} of {total} requests failed"),
             Self::ProbeFailed => f.write_str("a probing request failed"),
             Self::TimeOver => f.write_str("its time is over"),
+            Self::ProbesLate => f.write_str("probing requests have said nothing for too long"),
             Self::HealthCheck => f.write_str("a health check succeeded"),
             Self::ProbesSucceeded => f.write_str("probing requests succeeded"),
             Self::Forced => f.write_str("forced by an operator"),
@@ -145,7 +152,8 @@ pub struct Standing {
 pub struct Gate {
     /// The state in the two lowest bits, the generation above. Changed under `inner`.
     view: AtomicU64,
-    /// When it is open no longer, in milliseconds since `epoch`; `u64::MAX` for never.
+    /// When it is open no longer, or probes keep others away no longer, in milliseconds since `epoch`;
+    /// `u64::MAX` for never.
     until: AtomicU64,
     /// Places that probes have. Changed under `inner`.
     probing: AtomicU32,
@@ -199,9 +207,9 @@ impl Gate {
         }
     }
 
-    /// Probes under way.
-    pub fn probing(&self) -> u32 {
-        self.probing.load(Relaxed)
+    /// Whether there is room for another probe, of so many at the same time.
+    pub fn has_room(&self, probes: u32, now: Instant) -> bool {
+        self.probing.load(Relaxed) < probes || self.millis(now) >= self.until.load(Relaxed)
     }
 
     /// When it is open no longer.
@@ -221,7 +229,7 @@ impl Gate {
         let view = self.view.load(Relaxed);
         match State::of(view) {
             State::Closed => Ok(Pass::Ordinary(view >> 2)),
-            State::HalfOpen if self.probing.load(Relaxed) >= probes => Err(BUSY),
+            State::HalfOpen if !self.has_room(probes, now) => Err(BUSY),
             State::Open if self.millis(now) < self.until.load(Relaxed) => Err(self.refused(now)),
             State::HalfOpen | State::Open => self.admit_probe(probes, now),
         }
@@ -230,12 +238,18 @@ impl Gate {
     fn admit_probe(self: &Arc<Self>, probes: u32, now: Instant) -> Result<Pass, Refused> {
         let mut inner = self.lock();
         self.half_open_when_due(&mut inner, now);
+        let is_full = self.probing.load(Relaxed) >= probes;
         match self.state() {
             State::Closed => Ok(Pass::Ordinary(self.generation())),
             State::Open => Err(self.refused(now)),
-            State::HalfOpen if self.probing.load(Relaxed) >= probes => Err(BUSY),
+            State::HalfOpen if !self.has_room(probes, now) => Err(BUSY),
             State::HalfOpen => {
+                if is_full {
+                    self.change(&mut inner, State::HalfOpen, Why::ProbesLate, None, now);
+                }
                 self.probing.fetch_add(1, Relaxed);
+                let until = self.millis(now + PROBE_TIME);
+                self.until.store(until, Relaxed);
                 Ok(Pass::Probe(Probe {
                     gate: Arc::clone(self),
                     generation: self.generation(),
@@ -293,13 +307,14 @@ impl Gate {
         }
     }
 
-    /// Lets probes in before the time is over.
-    pub fn half_open_early(&self, why: Why, now: Instant) {
+    /// Lets probes in before the time is over, if it has been open for at least this long.
+    pub fn half_open_early(&self, least: Duration, why: Why, now: Instant) {
         if self.state() != State::Open {
             return;
         }
         let mut inner = self.lock();
-        if self.state() == State::Open && !inner.forced {
+        let is_long = now.saturating_duration_since(inner.since) >= least;
+        if is_long && self.state() == State::Open && !inner.forced {
             self.change(&mut inner, State::HalfOpen, why, None, now);
         }
     }

@@ -19,6 +19,8 @@ use crate::config::model;
 pub struct Breaker {
     gate: Arc<Gate>,
     consecutive: AtomicU32,
+    /// Times in a row that it opened again because a probe failed.
+    failed_probes: AtomicU32,
     window: Window,
     epoch: Instant,
 }
@@ -29,6 +31,7 @@ impl Breaker {
         Self {
             gate: Gate::new(now, tell),
             consecutive: AtomicU32::new(0),
+            failed_probes: AtomicU32::new(0),
             window: Window::default(),
             epoch: now,
         }
@@ -44,9 +47,9 @@ impl Breaker {
         self.gate.admit(probes, now)
     }
 
-    /// Whether a request that was let in while it was closed is to be refused now.
-    pub fn is_open(&self) -> bool {
-        self.gate.state() == State::Open
+    /// Whether it is closed, as it was in this generation.
+    pub fn is_closed_in(&self, generation: u64) -> bool {
+        self.gate.is_closed_in(generation)
     }
 
     /// Records what became of a request. A probe is over with it.
@@ -113,10 +116,15 @@ impl Breaker {
     }
 
     fn open(&self, policy: &model::CircuitBreaker, generation: u64, why: Why, now: Instant) {
-        if self
-            .gate
-            .open(generation, jittered(policy.timeout), why, now)
-        {
+        // Read and written by whoever opens it, which one does after the other.
+        let failed = match why {
+            Why::ProbeFailed => self.failed_probes.load(Relaxed).saturating_add(1),
+            _ => 0,
+        };
+        let time = policy.first_timeout.saturating_mul(1 << failed.min(16));
+        let time = jittered(time.min(policy.timeout));
+        if self.gate.open(generation, time, why, now) {
+            self.failed_probes.store(failed, Relaxed);
             self.forget();
         }
     }
@@ -126,9 +134,10 @@ impl Breaker {
         self.gate.tick(now);
     }
 
-    /// A backend was found well: there is no need to wait any longer.
-    pub fn recovered(&self, now: Instant) {
-        self.gate.half_open_early(Why::HealthCheck, now);
+    /// A backend was found well by a check that took at most this long: if that began after the circuit
+    /// opened, there is no need to wait any longer.
+    pub fn recovered(&self, took: Duration, now: Instant) {
+        self.gate.half_open_early(took, Why::HealthCheck, now);
     }
 
     /// Holds it open or closed, or leaves it to itself again.

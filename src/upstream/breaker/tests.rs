@@ -20,6 +20,7 @@ fn policy() -> model::CircuitBreaker {
         error_rate: 0.5,
         minimum_requests: 10,
         window: 10 * SECOND,
+        first_timeout: 30 * SECOND,
         timeout: 30 * SECOND,
         success_threshold: 2,
         half_open_requests: 1,
@@ -183,7 +184,7 @@ fn an_operator_holds_it_and_lets_it_go() {
     let standing = breaker.standing(now + 3600 * SECOND);
     assert_eq!((standing.state, standing.forced), (State::Open, true));
     breaker.tick(now + 3600 * SECOND);
-    breaker.recovered(now + 3600 * SECOND);
+    breaker.recovered(SECOND, now + 3600 * SECOND);
     assert!(!request(&breaker, true, now + 3600 * SECOND));
     breaker.force(Some(false), now);
     assert!(
@@ -203,13 +204,58 @@ fn it_is_half_open_when_its_time_is_over_or_a_backend_is_well() {
     let (breaker, heard) = opened(now);
     breaker.tick(now + 26 * SECOND);
     assert_eq!(state(&breaker, now), State::Open);
-    breaker.recovered(now + SECOND);
+    breaker.recovered(2 * SECOND, now + SECOND);
+    assert_eq!(state(&breaker, now), State::Open, "that check began before");
+    breaker.recovered(SECOND, now + SECOND);
     assert_eq!(state(&breaker, now), State::HalfOpen);
     assert!(request(&breaker, false, now + SECOND));
     breaker.tick(now + 40 * SECOND);
     let heard: Vec<_> = heard.lock().unwrap().iter().map(|c| c.why).collect();
     let wanted = [Why::HealthCheck, Why::ProbeFailed, Why::TimeOver];
     assert_eq!(heard[1..], wanted);
+}
+
+#[test]
+fn a_probe_that_says_nothing_keeps_others_away_for_a_time_only() {
+    let now = Instant::now();
+    let (breaker, _) = opened(now);
+    let later = now + 34 * SECOND;
+    let endless = breaker.admit(Some(&policy()), later).unwrap();
+    assert!(!request(&breaker, true, later + 9 * SECOND));
+    let patient = later + 10 * SECOND;
+    assert!(request(&breaker, true, patient) && request(&breaker, true, patient));
+    assert_eq!(state(&breaker, patient), State::Closed);
+    breaker.settle(&policy(), endless, false, patient);
+    assert_eq!(state(&breaker, patient), State::Closed, "it is too late");
+}
+
+#[test]
+fn it_stays_open_longer_after_each_probe_that_fails() {
+    let mut now = Instant::now();
+    let (breaker, heard) = breaker(now);
+    let mut policy = policy();
+    policy.first_timeout = 2 * SECOND;
+    for about in [2, 4, 8, 16, 30, 30] {
+        while let Ok(pass) = breaker.admit(Some(&policy), now) {
+            breaker.settle(&policy, pass, false, now);
+        }
+        let lasts = heard.lock().unwrap().last().unwrap().lasts.unwrap();
+        let about = about * SECOND;
+        assert!(
+            lasts >= about * 9 / 10 && lasts <= about * 11 / 10,
+            "{lasts:?}"
+        );
+        now += lasts + SECOND / 100;
+    }
+    for _ in 0..2 {
+        let pass = breaker.admit(Some(&policy), now).unwrap();
+        breaker.settle(&policy, pass, true, now);
+    }
+    while let Ok(pass) = breaker.admit(Some(&policy), now) {
+        breaker.settle(&policy, pass, false, now);
+    }
+    let lasts = heard.lock().unwrap().last().unwrap().lasts.unwrap();
+    assert!(lasts <= 3 * SECOND, "{lasts:?}");
 }
 
 #[test]
@@ -269,7 +315,7 @@ proptest! {
                 }
                 Event::Pass(millis) => now += Duration::from_millis(millis.into()),
                 Event::Tick => breaker.tick(now),
-                Event::Recover => breaker.recovered(now),
+                Event::Recover => breaker.recovered(Duration::ZERO, now),
                 Event::Force(open) => breaker.force(open, now),
                 Event::End(..) | Event::Lose(_) => {}
             }

@@ -8,7 +8,7 @@ pub mod judge;
 pub mod tally;
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -86,6 +86,10 @@ pub struct Outlier {
     /// Answers in a row with a status from 500 on.
     server_errors: AtomicU32,
     growth: Mutex<Growth>,
+    /// It was ejected because it keeps requests waiting.
+    hangs: AtomicBool,
+    /// Requests that it was given although it is ejected.
+    guests: AtomicU32,
     /// What it is compared with the others by.
     pub tally: Tally,
 }
@@ -108,6 +112,8 @@ impl Outlier {
             broken: AtomicU32::new(0),
             server_errors: AtomicU32::new(0),
             growth: Mutex::default(),
+            hangs: AtomicBool::new(false),
+            guests: AtomicU32::new(0),
             tally: Tally::default(),
         }
     }
@@ -122,9 +128,23 @@ impl Outlier {
     pub fn has_room(&self, now: Instant) -> bool {
         match self.state(now) {
             State::Closed => true,
-            State::HalfOpen => self.gate.probing() < PROBES,
+            State::HalfOpen => self.gate.has_room(PROBES, now),
             State::Open => false,
         }
+    }
+
+    /// Whether it may be given a request although it is ejected: one at a time, and none if it hangs, since
+    /// whoever has been failed by another backend shall not wait for this one.
+    pub fn takes_guests(&self) -> bool {
+        !self.hangs.load(Relaxed) && self.guests.load(Relaxed) == 0
+    }
+
+    /// A guest comes, or goes.
+    pub fn count_guest(&self, comes: bool) {
+        match comes {
+            true => self.guests.fetch_add(1, Relaxed),
+            false => self.guests.fetch_sub(1, Relaxed),
+        };
     }
 
     /// Lets a request in, if there is room.
@@ -132,39 +152,24 @@ impl Outlier {
         self.gate.admit(PROBES, now).ok()
     }
 
-    /// Records an answer to a request that was let in, or was given to it although it is ejected. Says
-    /// what follows.
+    /// Records that an answer has begun. Says what follows. Of a backend that is ejected, or returns,
+    /// nothing does: it has to come to an end with it.
     pub fn answered(
         &self,
         policy: &model::Outlier,
-        pass: Option<Pass>,
+        pass: Option<&Pass>,
         is_server_error: bool,
-        now: Instant,
     ) -> Learned {
         match pass {
-            Some(Pass::Ordinary(generation)) => {
-                if !self.gate.is_closed_in(generation) {
-                    return Learned::Nothing;
-                }
+            Some(Pass::Ordinary(generation)) if self.gate.is_closed_in(*generation) => {
                 // Loads first: on the good path nothing is written, and no cache line changes hands.
                 reset(&self.unanswered);
                 self.count_server_error(policy, is_server_error)
             }
-            Some(Pass::Probe(probe)) => {
-                let is_bad = is_server_error && policy.consecutive_5xx > 0;
-                match is_bad {
-                    true => Learned::Bad(Ejection::Probe),
-                    false if self.gate.succeeded(&probe, GOOD_PROBES, now) => {
-                        self.forget();
-                        Learned::Well
-                    }
-                    false => Learned::Nothing,
-                }
+            Some(Pass::Probe(_)) if is_server_error && policy.consecutive_5xx > 0 => {
+                Learned::Bad(Ejection::Probe)
             }
-            None => {
-                self.gate.half_open_early(Why::ProbesSucceeded, now);
-                Learned::Nothing
-            }
+            _ => Learned::Nothing,
         }
     }
 
@@ -180,12 +185,24 @@ impl Outlier {
         }
     }
 
-    /// Records that an answer came to its end.
-    pub fn completed(&self) {
-        reset(&self.broken);
+    /// Records that an answer, which was no server error, came to its end.
+    pub fn completed(&self, pass: Option<Pass>, now: Instant) -> Learned {
+        match pass {
+            Some(Pass::Ordinary(_)) => reset(&self.broken),
+            Some(Pass::Probe(probe)) => {
+                if self.gate.succeeded(&probe, GOOD_PROBES, now) {
+                    self.forget();
+                    return Learned::Well;
+                }
+            }
+            None => self
+                .gate
+                .half_open_early(Duration::ZERO, Why::ProbesSucceeded, now),
+        }
+        Learned::Nothing
     }
 
-    /// Records an attempt that failed: with its pass if it was not answered, without if it had been.
+    /// Records an attempt that failed.
     pub fn failed(&self, policy: &model::Outlier, failed: Failed) -> Learned {
         let (row, is_probe) = match failed {
             Failed::Unanswered(Some(Pass::Ordinary(generation))) => {
@@ -196,8 +213,9 @@ impl Outlier {
             }
             Failed::Unanswered(Some(Pass::Probe(_))) => (&self.unanswered, true),
             // It is ejected, and stays so.
-            Failed::Unanswered(None) => return Learned::Nothing,
-            Failed::BrokenOff => (&self.broken, false),
+            Failed::Unanswered(None) | Failed::BrokenOff(None) => return Learned::Nothing,
+            Failed::BrokenOff(Some(Pass::Ordinary(_))) => (&self.broken, false),
+            Failed::BrokenOff(Some(Pass::Probe(_))) => (&self.broken, true),
         };
         let failures = row.fetch_add(1, Relaxed) + 1;
         let is_off = policy.consecutive_failures == 0;
@@ -210,8 +228,9 @@ impl Outlier {
         }
     }
 
-    /// Ejects it from now on and says for how long, unless it is out already.
-    pub fn eject(&self, policy: &model::Outlier, now: Instant) -> Option<Duration> {
+    /// Ejects it from now on and says for how long, unless it is out already. `hangs` when it keeps
+    /// requests waiting.
+    pub fn eject(&self, policy: &model::Outlier, hangs: bool, now: Instant) -> Option<Duration> {
         let mut growth = self.growth.lock().unwrap_or_else(PoisonError::into_inner);
         let well = growth
             .ends
@@ -231,6 +250,7 @@ impl Outlier {
         {
             return None;
         }
+        self.hangs.store(hangs, Relaxed);
         *growth = Growth {
             times: times + 1,
             ends: Some(now + time),
@@ -257,7 +277,7 @@ pub enum Failed {
     /// Without an answer.
     Unanswered(Option<Pass>),
     /// Inside its answer.
-    BrokenOff,
+    BrokenOff(Option<Pass>),
 }
 
 /// What follows from what became of an attempt.

@@ -28,7 +28,9 @@ fn policy() -> model::Outlier {
 fn answer(outlier: &Outlier, now: Instant) -> Learned {
     let pass = outlier.admit(now);
     assert!(pass.is_some(), "there is room");
-    outlier.answered(&policy(), pass, false, now)
+    let learned = outlier.answered(&policy(), pass.as_ref(), false);
+    assert_eq!(learned, Learned::Nothing);
+    outlier.completed(pass, now)
 }
 
 fn fail(outlier: &Outlier, now: Instant) -> Learned {
@@ -65,11 +67,12 @@ fn answers_that_are_broken_off_count_for_themselves() {
     let now = Instant::now();
     let outlier = Outlier::new(now);
     let break_off = || {
-        answer(&outlier, now);
-        outlier.failed(&policy(), Failed::BrokenOff)
+        let pass = outlier.admit(now);
+        outlier.answered(&policy(), pass.as_ref(), false);
+        outlier.failed(&policy(), Failed::BrokenOff(pass))
     };
     assert_eq!(break_off(), Learned::Nothing);
-    outlier.completed();
+    answer(&outlier, now);
     assert_eq!(break_off(), Learned::Nothing);
     assert_eq!(break_off(), Learned::Nothing);
     assert_eq!(break_off(), Learned::Bad(Ejection::Failures(3)));
@@ -83,7 +86,8 @@ fn server_errors_in_a_row_eject_if_wanted() {
         consecutive_5xx: 2,
         ..policy()
     };
-    let error = |policy: &model::Outlier| outlier.answered(policy, outlier.admit(now), true, now);
+    let error =
+        |policy: &model::Outlier| outlier.answered(policy, outlier.admit(now).as_ref(), true);
     assert_eq!(error(&wanted), Learned::Nothing);
     assert_eq!(answer(&outlier, now), Learned::Nothing);
     assert_eq!(error(&wanted), Learned::Nothing);
@@ -95,18 +99,19 @@ fn server_errors_in_a_row_eject_if_wanted() {
 fn who_returns_has_to_show_that_it_is_well() {
     let now = Instant::now();
     let outlier = Outlier::new(now);
-    let time = assert_lasts(outlier.eject(&policy(), now), 10 * SECOND);
+    let time = assert_lasts(outlier.eject(&policy(), false, now), 10 * SECOND);
     assert!(!outlier.has_room(now) && outlier.admit(now).is_none());
-    assert_eq!(outlier.eject(&policy(), now), None, "it is out already");
+    assert_eq!(
+        outlier.eject(&policy(), false, now),
+        None,
+        "it is out already"
+    );
     let back = now + time + SECOND / 100;
     assert!(outlier.ejected_until(back).is_none());
     assert_eq!(outlier.state(back), State::HalfOpen);
     let first = outlier.admit(back);
     assert!(!outlier.has_room(back), "one at a time");
-    assert_eq!(
-        outlier.answered(&policy(), first, false, back),
-        Learned::Nothing
-    );
+    assert_eq!(outlier.completed(first, back), Learned::Nothing);
     assert_eq!(answer(&outlier, back), Learned::Well);
     assert_eq!(outlier.state(back), State::Closed);
 }
@@ -116,22 +121,22 @@ fn a_further_ejection_is_longer_and_time_that_is_well_makes_it_shorter_again() {
     let mut now = Instant::now();
     let outlier = Outlier::new(now);
     for about in [10, 20, 30, 30] {
-        now += assert_lasts(outlier.eject(&policy(), now), about * SECOND) + SECOND / 100;
+        now += assert_lasts(outlier.eject(&policy(), false, now), about * SECOND) + SECOND / 100;
         assert_eq!(fail(&outlier, now), Learned::Bad(Ejection::Probe));
     }
     // One success does not make up for all of it.
-    now += assert_lasts(outlier.eject(&policy(), now), 30 * SECOND) + SECOND / 100;
+    now += assert_lasts(outlier.eject(&policy(), false, now), 30 * SECOND) + SECOND / 100;
     answer(&outlier, now);
     answer(&outlier, now);
-    now += assert_lasts(outlier.eject(&policy(), now), 30 * SECOND);
+    now += assert_lasts(outlier.eject(&policy(), false, now), 30 * SECOND);
     now += 51 * SECOND;
     answer(&outlier, now);
     answer(&outlier, now);
-    now += assert_lasts(outlier.eject(&policy(), now), 20 * SECOND);
+    now += assert_lasts(outlier.eject(&policy(), false, now), 20 * SECOND);
     now += 3600 * SECOND;
     answer(&outlier, now);
     answer(&outlier, now);
-    assert_lasts(outlier.eject(&policy(), now), 10 * SECOND);
+    assert_lasts(outlier.eject(&policy(), false, now), 10 * SECOND);
 }
 
 #[test]
@@ -139,7 +144,7 @@ fn what_began_before_an_ejection_says_nothing_after_it() {
     let now = Instant::now();
     let outlier = Outlier::new(now);
     let early: Vec<_> = (0..3).map(|_| outlier.admit(now)).collect();
-    let time = assert_lasts(outlier.eject(&policy(), now), 10 * SECOND);
+    let time = assert_lasts(outlier.eject(&policy(), false, now), 10 * SECOND);
     let back = now + time + SECOND / 100;
     answer(&outlier, back);
     for pass in early {
@@ -153,10 +158,36 @@ fn what_began_before_an_ejection_says_nothing_after_it() {
 fn a_guest_that_is_answered_ends_the_ejection() {
     let now = Instant::now();
     let outlier = Outlier::new(now);
-    assert_lasts(outlier.eject(&policy(), now), 10 * SECOND);
+    assert_lasts(outlier.eject(&policy(), false, now), 10 * SECOND);
     let failed = Failed::Unanswered(None);
     assert_eq!(outlier.failed(&policy(), failed), Learned::Nothing);
     assert_eq!(outlier.state(now), State::Open);
-    outlier.answered(&policy(), None, false, now);
+    outlier.completed(None, now);
     assert_eq!(outlier.state(now), State::HalfOpen);
+}
+
+#[test]
+fn an_answer_that_breaks_off_shows_nobody_to_be_well() {
+    let now = Instant::now();
+    let outlier = Outlier::new(now);
+    let time = assert_lasts(outlier.eject(&policy(), false, now), 10 * SECOND);
+    let back = now + time + SECOND / 100;
+    let pass = outlier.admit(back);
+    outlier.answered(&policy(), pass.as_ref(), false);
+    let broken = outlier.failed(&policy(), Failed::BrokenOff(pass));
+    assert_eq!(broken, Learned::Bad(Ejection::Probe));
+}
+
+#[test]
+fn who_hangs_takes_no_guests_and_others_one_at_a_time() {
+    let now = Instant::now();
+    let outlier = Outlier::new(now);
+    outlier.eject(&policy(), false, now);
+    assert!(outlier.takes_guests());
+    outlier.count_guest(true);
+    assert!(!outlier.takes_guests());
+    outlier.count_guest(false);
+    let back = now + 12 * SECOND;
+    outlier.eject(&policy(), true, back);
+    assert!(!outlier.takes_guests());
 }
