@@ -90,7 +90,14 @@ fn process(criterion: &mut Criterion) {
     let overload = Overload::new(Arc::default());
     overload.measured(1 << 29, Some(1 << 30));
     criterion.bench_function("process/admits", |bencher| {
-        bencher.iter(|| overload.admits(black_box(Priority::Normal), black_box(100), 100_000));
+        bencher.iter(|| {
+            overload.admits(
+                black_box(Priority::Normal),
+                Priority::High,
+                black_box(100),
+                100_000,
+            )
+        });
     });
     let others: Vec<_> = (0..10_000).map(|_| overload.idle.enter()).collect();
     let seat = overload.idle.enter();

@@ -54,6 +54,8 @@ pub struct Snapshot {
     pub has_cors: bool,
     /// Bounds on what a client sends.
     pub limits: Limits,
+    /// The most important class of all routes.
+    pub top: Priority,
     /// Requests of all classes that may be in flight when there is one more of each class.
     pub most_requests: [usize; Priority::ALL.len()],
     /// How the process ends.
@@ -105,6 +107,8 @@ impl Snapshot {
         let rate_limits = RateLimits::compile(&config.ratelimit, metrics, before);
         let routes = compile_routes(config, &upstreams, &auth, &rate_limits, metrics, previous);
         let admin = config.admin.as_ref();
+        let classes = config.routes.iter().map(|route| route.priority);
+        let top = classes.max().unwrap_or_default();
         Ok(Self {
             generation,
             source_hash: config.source_hash,
@@ -121,7 +125,9 @@ impl Snapshot {
                 .as_ref()
                 .map(|policy| Cors::compile(policy, &OWN_METHODS)),
             limits: config.limits,
-            most_requests: most_requests(config),
+            top,
+            most_requests: Priority::ALL
+                .map(|class| priority::share(config.limits.max_requests, class, top) as usize),
             shutdown: config.shutdown.clone(),
             admin_token: admin.and_then(|admin| admin.token.clone()),
             maintenance: Maintenance::new(
@@ -201,13 +207,6 @@ impl Snapshot {
         let on = |route: &&Arc<Route>| route.maintenance.is_on();
         self.routes.iter().filter(on).count()
     }
-}
-
-/// What each class may fill of the requests in flight.
-fn most_requests(config: &Config) -> [usize; Priority::ALL.len()] {
-    let classes = config.routes.iter().map(|route| route.priority);
-    let top = classes.max().unwrap_or_default();
-    Priority::ALL.map(|class| priority::share(config.limits.max_requests, class, top) as usize)
 }
 
 /// Upstreams whose configuration did not change are the same as before.

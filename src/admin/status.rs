@@ -89,7 +89,7 @@ impl StatusSource for Status {
             "state": self.gateway.lifecycle.state().as_str(),
             "started": humantime::format_rfc3339_seconds(self.started).to_string(),
             "in_flight": self.gateway.lifecycle.in_flight(),
-            "overload": of_overload(&self.gateway.overload),
+            "overload": of_overload(&self.gateway.overload, snapshot.top),
             "config": of_config(&snapshot, &self.reloader.report()),
             "maintenance": control::maintenance(&snapshot),
             "auth": { "providers": providers::of(&snapshot.auth) },
@@ -208,12 +208,12 @@ fn of_upstream(upstream: &Upstream, now: Instant) -> Value {
     })
 }
 
-fn of_overload(overload: &Overload) -> Value {
+fn of_overload(overload: &Overload, top: Priority) -> Value {
     let (used, available) = overload.memory();
     json!({
         "memory_used": used,
         "memory_limit": (available > 0).then_some(available),
-        "shedding": overload.shedding().map(Priority::as_str),
+        "shedding": overload.shedding(top).map(Priority::as_str),
     })
 }
 

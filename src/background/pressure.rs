@@ -54,7 +54,7 @@ impl BackgroundService for Pressure {
             if self.overload.is_tight() {
                 make_room(&self.overload);
             }
-            told.tell(&self.overload, now);
+            told.tell(&self.overload, self.live.load().top, now);
         }
     }
 }
@@ -113,8 +113,8 @@ struct Told {
 const PAUSE: Duration = Duration::from_secs(10);
 
 impl Told {
-    fn tell(&mut self, overload: &Overload, now: Instant) {
-        let shedding = overload.shedding();
+    fn tell(&mut self, overload: &Overload, top: Priority, now: Instant) {
+        let shedding = overload.shedding(top);
         let soon = self.at.is_some_and(|at| now < at + PAUSE);
         if shedding == self.shedding || soon {
             return;
@@ -125,7 +125,7 @@ impl Told {
         match shedding {
             Some(class) => log::warn!(
                 "overload: memory is tight, {used} of {available} MiB: requests of routes with \
-                 priority {} and below are refused, idle connections are closed",
+                 priority {} and below are refused",
                 class.as_str()
             ),
             None => log::info!("overload: memory is no longer tight, {used} of {available} MiB"),

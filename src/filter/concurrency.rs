@@ -105,15 +105,20 @@ impl Limit {
             Shared::Line(Line::new(&config.bounds, config.top, measured))
         });
         let before = previous.and_then(|previous| previous.adaptive.as_ref());
-        Self {
+        let adaptive = config
+            .adaptive
+            .map(|settings| Adaptive::compile(settings, &config.bounds, before, now));
+        let limit = Self {
             bounds: config.bounds,
             key: Vec::new(),
             top: config.top,
             places,
-            adaptive: config
-                .adaptive
-                .map(|settings| Adaptive::compile(settings, &config.bounds, before, now)),
+            adaptive,
+        };
+        if previous.is_none() {
+            limit.put_into_force(now);
         }
+        limit
     }
 
     /// Puts the limit into force, also for those who wait already.
@@ -122,6 +127,7 @@ impl Limit {
             Shared::Keyed(gate) => gate.set_limit(self.bounds.limit),
             Shared::Line(line) => {
                 line.adopt(&self.bounds, self.top);
+                line.follow(self.adaptive.as_ref().map_or(0, |adaptive| adaptive.number));
                 let found = self.adaptive.as_ref().map(|adaptive| adaptive.limit());
                 line.set_limit(found.unwrap_or(self.bounds.limit), now);
             }
@@ -196,22 +202,29 @@ impl Limit {
 
 /// The places of one request: one of each limit of its route, and one of its upstream's.
 #[derive(Default)]
-pub struct Places([Option<Place>; MAX_CONCURRENCY_LIMITS + 1]);
+pub struct Places {
+    of_route: [Option<Place>; MAX_CONCURRENCY_LIMITS],
+    of_upstream: Option<Place>,
+}
 
 impl Places {
-    /// Keeps one until the request is over.
+    /// Keeps one of the route until the request is over.
     pub fn keep(&mut self, place: Place) {
-        let free = self.0.iter_mut().find(|kept| kept.is_none());
-        // There is one for each limit that a request can have.
+        let free = self.of_route.iter_mut().find(|kept| kept.is_none());
+        // There is one for each limit that a route can have.
         if let Some(free) = free {
             *free = Some(place);
         }
     }
 
-    /// Gives the last one back before the request is over.
-    pub fn give_back_last(&mut self) {
-        let last = self.0.iter_mut().rev().find(|kept| kept.is_some());
-        drop(last.and_then(Option::take));
+    /// Keeps the upstream's, in the place of that of another upstream.
+    pub fn keep_upstream(&mut self, place: Place) {
+        self.of_upstream = Some(place);
+    }
+
+    /// Gives the upstream's back before the request is over.
+    pub fn leave_upstream(&mut self) {
+        self.of_upstream = None;
     }
 }
 

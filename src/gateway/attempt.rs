@@ -186,7 +186,7 @@ impl Gateway {
             .is_some_and(Limit::is_adaptive)
         {
             // What the backend does in a tunnel says nothing of what it can do beside it.
-            context.places.give_back_last();
+            context.places.leave_upstream();
         }
         let idle = upstream.timeouts.upgraded_idle;
         let patience = context.snapshot.limits.response_write_timeout;

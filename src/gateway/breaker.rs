@@ -56,6 +56,8 @@ impl Gateway {
             None => Err(Failure::Refused(rejection)),
             Some(Fallback::Respond(fallback)) => self.stand_in(exchange, context, fallback).await,
             Some(Fallback::Upstream(other)) => {
+                // Nothing of the request is with the one that it stands in for.
+                context.places.leave_upstream();
                 context.upstream = snapshot.upstreams.get(*other).cloned();
                 if let Some(upstream) = &context.upstream {
                     upstream.requested();

@@ -42,7 +42,7 @@ impl Gateway {
             let route = context.route.as_ref();
             let class = route.map_or_else(Priority::default, |route| route.priority);
             let place = self.place(exchange, limit, 0, class).await?;
-            context.places.keep(place);
+            context.places.keep_upstream(place);
         }
         Ok(())
     }

@@ -10,12 +10,10 @@ impl Gateway {
     /// that a refusal costs next to nothing; what has no route, and the gateway's own endpoints, cost
     /// no more.
     pub(super) fn bear(&self, context: &Context, route: &Route) -> Result<(), Failure> {
-        let class = route.priority;
-        let most = context.snapshot.most_requests[class.index()];
-        match self
-            .overload
-            .admits(class, self.lifecycle.in_flight(), most)
-        {
+        let (class, snapshot) = (route.priority, &context.snapshot);
+        let most = snapshot.most_requests[class.index()];
+        let in_flight = self.lifecycle.in_flight();
+        match self.overload.admits(class, snapshot.top, in_flight, most) {
             true => Ok(()),
             false => Err(Failure::Refused(Rejection::Overloaded)),
         }

@@ -61,7 +61,7 @@ impl Bound {
             Self::Process(_) => resident(),
             Self::Group { usage, stat, .. } => {
                 let charged = number(usage)?;
-                let droppable = fs::read_to_string(stat).map_or(0, |stat| files(&stat));
+                let droppable = fs::read_to_string(stat).map_or(0, |stat| droppable(&stat));
                 Some(charged.saturating_sub(droppable))
             }
         }
@@ -139,8 +139,9 @@ fn number(file: &Path) -> Option<u64> {
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
-/// Bytes of files in a control group's memory. The first version says them with what is below, too.
-fn files(stat: &str) -> u64 {
+/// Bytes of a control group's memory that the kernel drops before it ends anybody: files, and its own
+/// caches. The first version says them with what is below, too.
+fn droppable(stat: &str) -> u64 {
     let value = |name: &str| {
         let lines = stat.lines();
         let mut values = lines.filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -153,7 +154,7 @@ fn files(stat: &str) -> u64 {
             .or_else(|| value(name))
             .unwrap_or(0)
     };
-    one("inactive_file") + one("active_file")
+    one("inactive_file") + one("active_file") + one("slab_reclaimable")
 }
 
 #[cfg(test)]
@@ -184,7 +185,7 @@ mod tests {
             ("sys/fs/cgroup/pods/memory.current", "70000\n"),
             (
                 "sys/fs/cgroup/pods/memory.stat",
-                "anon 40000\nfile 30000\ninactive_file 10000\nactive_file 5000\n",
+                "anon 40000\nfile 30000\ninactive_file 10000\nactive_file 4000\nslab_reclaimable 1000\n",
             ),
         ]);
         let bound = Bound::find_below(root.path()).unwrap();

@@ -15,9 +15,12 @@ use self::idle::IdleConnections;
 use crate::config::model::Priority;
 use crate::metrics::{OverloadMetrics, Shed};
 
-/// From which share of the memory, in thousandths, requests of each class are refused, the least
-/// important first. What is in flight already may need the rest.
-const SHED_FROM: [u32; Priority::ALL.len()] = [850, 900, 950, 1000];
+/// From which share of the memory on, in thousandths, the most important class in use is refused.
+const SHED_FROM: u32 = 1000;
+/// How much sooner each class below it is. What is in flight already may need the rest.
+const STEP: u32 = 50;
+/// From where on idle connections are closed.
+const TIGHT: u32 = 950;
 
 /// The state of the process, shared by all workers.
 pub struct Overload {
@@ -60,24 +63,25 @@ impl Overload {
         (self.used.load(Relaxed), self.available.load(Relaxed))
     }
 
-    /// Whether memory is tight enough for something to be done about it.
+    /// Whether memory is tight enough for idle connections to be closed.
     pub fn is_tight(&self) -> bool {
-        self.tightness.load(Relaxed) >= SHED_FROM[0]
+        self.tightness.load(Relaxed) >= TIGHT
     }
 
-    /// The most important class that memory is too tight for.
-    pub fn shedding(&self) -> Option<Priority> {
+    /// The most important class that memory is too tight for, where `top` is the most important of all
+    /// routes.
+    pub fn shedding(&self, top: Priority) -> Option<Priority> {
         let tightness = self.tightness.load(Relaxed);
-        let refused = |class: &&Priority| tightness >= SHED_FROM[class.index()];
+        let refused = |class: &&Priority| **class <= top && tightness >= shed_from(**class, top);
         Priority::ALL.iter().rev().find(refused).copied()
     }
 
     /// Whether there is room for one more request of this class, where so many of all classes are in
     /// flight and so many may be for this one.
-    pub fn admits(&self, class: Priority, in_flight: usize, most: usize) -> bool {
+    pub fn admits(&self, class: Priority, top: Priority, in_flight: usize, most: usize) -> bool {
         let reason = if in_flight > most {
             Shed::Requests
-        } else if self.tightness.load(Relaxed) >= SHED_FROM[class.index()] {
+        } else if self.tightness.load(Relaxed) >= shed_from(class, top) {
             Shed::Memory
         } else {
             return true;
@@ -87,13 +91,20 @@ impl Overload {
     }
 }
 
+/// From where on requests of a class are refused, where `top` is the most important one in use: nothing is
+/// kept for those who never come.
+fn shed_from(class: Priority, top: Priority) -> u32 {
+    let below = top.index().saturating_sub(class.index()) as u32;
+    SHED_FROM - STEP * below
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use Priority::{Critical, High, Low, Normal};
 
-    fn admitted(overload: &Overload) -> Vec<Priority> {
-        let admits = |class: &Priority| overload.admits(*class, 1, 1);
+    fn admitted(overload: &Overload, top: Priority) -> Vec<Priority> {
+        let admits = |class: &Priority| *class <= top && overload.admits(*class, top, 1, 1);
         Priority::ALL.into_iter().filter(admits).collect()
     }
 
@@ -110,20 +121,32 @@ mod tests {
             (u64::MAX, vec![], Some(Critical)),
         ] {
             overload.measured(used, Some(1000));
-            assert_eq!(admitted(&overload), expected, "{used}");
-            assert_eq!(overload.shedding(), shedding);
-            assert_eq!(overload.is_tight(), shedding.is_some());
+            assert_eq!(admitted(&overload, Critical), expected, "{used}");
+            assert_eq!(overload.shedding(Critical), shedding);
         }
         overload.measured(u64::MAX, None);
-        assert_eq!(admitted(&overload).len(), 4);
+        assert_eq!(admitted(&overload, Critical).len(), 4);
         overload.measured(5, Some(0));
-        assert!(admitted(&overload).is_empty());
+        assert!(admitted(&overload, Critical).is_empty());
+    }
+
+    #[test]
+    fn where_all_are_equal_nobody_is_refused_before_memory_is_used_up() {
+        let overload = Overload::new(Arc::default());
+        overload.measured(999, Some(1000));
+        assert_eq!(admitted(&overload, Normal), [Normal]);
+        assert!(overload.is_tight() && overload.shedding(Normal) == Some(Low));
+        overload.measured(949, Some(1000));
+        assert!(!overload.is_tight() && overload.shedding(Low).is_none());
+        overload.measured(1000, Some(1000));
+        assert_eq!(overload.shedding(Normal), Some(Normal));
     }
 
     #[test]
     fn requests_in_flight_are_bounded() {
         let overload = Overload::new(Arc::default());
-        assert!(overload.admits(Normal, 10, 10), "it is one of them itself");
-        assert!(!overload.admits(Normal, 11, 10));
+        let admits = |in_flight| overload.admits(Normal, Normal, in_flight, 10);
+        assert!(admits(10), "it is one of them itself");
+        assert!(!admits(11));
     }
 }

@@ -4,8 +4,8 @@ use super::Checker;
 use super::ratelimit::key_part;
 use crate::config::file::{self, OneOrMany};
 use crate::config::model::{
-    Action, Adaptive, Bounds, Concurrency, KeyPart, MAX_CONCURRENCY_LIMITS, Priority, Route,
-    Upstream, UpstreamConcurrency,
+    Action, Adaptive, Bounds, Concurrency, Fallback, KeyPart, MAX_CONCURRENCY_LIMITS, Priority,
+    Route, Upstream, UpstreamConcurrency,
 };
 use crate::config::pattern::PathPattern;
 use crate::config::tree::Path;
@@ -165,8 +165,20 @@ pub(super) fn rank(upstreams: &mut [Upstream], routes: &[Route]) {
         let Action::Proxy(branches) = &route.action else {
             continue;
         };
-        for branch in branches {
-            let upstream = upstreams.get_mut(branch.upstream);
+        let mut targets: Vec<usize> = branches.iter().map(|branch| branch.upstream).collect();
+        let of_upstreams = targets
+            .iter()
+            .filter_map(|at| upstreams.get(*at)?.fallback.as_ref());
+        let stand_ins: Vec<usize> = of_upstreams
+            .chain(&route.fallback)
+            .filter_map(|fallback| match fallback {
+                Fallback::Upstream(other) => Some(*other),
+                Fallback::Respond(_) => None,
+            })
+            .collect();
+        targets.extend(stand_ins);
+        for target in targets {
+            let upstream = upstreams.get_mut(target);
             if let Some(limit) = upstream.and_then(|upstream| upstream.concurrency.as_mut()) {
                 limit.top = limit.top.max(route.priority);
             }

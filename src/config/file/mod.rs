@@ -242,7 +242,7 @@ pub struct Limits {
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_requests: u32,
     /// How much memory the process may use before it refuses requests, those of less important routes
-    /// first, from 85% of it on. When left out, 90% of what the container may use, or else of what the
+    /// first. When left out, 90% of what the container may use, or else of what the
     /// machine has. `unlimited` for no bound.
     #[schemars(extend("x-min" = "16MiB", "examples" = ["800MiB", "unlimited"]))]
     pub max_memory: Option<Limit>,

@@ -19,9 +19,14 @@ const ENOUGH: u32 = 20;
 /// Where there are fewer, it is waited for this long.
 const FEW: Duration = Duration::from_secs(1);
 
+/// How many there were.
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
+
 /// The limit of an upstream as it is found.
 pub(super) struct Adaptive {
     settings: model::Adaptive,
+    /// Tells it from others that share its places; never 0.
+    pub number: u64,
     epoch: Instant,
     answers: AtomicU32,
     /// Of the latency of answers, in microseconds.
@@ -54,6 +59,7 @@ impl Adaptive {
         };
         Arc::new(Self {
             settings,
+            number: NUMBERS.fetch_add(1, Relaxed) + 1,
             epoch: now,
             answers: AtomicU32::new(0),
             sum: AtomicU64::new(0),
@@ -80,8 +86,10 @@ impl Adaptive {
     /// An answer came after so long.
     pub fn answered(&self, status: u16, latency: Duration, line: &Arc<Line>, now: Instant) {
         match status {
+            // It is told to a client, for what that client did.
+            429 => return,
             // The backend says that it has no room.
-            429 | 503 => {
+            503 => {
                 self.lost.fetch_add(1, Relaxed);
             }
             // Errors are often quick, and say nothing of how long an answer takes.
@@ -150,7 +158,8 @@ impl Adaptive {
         found.gradient.update(&self.settings, &window);
         let limit = found.gradient.limit(&self.settings);
         drop(found);
-        if limit != line.limit() {
+        // Requests of a generation that is past go on telling what they see.
+        if line.follows(self.number) && limit != line.limit() {
             line.set_limit(limit, now);
         }
     }

@@ -81,6 +81,10 @@ pub struct Gradient {
     starting: bool,
     /// The rate of answers when it was last doubled.
     first_rate: f64,
+    /// The limit, and the share of requests that were lost, when the limit was first blamed for it.
+    blamed: Option<(f64, f64)>,
+    /// For how much longer losses are not blamed on the limit, in seconds.
+    deaf: f64,
     /// The base was seen without load, or found to be one.
     confirmed: bool,
 }
@@ -98,6 +102,8 @@ impl Gradient {
             raised: 0,
             starting: true,
             first_rate: 0.0,
+            blamed: None,
+            deaf: 0.0,
             confirmed: false,
         }
     }
@@ -115,8 +121,7 @@ impl Gradient {
     /// Learns from what was observed.
     pub fn update(&mut self, settings: &Adaptive, window: &Window) {
         let (latency, peak) = (window.latency.as_secs_f64(), f64::from(window.peak));
-        let lost = f64::from(window.lost);
-        let overloaded = lost > LOST * (lost + f64::from(window.answers));
+        let overloaded = self.loses_for_the_limit(window);
         if window.answers > 0 {
             self.smooth_rate(window);
             if self.base == 0.0 {
@@ -139,12 +144,30 @@ impl Gradient {
             self.lower(ratio.max(LEAST_GRADIENT), window);
         } else {
             self.raised = 0;
-            if peak > USED * self.limit {
+            if window.answers > 0 && peak > USED * self.limit {
                 self.raise(window);
             }
         }
         let (min, max) = (f64::from(settings.min), f64::from(settings.max));
         self.limit = self.limit.clamp(min, max.max(min));
+    }
+
+    /// Whether what is lost is lost because of the limit: too much, and less of it with a lower limit.
+    fn loses_for_the_limit(&mut self, window: &Window) -> bool {
+        let lost = f64::from(window.lost);
+        let share = lost / (lost + f64::from(window.answers)).max(1.0);
+        self.deaf = (self.deaf - window.time.as_secs_f64()).max(0.0);
+        if share <= LOST || self.deaf > 0.0 {
+            self.blamed = None;
+            return false;
+        }
+        let (limit, before) = *self.blamed.get_or_insert((self.limit, share));
+        if self.limit < LOWERED * limit && share > FEWER * before {
+            // A backend that is broken loses what it is given, however little that is.
+            (self.limit, self.deaf, self.blamed) = (limit, TRUST, None);
+            return false;
+        }
+        true
     }
 
     fn smooth_rate(&mut self, window: &Window) {

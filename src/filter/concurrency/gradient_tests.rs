@@ -257,34 +257,49 @@ fn ordinary_load_is_never_refused() {
     }
 }
 
-#[test]
-fn what_is_lost_lowers_the_limit_though_what_is_answered_is_quick() {
-    let mut gradient = Gradient::new(100);
-    let mut window = Window {
-        time: Duration::from_millis(100),
-        answers: 80,
-        latency: Duration::from_millis(10),
-        lost: 0,
-        peak: 100,
-        binding: true,
+/// A full window of answers that take 10 ms, of which this share was lost.
+fn losing(gradient: &Gradient, share: f64) -> Window {
+    let peak = gradient.limit(&SETTINGS);
+    let all = 10 * peak;
+    let lost = (f64::from(all) * share) as u32;
+    let latency = match lost == all {
+        true => Duration::ZERO,
+        false => Duration::from_millis(10),
     };
-    gradient.update(&SETTINGS, &window);
-    window.lost = 20;
-    gradient.update(&SETTINGS, &window);
-    assert_eq!(gradient.limit(&SETTINGS), 85);
-    // When nothing at all is answered, latency is not known.
-    (window.answers, window.latency) = (0, Duration::ZERO);
-    for _ in 0..50 {
-        gradient.update(&SETTINGS, &window);
+    Window {
+        time: Duration::from_millis(100),
+        answers: all - lost,
+        latency,
+        lost,
+        peak,
+        binding: true,
     }
-    assert_eq!(gradient.limit(&SETTINGS), SETTINGS.min);
-    (window.answers, window.lost) = (100, 0);
-    window.latency = Duration::from_millis(10);
-    for _ in 0..50 {
-        gradient.update(&SETTINGS, &window);
-        window.peak = gradient.limit(&SETTINGS);
+}
+
+#[test]
+fn what_is_lost_lowers_the_limit_as_long_as_that_makes_it_less() {
+    let mut gradient = Gradient::new(100);
+    gradient.update(&SETTINGS, &losing(&gradient, 0.0));
+    // The backends turn away what is above 60, though what they answer is quick.
+    for _ in 0..100 {
+        let share = (1.0 - 60.0 / gradient.limit).max(0.0);
+        gradient.update(&SETTINGS, &losing(&gradient, share));
+        assert!(gradient.limit > 40.0, "{gradient:?}");
     }
-    assert!(gradient.limit(&SETTINGS) > 100, "{gradient:?}");
+    assert!(gradient.limit < 90.0, "{gradient:?}");
+}
+
+#[test]
+fn a_broken_backend_does_not_sink_the_limit_of_the_others() {
+    // One of six that turns away all, and one that is all there is.
+    for share in [0.17, 1.0] {
+        let mut gradient = Gradient::new(100);
+        gradient.update(&SETTINGS, &losing(&gradient, 0.0));
+        for _ in 0..10_000 {
+            gradient.update(&SETTINGS, &losing(&gradient, share));
+            assert!(gradient.limit > 65.0, "{gradient:?}");
+        }
+    }
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub(super) struct Line {
     patience: AtomicU64,
     /// Whether somebody found no place of late.
     held_back: AtomicBool,
+    /// The number of what finds the limit; 0 for a fixed one.
+    followed: AtomicU64,
     queue: Mutex<Waiters>,
     pub metrics: Arc<ConcurrencyMetrics>,
 }
@@ -54,6 +56,7 @@ impl Line {
             top: AtomicU8::new(top as u8),
             patience: AtomicU64::new(patience(bounds)),
             held_back: AtomicBool::new(false),
+            followed: AtomicU64::new(0),
             queue: Mutex::default(),
             metrics,
         })
@@ -77,6 +80,16 @@ impl Line {
     /// How many may have one.
     pub fn limit(&self) -> u32 {
         self.limit.load(Relaxed)
+    }
+
+    /// From now on the limit is found by what has this number; 0: it is fixed.
+    pub fn follow(&self, number: u64) {
+        self.followed.store(number, Relaxed);
+    }
+
+    /// Whether the limit is found by what has this number.
+    pub fn follows(&self, number: u64) -> bool {
+        self.followed.load(Relaxed) == number
     }
 
     /// Other settings hold from now on, but for the limit.

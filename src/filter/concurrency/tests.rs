@@ -347,14 +347,11 @@ fn what_was_found_outlives_a_reload_and_other_settings() {
     };
     let first = Limit::of_upstream(&config, "users", &metrics, now, None);
     let mut at = now;
-    for _ in 0..2000 {
-        let Entered::In(_place) = first.enter(0, Normal) else {
-            panic!("no place");
-        };
+    let limit = |limit: &Limit| limit.standing().unwrap().limit;
+    while limit(&first) == 50 && at < now + Duration::from_secs(10) {
         at += Duration::from_millis(10);
         first.unanswered(at);
     }
-    let limit = |limit: &Limit| limit.standing().unwrap().limit;
     let found = limit(&first);
     assert!(found < 50, "{found}");
     config.bounds.queue = 20;
@@ -374,5 +371,11 @@ fn what_was_found_outlives_a_reload_and_other_settings() {
     config.bounds.limit = 7;
     let fixed = Limit::of_upstream(&config, "users", &metrics, at, Some(&third));
     fixed.put_into_force(at);
+    assert_eq!(limit(&fixed), 7);
+    // Requests that began before go on.
+    for _ in 0..200 {
+        at += Duration::from_millis(100);
+        third.answered(200, Duration::from_millis(10), at);
+    }
     assert_eq!(limit(&fixed), 7);
 }
