@@ -172,6 +172,5 @@ fn route(number: usize, hosts: Vec<HostPattern>, path: PathPattern) -> Route {
         fallback: None,
         mirror: None,
         maintenance: false,
-        fallback: None,
     }
 }
