@@ -19,6 +19,7 @@ use crate::request_id::RequestId;
 use crate::route::{Lookup, Params, Route};
 use crate::snapshot::Snapshot;
 use crate::tls::TlsFacts;
+use crate::upstream::sticky::Held;
 use crate::upstream::{Admitted, Pass, Tried, Upstream};
 
 /// The state of one request, from its header to its log line.
@@ -59,6 +60,8 @@ pub struct RequestContext {
     pub attempt: Option<Attempt>,
     /// What earlier attempts were given to.
     pub tried: Tried,
+    /// The backend that the client had before, by its cookie.
+    pub sticky: Option<Held>,
     /// Attempts after the first.
     pub retries: u32,
     /// Why there was not one more, where one was called for.
@@ -146,6 +149,7 @@ impl RequestContext {
             circuit: Circuit::Over,
             attempt: None,
             tried: Tried::default(),
+            sticky: None,
             retries: 0,
             retry_skipped: None,
             rejection: None,

@@ -4,6 +4,7 @@ mod answer;
 mod attempt;
 mod authenticate;
 mod breaker;
+mod choice;
 mod concurrency;
 mod cors;
 mod deadline;

@@ -2,6 +2,7 @@
 //!
 //! Whatever can fail is done before anything answers, so that a start is whole or not at all.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -140,6 +141,7 @@ pub fn run(
         }
     }
     snapshot.import(&inheritance.maintenance);
+    snapshot.drain(&inheritance.draining, Instant::now());
     snapshot.auth.import(inheritance.key_sets);
     let revocations = Arc::clone(snapshot.auth.revocations());
     inheritance
@@ -230,6 +232,8 @@ pub fn run(
                     // Null, or what another version leaves: what came with the sockets stays.
                     if let Ok(left) = Inheritance::deserialize(left) {
                         reloader.take_over(&left.maintenance);
+                        reloader
+                            .in_charge(|snapshot| snapshot.drain(&left.draining, Instant::now()));
                         let now = Time::now().seconds();
                         left.revocations.enter(revoker.list(), now);
                     }
@@ -270,6 +274,8 @@ struct Inheritance {
     generation: u64,
     /// What is switched at run time.
     maintenance: Switches,
+    /// The backends that operators drain, by upstream.
+    draining: BTreeMap<String, BTreeSet<String>>,
     /// Keys that were fetched: its successor need not wait for them.
     key_sets: Vec<Saved>,
     /// Which tokens hold no longer.
@@ -290,6 +296,7 @@ impl Inheritance {
         Self {
             generation: snapshot.generation,
             maintenance: snapshot.export(),
+            draining: snapshot.draining(),
             key_sets: snapshot.auth.export(),
             revocations: Estate::of(revoker.list(), now, revoker.is_in_sync()),
         }

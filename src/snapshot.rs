@@ -3,7 +3,7 @@
 //! A request takes the generation once and keeps it. Only [`Snapshot::compile`] can fail, so a
 //! request never discovers a configuration error.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -189,6 +189,28 @@ impl Snapshot {
         for route in &self.routes {
             let switched = switches.routes.get(&*route.name);
             route.maintenance.restore(switched.copied());
+        }
+    }
+
+    /// Which backends operators drain, by the name of the upstream, for the successor of this process.
+    pub fn draining(&self) -> BTreeMap<String, BTreeSet<String>> {
+        let of = |upstream: &Arc<Upstream>| {
+            let members = upstream.members();
+            let draining = members.iter().filter(|backend| backend.is_draining());
+            let names: BTreeSet<_> = draining.map(|backend| backend.name.to_string()).collect();
+            (!names.is_empty()).then(|| (upstream.name.to_string(), names))
+        };
+        self.upstreams.iter().filter_map(of).collect()
+    }
+
+    /// Takes over which backends are drained. Those that are gone are passed over.
+    pub fn drain(&self, draining: &BTreeMap<String, BTreeSet<String>>, now: Instant) {
+        for upstream in &self.upstreams {
+            let names = draining.get(&*upstream.name);
+            for backend in upstream.members().iter() {
+                let drains = names.is_some_and(|names| names.contains(&*backend.name));
+                upstream.drain(backend, drains, now);
+            }
         }
     }
 

@@ -20,8 +20,8 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::answer::{json, refuse};
-use super::circuit;
 use super::revocations::{self, Unfit};
+use super::{backends, circuit};
 use crate::background::reload::{Outcome, Reloader, Switched, Trigger};
 use crate::background::revocations::{Revoker, Shared, Time};
 use crate::config::Secret;
@@ -43,6 +43,7 @@ pub(super) enum Call {
     Maintenance,
     Revocations,
     Circuit,
+    Drain,
 }
 
 impl Call {
@@ -54,6 +55,7 @@ impl Call {
             "/revocations" => Some(Self::Revocations),
             _ if path.starts_with("/revocations/") => Some(Self::Revocations),
             _ if circuit::upstream_of(path).is_some() => Some(Self::Circuit),
+            _ if backends::named(path).is_some() => Some(Self::Drain),
             _ => None,
         }
     }
@@ -63,6 +65,7 @@ impl Call {
             Self::Reload => "POST",
             Self::Maintenance | Self::Circuit => "GET, HEAD, POST",
             Self::Revocations => "GET, HEAD, POST, DELETE",
+            Self::Drain => "POST, DELETE",
         }
     }
 }
@@ -74,6 +77,7 @@ impl fmt::Display for Call {
             Self::Maintenance => "maintenance",
             Self::Revocations => "revocations",
             Self::Circuit => "circuit breaker",
+            Self::Drain => "drain",
         })
     }
 }
@@ -81,14 +85,14 @@ impl fmt::Display for Call {
 /// Carries out the calls.
 pub struct Control {
     live: Arc<Live>,
-    reloader: Arc<Reloader>,
+    pub(super) reloader: Arc<Reloader>,
     revoker: Arc<Revoker>,
     metrics: Arc<Metrics>,
 }
 
 /// Why a call is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refusal {
+pub(super) enum Refusal {
     /// It is no way to call this.
     WrongMethod(Call),
     /// There is no token, so nobody may.
@@ -105,6 +109,8 @@ enum Refusal {
     NoSuchUpstream,
     /// Its body does not say where the circuit is wanted.
     NoState,
+    /// There is no backend of the name in its path.
+    NoSuchBackend,
     /// It does not say what to revoke, or to take back.
     Revocation(Unfit),
     /// Another process is in charge by now; here it would be lost.
@@ -122,6 +128,7 @@ impl fmt::Display for Refusal {
             Self::NoSuchRoute => "there is no such route",
             Self::NoSuchUpstream => "there is no such upstream",
             Self::NoState => "the body does not say a state",
+            Self::NoSuchBackend => "there is no such backend",
             Self::Revocation(_) => "it does not say what is revoked",
             Self::HandedOver => "another process is in charge",
         })
@@ -172,6 +179,7 @@ impl Control {
         let done = match self.admit(call, session).await {
             Err(refusal) => Err(refusal),
             Ok(_) if call == Call::Reload => self.reload(&peer).await,
+            Ok(_) if call == Call::Drain => self.drain(&peer, session).await,
             Ok(_) if is_lifted => self.lift(&peer, session).await,
             Ok(body) if call == Call::Revocations => self.revoke(&peer, &body).await,
             Ok(body) if call == Call::Circuit => {
@@ -207,6 +215,7 @@ impl Control {
             // What is posted is named in the body, what is taken back in the path or query.
             Call::Revocations if !is_at_root => *method == Method::DELETE,
             Call::Revocations => matches!(*method, Method::POST | Method::DELETE),
+            Call::Drain => matches!(*method, Method::POST | Method::DELETE),
             Call::Reload | Call::Maintenance | Call::Circuit => *method == Method::POST,
         };
         if !is_known {
@@ -285,7 +294,7 @@ impl Control {
     /// What can be read without a token.
     fn show(&self, call: Call, uri: &http::Uri) -> Option<Response<Vec<u8>>> {
         let shown = match call {
-            Call::Reload => return None,
+            Call::Reload | Call::Drain => return None,
             Call::Maintenance => maintenance(&self.live.load()),
             Call::Circuit => {
                 let snapshot = self.live.load();
@@ -459,6 +468,10 @@ fn refuse_caller(refusal: Refusal) -> Response<Vec<u8>> {
             let message = "Expected {\"state\": \"open\", \"closed\" or \"auto\"}.";
             refuse(StatusCode::BAD_REQUEST, "bad_request", message)
         }
+        Refusal::NoSuchBackend => {
+            let message = "There is no backend of that name in an upstream of that name.";
+            refuse(StatusCode::NOT_FOUND, "no_such_backend", message)
+        }
         Refusal::HandedOver => {
             let message = "Another process is in charge; ask again on a new connection.";
             refuse(StatusCode::SERVICE_UNAVAILABLE, "handed_over", message)
@@ -514,7 +527,7 @@ fn of_reload(outcome: Outcome) -> Result<(AdminCall, Response<Vec<u8>>), Refusal
     }
 }
 
-fn broke_off() -> (AdminCall, Response<Vec<u8>>) {
+pub(super) fn broke_off() -> (AdminCall, Response<Vec<u8>>) {
     let message = "It broke off; the process log says why.";
     let status = StatusCode::INTERNAL_SERVER_ERROR;
     (AdminCall::Failed, refuse(status, "internal", message))
@@ -542,7 +555,7 @@ async fn read_body(session: &mut ServerSession) -> Option<Vec<u8>> {
 }
 
 /// Who called, for the log.
-struct Peer(Option<SocketAddr>);
+pub(super) struct Peer(Option<SocketAddr>);
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

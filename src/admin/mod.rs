@@ -5,6 +5,7 @@
 //! the process drains, because that is when operators look.
 
 mod answer;
+mod backends;
 mod circuit;
 pub mod control;
 mod providers;

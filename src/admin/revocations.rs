@@ -192,7 +192,7 @@ pub(super) fn named(path: &str, query: Option<&str>) -> Option<Target> {
 }
 
 /// Undoes percent-encoding.
-fn decode(text: &str) -> Option<String> {
+pub(super) fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {

@@ -248,6 +248,13 @@ impl Reloader {
         count_maintenance(&self.metrics, &snapshot);
     }
 
+    /// Changes something of the generation in force; `None`: another process is in charge, and here
+    /// it would be lost.
+    pub fn in_charge<T>(&self, change: impl FnOnce(&Snapshot) -> T) -> Option<T> {
+        let state = lock(&self.state);
+        (!state.handed_over).then(|| change(&self.live.load()))
+    }
+
     /// Switches maintenance for everything or for one route.
     pub fn switch_maintenance(&self, on: bool, route: Option<&str>) -> Switched {
         // No other generation must come between the switch and its count.

@@ -52,7 +52,7 @@ impl Change {
     fn needs_upgrade(&self) -> bool {
         let path: Vec<&str> = self.path.iter().map(String::as_str).collect();
         match path.as_slice() {
-            ["server", key, ..] => *key != "watch",
+            ["server", key, ..] => !matches!(*key, "watch" | "zone"),
             ["listeners", _] | ["listeners", _, "name", ..] => true,
             ["admin", key, ..] => *key != "token",
             ["access_log" | "metrics", ..] | ["log", "format"] => true,

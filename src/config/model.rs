@@ -4,6 +4,7 @@
 //! for a malformed setting. Nothing here is read through serde.
 
 mod auth;
+mod balance;
 mod circuit_breaker;
 mod concurrency;
 mod cors;
@@ -17,6 +18,7 @@ mod priority;
 mod ratelimit;
 mod redis;
 mod retries;
+mod sticky;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -32,6 +34,7 @@ pub use super::scalar::Secret;
 use super::pattern::{HostPattern, PathPattern, Template};
 
 pub use auth::*;
+pub use balance::*;
 pub use circuit_breaker::*;
 pub use concurrency::*;
 pub use cors::*;
@@ -45,6 +48,7 @@ pub use priority::Priority;
 pub use ratelimit::*;
 pub use redis::{Login, Node, Redis, Sentinel, Servers};
 pub use retries::*;
+pub use sticky::*;
 
 /// A checked configuration file.
 #[derive(Clone, Debug)]
@@ -260,6 +264,16 @@ pub struct Upstream {
     pub http2: Http2,
     /// How a member is chosen.
     pub balance: Balance,
+    /// How a member begins that is new or back; `None`: with all of its weight.
+    pub slow_start: Option<SlowStart>,
+    /// Below this share of members that are up, all are used, 0.0 to 1.0; 0 turns it off.
+    pub panic_threshold: f64,
+    /// When another priority group is used.
+    pub failover: Failover,
+    /// Which zone is preferred.
+    pub zones: Zones,
+    /// Whether clients come back to their backend.
+    pub sticky: Option<Sticky>,
     /// What an attempt may take.
     pub timeouts: Timeouts,
     /// How many requests may be in flight to it; `None`: any number.
@@ -287,6 +301,10 @@ pub struct Backend {
     pub address: SocketAddr,
     /// Its share of the traffic; 0 takes it out.
     pub weight: u32,
+    /// Its priority group: the lowest that is well enough is used.
+    pub priority: u8,
+    /// Where it is.
+    pub zone: Option<Arc<str>>,
     /// The name that its certificate must have: a host name or an IP address, never empty when its
     /// upstream has TLS.
     pub server_name: Arc<str>,
@@ -341,13 +359,6 @@ pub struct Http2 {
     pub stream_window: u32,
     /// Between two questions whether a connection is alive.
     pub ping_interval: Option<Duration>,
-}
-
-/// How a member is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Balance {
-    /// Smooth weighted round robin.
-    RoundRobin,
 }
 
 /// What an attempt may take.

@@ -61,6 +61,10 @@ scalar!(
     Share(f64), "share", ["string", "number"], units::share, units::show_share
 );
 scalar!(
+    /// How many times as much.
+    Factor(f64), "factor", ["string", "number"], units::factor, f64::to_string
+);
+scalar!(
     /// An address and a port to listen on.
     Address(SocketAddr), "address", "string", units::address, SocketAddr::to_string
 );
@@ -136,6 +140,7 @@ pub(super) fn check(format: &str, text: &str) -> Option<Result<(), Invalid>> {
         "size" => units::size(text).map(drop),
         "size-or-unlimited" => units::limit(text).map(drop),
         "share" => units::share(text).map(drop),
+        "factor" => units::factor(text).map(drop),
         "address" => units::address(text).map(drop),
         "network" => units::network(text).map(drop),
         "rate" => units::rate(text).map(drop),
@@ -152,6 +157,7 @@ pub(super) fn expected(format: &str) -> Option<&'static str> {
         "size" => "a size such as `64KiB`",
         "size-or-unlimited" => "a size such as `10MiB`, or `unlimited`",
         "share" => "a share such as `20%`",
+        "factor" => "a factor such as `1.25`, from 1 to 100",
         "address" => "an address such as `0.0.0.0:8080`",
         "network" => "a network such as `10.0.0.0/8`",
         "rate" => "a rate such as `100/s`",

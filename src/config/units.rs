@@ -118,6 +118,19 @@ pub(super) fn share(text: &str) -> Result<f64, Invalid> {
     }
 }
 
+/// `1.25`.
+pub(super) fn factor(text: &str) -> Result<f64, Invalid> {
+    let refuse = |what| {
+        let what = format!("{} {what}", quote(text));
+        Invalid::new(what, "a factor such as `1.25`, from 1 to 100")
+    };
+    match text.trim().parse::<f64>() {
+        Ok(factor) if (1.0..=100.0).contains(&factor) => Ok(factor),
+        Ok(_) => Err(refuse("is out of range")),
+        Err(_) => Err(refuse("is not a number")),
+    }
+}
+
 /// A share as a percentage.
 pub(super) fn show_share(share: &f64) -> String {
     format!("{}%", share * 100.0)
@@ -306,6 +319,14 @@ mod tests {
         assert_eq!(show_share(&0.2), "20%");
         for wrong in ["20", "101%", "-1%", "nan", "inf", "x%"] {
             assert!(share(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn factors_are_at_least_one() {
+        assert_eq!(factor("1.25").unwrap(), 1.25);
+        for wrong in ["0.9", "101", "nan", "x", "125%"] {
+            assert!(factor(wrong).is_err(), "{wrong}");
         }
     }
 

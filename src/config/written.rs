@@ -189,7 +189,9 @@ impl Written {
         let mut named = BTreeMap::new();
         for (index, item) in items.into_iter().enumerate() {
             let item = match item {
-                Value::String(address) => serde_json::json!({ "address": address, "weight": 1 }),
+                Value::String(address) => {
+                    serde_json::json!({ "address": address, "weight": 1, "priority": 0 })
+                }
                 other => other,
             };
             let name = match at {

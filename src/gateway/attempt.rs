@@ -10,7 +10,7 @@ use super::failure::{Failure, Reach};
 use super::kept::Kept;
 use super::relay::{Relay, Relayed};
 use super::{
-    Context, Gateway, authenticate, breaker, deadline, forward, hedge, limit, mirror, retry,
+    Context, Gateway, authenticate, breaker, choice, deadline, forward, hedge, limit, mirror, retry,
 };
 use crate::filter::concurrency::Limit;
 use crate::forward::tunnel::{self, Broken};
@@ -232,6 +232,7 @@ impl Gateway {
         if let Some((latency, now)) = heard {
             breaker::answered(context, response, latency, now);
         }
+        choice::tell(context, response);
         authenticate::watch(response, exchange, context);
         limit::settle(response, context);
         forward::note_call_end(context, &response.headers);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, HeaderValue, Method, header};
 
 use super::receive::request_of;
-use super::{Context, Gateway, authenticate, breaker, deadline};
+use super::{Context, Gateway, authenticate, choice, deadline};
 use crate::context::Attempt;
 use crate::filter::forwarding::{self, Hop};
 use crate::filter::{framing as length, hop_by_hop};
@@ -15,7 +15,7 @@ use crate::listener::exchange::Exchange;
 use crate::listener::framing::{Chunk, Framing};
 use crate::message::{Request, Response};
 use crate::route::rewrite;
-use crate::upstream::{self, Purpose, Wish};
+use crate::upstream::{self, Purpose};
 
 /// Fields that may be added beside those that say where a request comes from.
 const FURTHER_FIELDS: usize = 4;
@@ -37,12 +37,11 @@ impl Gateway {
 pub(super) fn select(exchange: &Exchange, context: &mut Context) -> Option<Purpose> {
     let now = Instant::now();
     let upstream = context.upstream.as_ref()?;
+    let wish = choice::wish(exchange, context, upstream, now);
     // The last attempt's backend is free before the next one is busy.
     let retries = context.attempt.take().is_some();
-    let admitted = upstream.select(
-        Wish::at(now).probing(breaker::is_probe(&context.circuit)),
-        &mut context.tried,
-    )?;
+    context.sticky = wish.sticky;
+    let admitted = upstream.select(wish, &mut context.tried)?;
     if retries {
         context.retries += 1;
     }
@@ -137,6 +136,7 @@ pub(super) fn dress(exchange: &Exchange, context: &Context, is_http2: bool) -> R
     headers.reserve(forwarding::FIELDS + FURTHER_FIELDS);
     hop_by_hop::strip_request(headers);
     state_length(exchange, headers);
+    choice::conceal(context, headers);
     if is_tunnel(exchange) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));

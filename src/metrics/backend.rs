@@ -41,6 +41,7 @@ pub(super) type Key = (Arc<str>, Arc<str>);
 /// What is measured of one backend. It counts as up until something else is known.
 pub struct BackendMetrics {
     up: AtomicBool,
+    draining: AtomicBool,
     ejections: Counts<{ EjectionReason::ALL.len() }>,
     probes: Counts<{ ProbeResult::ALL.len() }>,
 }
@@ -49,6 +50,7 @@ impl Default for BackendMetrics {
     fn default() -> Self {
         Self {
             up: AtomicBool::new(true),
+            draining: AtomicBool::new(false),
             ejections: Counts::default(),
             probes: Counts::default(),
         }
@@ -59,6 +61,11 @@ impl BackendMetrics {
     /// States whether the backend is given requests.
     pub fn set_up(&self, up: bool) {
         self.up.store(up, Relaxed);
+    }
+
+    /// States whether it is given no requests because somebody wants it to finish.
+    pub fn set_draining(&self, draining: bool) {
+        self.draining.store(draining, Relaxed);
     }
 
     /// Counts an ejection.
@@ -79,11 +86,13 @@ pub(super) fn collect(
     out: &mut Vec<MetricFamily>,
 ) {
     let mut up = Family::new(namespace, &catalogue::BACKEND_UP);
+    let mut draining = Family::new(namespace, &catalogue::BACKEND_DRAINING);
     let mut ejections = Family::new(namespace, &catalogue::BACKEND_EJECTIONS);
     let mut probes = Family::new(namespace, &catalogue::BACKEND_PROBES);
     for ((upstream, backend), metrics) in held {
         let labels = [("backend", &**backend), ("backend_service", &**upstream)];
         up.gauge(&labels, metrics.up.load(Relaxed).into());
+        draining.gauge(&labels, metrics.draining.load(Relaxed).into());
         // Those that never happened, too: an alert has to see the first one.
         for reason in EjectionReason::ALL {
             let count = metrics.ejections.count(*reason);
@@ -93,7 +102,7 @@ pub(super) fn collect(
             probes.count(&[labels[0], labels[1], ("result", result)], count);
         }
     }
-    out.extend([up, ejections, probes].map(Family::finish));
+    out.extend([up, draining, ejections, probes].map(Family::finish));
 }
 
 #[cfg(test)]

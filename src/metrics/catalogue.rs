@@ -196,6 +196,14 @@ pub(super) const UPSTREAM_GRPC_ERRORS: Definition = counter(
     "upstream_grpc_errors_total",
     "gRPC calls that a backend ended with a code other than OK.",
 );
+pub(super) const UPSTREAM_PRIORITY: Definition = gauge(
+    "upstream_active_priority",
+    "The priority group whose backends are given requests.",
+);
+pub(super) const UPSTREAM_PANIC: Definition = gauge(
+    "upstream_panic",
+    "Whether backends are used though they are not up, as too few are: 1 yes, 0 no.",
+);
 pub(super) const POOL_IN_USE: Definition = gauge(
     "connection_pool_in_use",
     "Connections to backends that carry a request.",
@@ -216,6 +224,10 @@ pub(super) const POOL_CREATED: Definition = counter(
 pub(super) const BACKEND_UP: Definition = gauge(
     "backend_up",
     "Whether a backend is given requests: 1 yes, 0 no.",
+);
+pub(super) const BACKEND_DRAINING: Definition = gauge(
+    "backend_draining",
+    "Whether a backend finishes what it has and is given no further request: 1 yes, 0 no.",
 );
 pub(super) const BACKEND_EJECTIONS: Definition = counter(
     "backend_ejections_total",

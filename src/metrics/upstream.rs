@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use prometheus::proto::MetricFamily;
@@ -106,6 +106,8 @@ pub struct UpstreamMetrics {
     pool_created: AtomicU64,
     pool_in_use: AtomicI64,
     pool_open: AtomicI64,
+    priority: AtomicU8,
+    panics: AtomicBool,
 }
 
 impl Default for UpstreamMetrics {
@@ -122,6 +124,8 @@ impl Default for UpstreamMetrics {
             pool_created: AtomicU64::new(0),
             pool_in_use: AtomicI64::new(0),
             pool_open: AtomicI64::new(0),
+            priority: AtomicU8::new(0),
+            panics: AtomicBool::new(false),
         }
     }
 }
@@ -160,6 +164,12 @@ impl UpstreamMetrics {
             GrpcCode::Ok => {}
             code => self.grpc_errors.inc(code),
         }
+    }
+
+    /// States which priority group of backends is used, and whether all of it is, up or not.
+    pub fn set_selection(&self, priority: u8, panics: bool) {
+        self.priority.store(priority, Relaxed);
+        self.panics.store(panics, Relaxed);
     }
 
     /// States that a connection to a backend was made.
@@ -237,9 +247,13 @@ pub(super) fn collect(
     let mut skipped = Family::new(namespace, &catalogue::BACKEND_RETRIES_SKIPPED);
     let mut hedges = Family::new(namespace, &catalogue::BACKEND_HEDGES);
     let mut grpc_errors = Family::new(namespace, &catalogue::UPSTREAM_GRPC_ERRORS);
+    let mut priorities = Family::new(namespace, &catalogue::UPSTREAM_PRIORITY);
+    let mut panics = Family::new(namespace, &catalogue::UPSTREAM_PANIC);
     let mut pool = Pool::new(namespace);
     for (upstream, metrics) in held {
         let own = ("backend_service", &**upstream);
+        priorities.gauge(&[own], metrics.priority.load(Relaxed).into());
+        panics.gauge(&[own], metrics.panics.load(Relaxed).into());
         durations.histogram(&[own], &metrics.duration);
         metrics
             .statuses
@@ -263,6 +277,7 @@ pub(super) fn collect(
     }
     out.extend([requests, durations, failures, retries, skipped, grpc_errors].map(Family::finish));
     out.push(hedges.finish());
+    out.extend([priorities, panics].map(Family::finish));
     out.extend([pool.in_use, pool.idle, pool.reused, pool.created].map(Family::finish));
 }
 

@@ -1,5 +1,6 @@
 //! One member of an upstream: what is known of it, and how it is dialled.
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -38,6 +39,8 @@ pub enum State {
     Returning,
     /// Its weight is 0.
     Drained,
+    /// An operator lets it finish what it has.
+    Draining,
 }
 
 impl State {
@@ -49,6 +52,7 @@ impl State {
             Self::Ejected => "ejected",
             Self::Returning => "returning",
             Self::Drained => "drained",
+            Self::Draining => "draining",
         }
     }
 }
@@ -58,6 +62,8 @@ impl Backend {
     pub fn state(&self, now: Instant) -> State {
         if self.weight == 0 {
             State::Drained
+        } else if self.known.is_draining() {
+            State::Draining
         } else if !self.known.probed.is_up() {
             State::Down
         } else {
@@ -75,8 +81,18 @@ impl Backend {
         match self.state(now) {
             State::Up => true,
             State::Returning => self.known.outlier.has_room(now),
-            State::Down | State::Ejected | State::Drained => false,
+            State::Down | State::Ejected | State::Drained | State::Draining => false,
         }
+    }
+
+    /// Whether an operator lets it finish what it has.
+    pub fn is_draining(&self) -> bool {
+        self.known.is_draining()
+    }
+
+    /// Whether it may be given a request in a panic, which passes over what probes and requests say.
+    pub(super) fn is_there(&self) -> bool {
+        self.weight > 0 && !self.is_draining()
     }
 
     /// What tells it from other backends, also of other generations.
@@ -173,6 +189,8 @@ impl Backend {
             is_good: false,
             is_guest: false,
             began: now,
+            all: None,
+            is_kept: false,
         }
     }
 }
@@ -196,12 +214,29 @@ pub struct Admitted {
     pub(super) is_good: bool,
     is_guest: bool,
     pub(super) began: Instant,
+    all: Option<Arc<AtomicUsize>>,
+    is_kept: bool,
 }
 
 impl Admitted {
     /// The backend.
     pub fn backend(&self) -> &Arc<Backend> {
         &self.backend
+    }
+
+    /// Whether it is the backend that the client had before.
+    pub fn is_kept(&self) -> bool {
+        self.is_kept
+    }
+
+    /// Counts it among all of the upstream's as well, where there is a count of them.
+    pub(super) fn counted(mut self, all: Option<&Arc<AtomicUsize>>, is_kept: bool) -> Self {
+        if let Some(all) = all {
+            all.fetch_add(1, Relaxed);
+        }
+        self.all = all.cloned();
+        self.is_kept = is_kept;
+        self
     }
 }
 
@@ -211,5 +246,8 @@ impl Drop for Admitted {
             self.backend.known.outlier.count_guest(false);
         }
         self.backend.known.end();
+        if let Some(all) = &self.all {
+            all.fetch_sub(1, Relaxed);
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::backend::{Admitted, Backend, State};
+use super::balance::peak_ewma;
 use super::outlier::judge::judge;
 use super::outlier::{Ejection, Failed, Learned};
 use super::{LOOK, Upstream};
@@ -58,6 +59,9 @@ impl Upstream {
             reason,
             FailureReason::ResetInBody | FailureReason::TimeoutInBody
         );
+        if !is_broken_off {
+            self.took(backend, waited.max(peak_ewma::FAILED), now);
+        }
         if policy.compares() {
             outlier.tally.failed((!is_broken_off).then_some(waited));
         }

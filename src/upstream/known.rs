@@ -1,9 +1,11 @@
 //! What is known of a backend, whatever generation of the configuration asks: it outlives reloads.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
+use super::age::Age;
+use super::balance::peak_ewma::Latency;
 use super::outlier::Outlier;
 use super::probed::Probed;
 
@@ -19,18 +21,40 @@ pub(super) struct Known {
     pub outlier: Outlier,
     /// What its probes say of it.
     pub probed: Probed,
+    /// How soon it answers, where that is asked for.
+    pub latency: Latency,
+    /// Since when it is in.
+    pub age: Age,
+    draining: AtomicBool,
     in_flight: AtomicUsize,
 }
 
 impl Known {
-    /// A backend nothing is known of, which is taken to be up or not until it is probed.
-    pub fn nothing(up: bool, now: Instant) -> Arc<Self> {
+    /// A backend nothing is known of, which is taken to be up or not until it is probed. One that comes
+    /// to others is a newcomer.
+    pub fn nothing(up: bool, is_newcomer: bool, now: Instant) -> Arc<Self> {
         Arc::new(Self {
             id: NEXT_ID.fetch_add(1, Relaxed),
             outlier: Outlier::new(now),
             probed: Probed::new(up),
+            latency: Latency::new(now),
+            age: match is_newcomer {
+                true => Age::newcomer(now),
+                false => Age::settled(now),
+            },
+            draining: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
         })
+    }
+
+    /// Whether an operator lets it finish what it has, and no more.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    /// Lets it finish what it has, or takes it back in; says whether that is a change.
+    pub fn set_draining(&self, draining: bool) -> bool {
+        self.draining.swap(draining, Relaxed) != draining
     }
 
     /// Requests it is answering.

@@ -50,7 +50,7 @@ impl Maker<'_> {
     pub fn compile(&self, wanted: &[model::Backend], before: &Members) -> Members {
         let make = |backend: &model::Backend| {
             let known = before.find(backend).map(|before| Arc::clone(&before.known));
-            let known = known.unwrap_or_else(|| self.nothing());
+            let known = known.unwrap_or_else(|| self.nothing(before));
             if self.config.health_check.is_none() {
                 // No probe would ever bring it back.
                 known.probed.set(true);
@@ -72,15 +72,16 @@ impl Maker<'_> {
                 };
                 self.make(backend, Arc::clone(&other.known), peers)
             }
-            None => self.make(backend, self.nothing(), self.peers(backend)),
+            None => self.make(backend, self.nothing(before), self.peers(backend)),
         };
         Members(wanted.iter().map(make).collect())
     }
 
     /// What is known of a new member: a check may want it judged before it gets requests.
-    fn nothing(&self) -> Arc<Known> {
+    fn nothing(&self, before: &Members) -> Arc<Known> {
         let check = self.config.health_check.as_ref();
-        Known::nothing(check.is_none_or(|check| check.starts_healthy), self.now)
+        let up = check.is_none_or(|check| check.starts_healthy);
+        Known::nothing(up, !before.is_empty(), self.now)
     }
 
     fn make(&self, backend: &model::Backend, known: Arc<Known>, peers: Arc<Peers>) -> Arc<Backend> {

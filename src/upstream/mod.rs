@@ -1,5 +1,6 @@
 //! Named groups of backends: which member a request is given to, and what is learned from it.
 
+mod age;
 mod backend;
 pub mod balance;
 mod breaker;
@@ -15,15 +16,18 @@ mod plan;
 mod probed;
 pub mod repeat;
 mod retry;
+pub mod sticky;
+mod weigh;
 mod wish;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
 pub use backend::{Admitted, Backend, Membership, State};
+use balance::peak_ewma;
 pub use breaker::{Pass, Refused, State as CircuitState};
 use circuit::Circuit;
 pub use circuit::Report as CircuitReport;
@@ -32,10 +36,11 @@ use latency::Latencies;
 use members::Maker;
 pub use members::Members;
 pub use peer::Purpose;
-use plan::Plan;
+use plan::{Making, Plan};
 pub use probed::Findings;
 pub use retry::Price;
 use retry::RetryBudget;
+use sticky::Sticky;
 pub use wish::{Tried, Wish};
 
 use crate::config::model;
@@ -64,6 +69,8 @@ pub struct Upstream {
     /// How many requests may be in flight to it.
     pub concurrency: Option<Limit>,
     circuit: Circuit,
+    /// How clients come back to their backend, if they do.
+    pub sticky: Option<Sticky>,
     tls: Option<BackendTls>,
     complaints: Complaints,
     budget: Arc<RetryBudget>,
@@ -72,6 +79,10 @@ pub struct Upstream {
     measured: AtomicBool,
     /// Grows whenever a member changes its state, in whatever generation that is noticed.
     changes: Arc<AtomicU64>,
+    /// The priority group in use, in every generation.
+    active: Arc<AtomicU8>,
+    /// Its requests in flight, where the choice regards that.
+    busy: Option<Arc<AtomicUsize>>,
     /// The members, and what is drawn from. Made anew when one comes, goes or changes its state.
     plan: ArcSwap<Plan>,
     epoch: Instant,
@@ -99,7 +110,21 @@ impl Upstream {
         let members = maker.compile(&members::first(config, previous), &before);
         let changes: Arc<AtomicU64> =
             previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.changes));
-        let plan = Plan::new(Arc::new(members), changes.load(Ordering::Relaxed), now);
+        let active: Arc<AtomicU8> =
+            previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.active));
+        let of_config = config.sticky.as_ref();
+        let sticky = of_config.map(|sticky| Sticky::compile(sticky, &config.name));
+        let making = Making {
+            config,
+            sticky: sticky.as_ref(),
+            changes: changes.load(Ordering::Relaxed),
+            active: active.load(Ordering::Relaxed),
+            now,
+        };
+        let before = previous.map(|previous| previous.plan.load_full());
+        let plan = Plan::new(Arc::new(members), &making, before.as_deref());
+        let busy = previous.and_then(|previous| previous.busy.clone());
+        let is_hash = matches!(config.balance, model::Balance::Hash(_));
         let retries = &config.retries;
         let budget = previous
             .map(|previous| Arc::clone(&previous.budget))
@@ -110,10 +135,15 @@ impl Upstream {
                 .concurrency
                 .as_ref()
                 .map(|limit| Limit::of_upstream(limit, &config.name, metrics, now, places)),
+            sticky,
             name: Arc::clone(&config.name),
             timeouts: config.timeouts.clone(),
             health_check: config.health_check.clone(),
-            metrics: metrics.upstream(&config.name),
+            metrics: {
+                let own = metrics.upstream(&config.name);
+                own.set_selection(plan.priority, plan.panics);
+                own
+            },
             config: config.clone(),
             circuit: Circuit::compile(
                 config,
@@ -130,6 +160,8 @@ impl Upstream {
                 Arc::new(RetryBudget::new(share, least, now))
             }),
             changes,
+            active,
+            busy: is_hash.then(|| busy.unwrap_or_default()),
             plan: ArcSwap::from_pointee(plan),
             epoch: now,
             planning: Mutex::new(()),
@@ -163,18 +195,24 @@ impl Upstream {
         if self.is_stale(&plan, wish.now) && self.try_plan(wish.now) {
             plan = self.plan.load();
         }
+        let busy = self.busy.as_ref();
+        let in_flight = busy.map_or(0, |busy| busy.load(Ordering::Relaxed));
         // Another thread may have taken the one place that a candidate had.
         for _ in 0..RACES {
-            let chosen = plan.choose(wish, tried);
-            let is_new = chosen.is_some_and(|backend| !tried.contains(backend.id()));
+            let chosen = plan.choose(wish, tried, in_flight);
+            let is_new = chosen.is_some_and(|(backend, _)| !tried.contains(backend.id()));
             if !is_new && let Some(ejected) = last_resort(&plan.members, wish, tried) {
                 tried.push(ejected.id());
-                return Some(ejected.admit_guest(wish.now));
+                return Some(ejected.admit_guest(wish.now).counted(busy, false));
             }
-            let backend = chosen?;
-            if let Some(admitted) = backend.admit(wish.now) {
+            let (backend, is_kept) = chosen?;
+            let admitted = match plan.panics {
+                true => Some(backend.admit_guest(wish.now)),
+                false => backend.admit(wish.now),
+            };
+            if let Some(admitted) = admitted {
                 tried.push(backend.id());
-                return Some(admitted);
+                return Some(admitted.counted(busy, is_kept));
             }
         }
         None
@@ -223,11 +261,21 @@ impl Upstream {
         }
         self.learn_of_answer(admitted, status, latency, now);
         admitted.backend().peers.answered(now);
-        if status < 500 {
-            self.budget.answered();
-        }
         if self.measured.load(Ordering::Relaxed) {
             self.latencies.observe(latency);
+        }
+        if status < 500 {
+            self.budget.answered();
+            self.took(admitted.backend(), latency, now);
+        } else {
+            self.took(admitted.backend(), latency.max(peak_ewma::FAILED), now);
+        }
+    }
+
+    /// Takes in how long an attempt took, where the choice regards that.
+    fn took(&self, backend: &Backend, latency: Duration, now: Instant) {
+        if let model::Balance::PeakEwma { decay } = self.config.balance {
+            backend.known.latency.observe(latency, decay, now);
         }
     }
 
@@ -257,6 +305,16 @@ impl Upstream {
                 backend.name
             );
         }
+    }
+
+    /// Lets a member finish the requests that it has and gives it no other, or takes it back in; until
+    /// then, whatever is reloaded. Says whether that is a change.
+    pub fn drain(&self, backend: &Backend, draining: bool, now: Instant) -> bool {
+        let is_change = backend.known.set_draining(draining);
+        if is_change {
+            self.changed(now);
+        }
+        is_change
     }
 
     /// Takes over what the row of a backend's probes comes to, and why.
@@ -321,8 +379,38 @@ impl Upstream {
     fn plan_locked(&self, members: Arc<Members>, now: Instant) {
         // Read before the members are looked at: what changes meanwhile makes the plan anew.
         let changes = self.changes.load(Ordering::Relaxed);
-        let plan = Plan::new(members, changes, now);
+        let making = Making {
+            config: &self.config,
+            sticky: self.sticky.as_ref(),
+            changes,
+            active: self.active.load(Ordering::Relaxed),
+            now,
+        };
+        let before = self.plan.load_full();
+        let plan = Plan::new(members, &making, Some(&before));
+        self.announce(&before, &plan);
         self.plan.store(Arc::new(plan));
+    }
+
+    /// Says what is different for all members together.
+    fn announce(&self, before: &Plan, plan: &Plan) {
+        let left = self.active.swap(plan.priority, Ordering::Relaxed);
+        if left != plan.priority {
+            log::warn!(
+                "upstream={} priority group {} is used in the place of {left}",
+                self.name,
+                plan.priority
+            );
+        }
+        match (before.panics, plan.panics) {
+            (false, true) => log::warn!(
+                "upstream={} panics: too few of its backends are up, so all are used",
+                self.name
+            ),
+            (true, false) => log::info!("upstream={} panics no more", self.name),
+            _ => {}
+        }
+        self.metrics.set_selection(plan.priority, plan.panics);
     }
 
     fn millis(&self, at: Instant) -> u64 {

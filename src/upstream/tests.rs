@@ -1,6 +1,7 @@
 //! Members that come and go, and what is known of them.
 
 mod membership;
+mod selection;
 
 use super::*;
 

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use super::sticky::Held;
+
 /// What a request asks of the choice. Small, made anew for each attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct Wish {
@@ -9,6 +11,10 @@ pub struct Wish {
     pub now: Instant,
     /// It probes a half-open circuit: better a member that is ejected than none.
     pub is_probe: bool,
+    /// What goes together with other requests that have the same, where the upstream hashes.
+    pub key: Option<u64>,
+    /// The backend that the client had before, where the upstream is sticky.
+    pub sticky: Option<Held>,
 }
 
 impl Wish {
@@ -17,6 +23,8 @@ impl Wish {
         Self {
             now,
             is_probe: false,
+            key: None,
+            sticky: None,
         }
     }
 

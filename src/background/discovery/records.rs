@@ -33,6 +33,8 @@ pub(super) fn backend(address: SocketAddr, host: &str, identity: &Identity) -> B
         name: Arc::from(address.to_string()),
         address,
         weight: 1,
+        priority: 0,
+        zone: None,
         server_name,
     }
 }

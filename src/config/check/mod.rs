@@ -3,6 +3,7 @@
 mod action;
 mod auth;
 mod backend_tls;
+mod balance;
 mod circuit_breaker;
 mod concurrency;
 mod cors;
@@ -19,6 +20,7 @@ mod ratelimit;
 mod redis;
 mod retries;
 mod route;
+mod sticky;
 mod timeouts;
 mod upstream;
 
@@ -88,6 +90,8 @@ struct Checker<'a> {
     files: Vec<FileSource>,
     /// The file whose list is checked, when it is not the configuration.
     listed: Option<Arc<str>>,
+    /// The gateway's own zone.
+    zone: Option<Arc<str>>,
 }
 
 impl<'a> Checker<'a> {
@@ -100,6 +104,7 @@ impl<'a> Checker<'a> {
             system_authorities: None,
             files: Vec::new(),
             listed: None,
+            zone: None,
         }
     }
 }
@@ -113,6 +118,8 @@ impl Checker<'_> {
         let redis = self.redis(file.redis.as_ref());
         let ip_access = self.ip_access(file.ip_access.as_ref(), &Path::Root.key("ip_access"));
         let cors = self.cors(file.cors.as_ref(), &Path::Root.key("cors"));
+        let zone = file.server.zone.as_deref();
+        self.zone = self.zone(zone, &Path::Root.key("server").key("zone"));
         let mut upstreams = self.upstreams(&file.upstreams);
         self.unnamed_upstreams(&file.routes, &mut upstreams);
         self.unnamed_fallbacks(file, &mut upstreams);

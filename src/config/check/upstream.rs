@@ -8,7 +8,7 @@ use http::Uri;
 
 use super::Checker;
 use crate::config::file;
-use crate::config::model::{Backend, Balance, Http2, Pool, Protocol, Upstream};
+use crate::config::model::{Backend, Http2, Pool, Protocol, Upstream};
 use crate::config::problem::{Invalid, quote};
 use crate::config::scalar::List;
 use crate::config::tree::{Content, Path};
@@ -27,6 +27,23 @@ pub(super) enum Encryption<'a> {
     OwnName,
     /// All of them this one; with the place of `tls`.
     Named(&'a str, &'a Path<'a>),
+}
+
+/// What share a backend has in its upstream.
+struct Membership {
+    weight: u32,
+    priority: u8,
+    zone: Option<Arc<str>>,
+}
+
+impl Default for Membership {
+    fn default() -> Self {
+        Self {
+            weight: 1,
+            priority: 0,
+            zone: None,
+        }
+    }
 }
 
 impl Checker<'_> {
@@ -118,7 +135,8 @@ impl Checker<'_> {
             Some(_) => Encryption::OwnName,
             None => Encryption::Plain,
         };
-        let backend = self.backend(&url.address, 1, encryption, at);
+        let share = Membership::default();
+        let backend = self.backend(&url.address, share, encryption, at);
         let upstream =
             backend.and_then(|backend| self.settings(&name, vec![backend], &settings, at));
         upstreams.insert(name, upstream);
@@ -175,17 +193,22 @@ impl Checker<'_> {
         let mut seen = HashSet::new();
         for (index, backend) in written.iter() {
             let item = list.item(index);
-            let (text, weight, at) = match backend {
-                file::Backend::Address(text) => (text, 1, item),
+            let (text, share, at) = match backend {
+                file::Backend::Address(text) => (text, Membership::default(), item),
                 file::Backend::Weighted(backend) => {
-                    (&backend.address, backend.weight, item.key("address"))
+                    let share = Membership {
+                        weight: backend.weight,
+                        priority: backend.priority,
+                        zone: self.zone(backend.zone.as_deref(), &item.key("zone")),
+                    };
+                    (&backend.address, share, item.key("address"))
                 }
             };
             if !seen.insert(text) {
                 let shown = self.shown(&at, text);
                 self.refuse(&at, format!("{shown} is given twice, expected it once"));
             }
-            backends.extend(self.backend(text, weight, encryption, &at));
+            backends.extend(self.backend(text, share, encryption, &at));
         }
         backends
     }
@@ -193,7 +216,7 @@ impl Checker<'_> {
     fn backend(
         &mut self,
         text: &str,
-        weight: u32,
+        share: Membership,
         encryption: Encryption<'_>,
         at: &Path<'_>,
     ) -> Option<Backend> {
@@ -212,7 +235,9 @@ impl Checker<'_> {
         Some(Backend {
             name: Arc::from(text),
             address,
-            weight,
+            weight: share.weight,
+            priority: share.priority,
+            zone: share.zone,
             server_name: server_name?,
         })
     }
@@ -254,6 +279,10 @@ impl Checker<'_> {
             .concurrency
             .as_ref()
             .map(|written| self.upstream_concurrency(written, &at.key("concurrency")));
+        let sticky = match &written.sticky {
+            Some(written) => Some(self.sticky(written, name, &at.key("sticky"))?),
+            None => None,
+        };
         Some(Upstream {
             name: Arc::from(name),
             backends,
@@ -265,9 +294,18 @@ impl Checker<'_> {
             },
             tls: tls?,
             http2: http2(&written.http2),
-            balance: match written.balance {
-                file::Balance::RoundRobin => Balance::RoundRobin,
-            },
+            balance: self.balance(&written.balance, &at.key("balance"))?,
+            slow_start: written
+                .slow_start
+                .as_ref()
+                .map(|written| self.slow_start(written, &at.key("slow_start"))),
+            panic_threshold: written
+                .panic_threshold
+                .as_ref()
+                .map_or(0.0, |share| share.0),
+            failover: self.failover(&written.failover, &at.key("failover")),
+            sticky,
+            zones: self.zones(&written.zones, &at.key("zones")),
             timeouts: self.timeouts(&written.timeouts, &at.key("timeouts")),
             pool: Pool {
                 idle_timeout: written.pool.idle_timeout.0,

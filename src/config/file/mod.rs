@@ -4,6 +4,7 @@
 //! Single values are typed here; what they mean together is the business of `check`.
 
 mod auth;
+mod balance;
 mod circuit_breaker;
 mod concurrency;
 mod cors;
@@ -18,6 +19,7 @@ mod ratelimit;
 mod redis;
 mod retries;
 mod route;
+mod sticky;
 mod upstream;
 
 use std::collections::BTreeMap;
@@ -30,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use super::scalar::{Address, Duration, Limit, List, Network, Secret, Size};
 
 pub use auth::*;
+pub use balance::*;
 pub use circuit_breaker::*;
 pub use concurrency::*;
 pub use cors::*;
@@ -44,6 +47,7 @@ pub use ratelimit::*;
 pub use redis::*;
 pub use retries::*;
 pub use route::*;
+pub use sticky::*;
 pub use upstream::*;
 
 /// The configuration of the gateway.
@@ -119,6 +123,10 @@ pub struct Server {
     /// How long a successor may take until it serves; then it is given up, and this process goes on.
     #[schemars(extend("x-min" = "1s", "x-max" = "1h"))]
     pub upgrade_timeout: Duration,
+    /// The zone in which this instance runs, such as that of its machine. Backends of the same `zone`
+    /// are preferred. A reload is enough for a change.
+    #[schemars(extend("examples" = ["eu-central-1a"]))]
+    pub zone: Option<String>,
 }
 
 /// See [`File::listeners`].
@@ -357,6 +365,7 @@ impl Default for Server {
             watch: true,
             upgrade_socket: None,
             upgrade_timeout: secs(60),
+            zone: None,
         }
     }
 }

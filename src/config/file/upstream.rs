@@ -3,12 +3,14 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::super::scalar::{Duration, List, Size};
+use super::super::scalar::{Duration, List, Share, Size};
+use super::balance::{Balance, Failover, SlowStart, Zones};
 use super::circuit_breaker::{CircuitBreaker, Fallback};
 use super::concurrency::UpstreamConcurrency;
 use super::discovery::Discovery;
 use super::health_check::HealthCheck;
 use super::outlier::Outlier;
+use super::sticky::Sticky;
 use super::{Retries, secs};
 
 /// One upstream.
@@ -28,8 +30,22 @@ pub struct Upstream {
     pub tls: Option<Tls>,
     /// HTTP/2 towards the backends.
     pub http2: Http2,
-    /// How the backend of a request is chosen.
+    /// How the backend of a request is chosen: a policy, or one with settings.
+    #[schemars(extend("examples" = ["least_requests", { "policy": "hash", "key": "client_ip" }]))]
     pub balance: Balance,
+    /// Backends that are new, or back after they were out, get their weight by and by. When left out,
+    /// at once; `{}` has the defaults.
+    pub slow_start: Option<SlowStart>,
+    /// When less of the backends is up than this share, all are used, up or not, as it is more likely
+    /// that the judgement is wrong, or that those left would break down. When left out, never.
+    #[schemars(extend("examples" = ["30%"]))]
+    pub panic_threshold: Option<Share>,
+    /// When requests go to backends of another `priority`, and when they come back.
+    pub failover: Failover,
+    /// How far backends in the gateway's own zone are preferred.
+    pub zones: Zones,
+    /// A cookie by which clients come back to their backend. When left out, there is none.
+    pub sticky: Option<Sticky>,
     /// What one attempt may take.
     pub timeouts: Timeouts,
     /// How many requests may be in flight to the upstream at the same time, from all routes together.
@@ -80,6 +96,14 @@ pub struct WeightedBackend {
     #[serde(default = "one")]
     #[schemars(range(min = 0, max = 1000))]
     pub weight: u32,
+    /// Its priority group. The group with the lowest number is used, as long as enough of it is up; see
+    /// `failover`.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 9))]
+    pub priority: u8,
+    /// Where it is; see `zones`.
+    #[schemars(extend("examples" = ["eu-central-1a"]))]
+    pub zone: Option<String>,
 }
 
 /// See [`Upstream::protocol`].
@@ -132,15 +156,6 @@ pub struct Http2 {
     /// five minutes.
     #[schemars(extend("x-min" = "1s"))]
     pub ping_interval: Option<Duration>,
-}
-
-/// See [`Upstream::balance`].
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Balance {
-    /// In turn, by weight, evenly spread.
-    #[default]
-    RoundRobin,
 }
 
 /// See [`Upstream::timeouts`].

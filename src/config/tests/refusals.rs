@@ -219,7 +219,52 @@ fn upstreams_have_backends_that_can_be_dialled() {
     assert!(upstream("retries: { max_body: 2MiB }").contains("at most `1MiB`"));
     let short = upstream("retries: { backoff: { base: 1s, max: 10ms } }");
     assert!(short.contains("backoff.max: is shorter than `base`"));
-    assert!(upstream("balance: random").contains("expected `round_robin`"));
+    assert!(upstream("balance: fastest").contains("expected `round_robin`, `least_requests`"));
+    assert!(upstream("balance: hash").contains("`hash` needs a key"));
+    for (settings, refusal) in [
+        ("policy: hash", "balance.key: is missing"),
+        ("policy: hash, key: route", "`route` is the same for all"),
+        ("policy: hash, key: colour", "`colour` is nothing that"),
+        ("policy: hash, key: [path, path]", "has a part twice"),
+        (
+            "policy: hash, key: path, fallback: hash",
+            "fallback: is `hash`",
+        ),
+        (
+            "policy: hash, key: path, load_factor: 0.5",
+            "`0.5` is out of range",
+        ),
+        ("policy: hash, key: path, decay: 1s", "decay: has no effect"),
+        (
+            "policy: random, key: path",
+            "key: has no effect without `policy: hash`",
+        ),
+        ("policy: random, decay: 1s", "without `policy: peak_ewma`"),
+    ] {
+        let said = upstream(&format!("balance: {{ {settings} }}"));
+        assert!(said.contains(refusal), "{settings}: {said}");
+    }
+    for (settings, refusal) in [
+        ("keys: []", "sticky.keys: has 0 keys"),
+        ("keys: [short]", "keys[0]: is short"),
+        ("cookie: a", "keys: is missing"),
+        (
+            "keys: [a-key-of-enough-letters], cookie: 'a;b'",
+            "`a;b` is no name for a cookie",
+        ),
+        (
+            "keys: [a-key-of-enough-letters], ttl: 1s",
+            "`1s` is out of range",
+        ),
+    ] {
+        let said = upstream(&format!("sticky: {{ {settings} }}"));
+        assert!(said.contains(refusal), "{settings}: {said}");
+    }
+    assert!(upstream("slow_start: { min_weight: 0 }").contains("min_weight: is 0"));
+    assert!(upstream("failover: { failback: 10% }").contains("is below `threshold`"));
+    assert!(upstream("zones: { min_healthy: 0 }").contains("min_healthy: is 0"));
+    assert!(backends("[{ address: 127.0.0.1:1, zone: '' }]").contains("backends[0].zone: "));
+    assert!(backends("[{ address: 127.0.0.1:1, priority: 10 }]").contains("`10` is out of range"));
     assert!(upstream("health_check: { timeout: 9s }").contains("longer than `interval`"));
     assert!(upstream("health_check: { path: health }").contains("`health` is not a path"));
     assert!(upstream("health_check: { path: /, expected_statuses: [] }").contains("is empty"));

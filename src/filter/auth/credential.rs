@@ -89,7 +89,7 @@ fn has_scheme(value: &HeaderValue, scheme: Option<&str>) -> bool {
 }
 
 /// RFC 6265 section 4.2.1; HTTP/2 may split the field (RFC 9113 section 8.2.3).
-pub(in crate::filter) fn of_cookie<'a>(
+pub(crate) fn of_cookie<'a>(
     headers: &'a HeaderMap,
     name: &str,
 ) -> Result<Option<&'a str>, AuthError> {
@@ -126,7 +126,8 @@ fn cookie_value<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
     Some(quoted.unwrap_or(value))
 }
 
-fn strip_cookie(headers: &mut HeaderMap, name: &str) {
+/// Takes every cookie of this name away.
+pub(crate) fn strip_cookie(headers: &mut HeaderMap, name: &str) {
     let mut all = headers.get_all(header::COOKIE).iter();
     if !all.any(|value| has_cookie(value, name)) {
         return;

@@ -9,7 +9,7 @@ mod ask;
 mod basic;
 mod claim;
 mod client_cert;
-pub(in crate::filter) mod credential;
+pub(crate) mod credential;
 mod identity;
 mod identity_headers;
 pub mod jwks;

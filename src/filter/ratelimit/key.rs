@@ -66,9 +66,12 @@ impl Default for Seed {
 }
 
 impl Seed {
+    /// The one that all instances have, for what they are to agree on. Anybody can foresee its numbers.
+    pub const SHARED: Self = Self(0, 0);
+
     /// The number of these bytes behind others. Whole values only: `kind` says what they are, and so no two
     /// series of values are the same bytes.
-    fn hash(self, before: u64, kind: u8, bytes: &[u8]) -> u64 {
+    pub fn hash(self, before: u64, kind: u8, bytes: &[u8]) -> u64 {
         SipHasher13::new_with_keys(self.0 ^ before, self.1 ^ u64::from(kind)).hash(bytes)
     }
 }
@@ -82,6 +85,12 @@ pub fn hash(parts: &[KeyPart], caller: &Caller<'_>, seed: Seed) -> u64 {
             Some(found) => found.hash(seed, number, found.kind()),
             None => client(caller, part).hash(seed, number, MISSING),
         })
+}
+
+/// The number of what the request has of this part, behind others; `None`: it has none.
+pub fn number(part: &KeyPart, caller: &Caller<'_>, seed: Seed, before: u64) -> Option<u64> {
+    let found = find(part, caller)?;
+    Some(found.hash(seed, before, found.kind()))
 }
 
 /// The name of a request's key, the same on every instance: without what may be a secret, and of

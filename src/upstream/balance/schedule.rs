@@ -1,42 +1,36 @@
 //! Smooth weighted round robin over a schedule that is computed beforehand.
 //!
-//! The schedule is what nginx' smooth weighted round robin would choose in one cycle (the choice
-//! with the highest running weight goes first and pays the total), so a member with weight 5 among
-//! 5, 1, 1 is not taken five times in a row. Walking it costs one atomic addition.
+//! A cycle has a slot for each unit of weight, and the slots of a member are spread over it evenly, so
+//! a member with weight 5 among 5, 1, 1 is not taken five times in a row. Walking it costs one atomic
+//! addition. Making it takes time in proportion to its slots, which matters with many members.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The longest cycle; weights that need a longer one are scaled to it, the smallest staying 1.
-const MAX_SLOTS: u64 = 4096;
+/// The longest cycle, for few choices and for many; weights that need a longer one are scaled to it, the
+/// smallest staying 1. A slot for each choice's thirty-second is enough to tell weights apart.
+const MAX_SLOTS: std::ops::RangeInclusive<u64> = 1024..=16_384;
+const SLOTS_OF_ONE: u64 = 32;
 
 /// One cycle of choices, walked by any number of threads.
 #[derive(Debug)]
 pub struct Schedule {
     slots: Box<[u16]>,
-    turn: AtomicUsize,
+    turn: Arc<AtomicUsize>,
 }
 
 impl Schedule {
     /// A cycle over `(choice, weight)`; a weight of 0 leaves the choice out.
     pub fn new(choices: &[(u16, u32)]) -> Self {
-        let weighted: Vec<(u16, u64)> = reduce(choices);
-        let total: u64 = weighted.iter().map(|(_, weight)| weight).sum();
-        let mut running = vec![0i64; weighted.len()];
-        let mut slots = Vec::with_capacity(total as usize);
-        for _ in 0..total {
-            let mut best = 0;
-            for (at, (_, weight)) in weighted.iter().enumerate() {
-                running[at] += *weight as i64;
-                if running[at] > running[best] {
-                    best = at;
-                }
-            }
-            running[best] -= total as i64;
-            slots.push(weighted[best].0);
-        }
+        Self::at(choices, Arc::default())
+    }
+
+    /// The same in the place of another cycle, whose turn goes on: were it to begin anew each time, its
+    /// first choices would have more than their share.
+    pub fn at(choices: &[(u16, u32)], turn: Arc<AtomicUsize>) -> Self {
         Self {
-            slots: slots.into(),
-            turn: AtomicUsize::new(0),
+            slots: spread(&reduce(choices)),
+            turn,
         }
     }
 
@@ -47,15 +41,67 @@ impl Schedule {
         self.slots.get(slot).copied()
     }
 
-    /// A choice beside the turn, the first from here that `accepts` takes.
+    /// The choices beside the turn, from here on.
     ///
     /// The turn stays where it is: were it moved, every retry would send the next request to the
     /// member that the retry was to avoid.
-    pub fn other(&self, accepts: impl Fn(u16) -> bool) -> Option<u16> {
-        let count = self.slots.len();
-        let start = self.turn.load(Ordering::Relaxed).checked_rem(count)?;
-        let from_here = self.slots[start..].iter().chain(&self.slots[..start]);
-        from_here.copied().find(|choice| accepts(*choice))
+    pub fn others(&self) -> impl Iterator<Item = u16> {
+        let turn = self.turn.load(Ordering::Relaxed);
+        let start = turn.checked_rem(self.slots.len()).unwrap_or(0);
+        let (before, from_here) = self.slots.split_at(start);
+        from_here.iter().chain(before).copied()
+    }
+}
+
+/// Puts each choice on so many slots as it has weight, as evenly as the others leave room, the heaviest
+/// first. Those of the same weight are shifted against each other.
+fn spread(weighted: &[(u16, u64)]) -> Box<[u16]> {
+    let total: u64 = weighted.iter().map(|(_, weight)| weight).sum();
+    let mut order: Vec<(u16, u64)> = weighted.to_vec();
+    order.sort_by_key(|(_, weight)| std::cmp::Reverse(*weight));
+    let mut free = Free::new(total as usize);
+    let mut slots = vec![0u16; total as usize];
+    for alike in order.chunk_by(|one, other| one.1 == other.1) {
+        let count = alike.len() as u64;
+        for (index, (choice, weight)) in (0u64..).zip(alike) {
+            for turn in 0..*weight {
+                // The middle of its part of the cycle, for the middle one of those alike.
+                let parts = (2 * (turn * count + index) + 1) * total;
+                let wanted = parts / (2 * weight * count);
+                slots[free.take(wanted as usize)] = *choice;
+            }
+        }
+    }
+    slots.into()
+}
+
+/// Finds free slots: those that are taken point on to where there may be one.
+struct Free(Vec<usize>);
+
+impl Free {
+    fn new(slots: usize) -> Self {
+        // One more, which stands for the first again.
+        Self((0..=slots).collect())
+    }
+
+    /// The first free slot from here on, which is not free any more. There must be one.
+    fn take(&mut self, from: usize) -> usize {
+        let mut at = self.find(from);
+        if at + 1 == self.0.len() {
+            at = self.find(0);
+        }
+        self.0[at] = at + 1;
+        at
+    }
+
+    fn find(&mut self, from: usize) -> usize {
+        let mut at = from;
+        while self.0[at] != at {
+            // Halves the way for whoever comes next.
+            self.0[at] = self.0[self.0[at]];
+            at = self.0[at];
+        }
+        at
     }
 }
 
@@ -69,10 +115,12 @@ fn reduce(choices: &[(u16, u32)]) -> Vec<(u16, u64)> {
         .iter()
         .map(|(_, weight)| weight / divisor.max(1))
         .sum();
+    let most = weighted.len() as u64 * SLOTS_OF_ONE;
+    let most = most.clamp(*MAX_SLOTS.start(), *MAX_SLOTS.end());
     for (_, weight) in &mut weighted {
         *weight /= divisor;
-        if total > MAX_SLOTS {
-            *weight = (*weight * MAX_SLOTS / total).max(1);
+        if total > most {
+            *weight = (*weight * most / total).max(1);
         }
     }
     weighted
@@ -85,6 +133,7 @@ fn gcd(a: u64, b: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn walk(schedule: &Schedule, steps: usize) -> Vec<u16> {
         (0..steps).filter_map(|_| schedule.next()).collect()
@@ -99,7 +148,7 @@ mod tests {
     #[test]
     fn a_heavy_choice_is_spread_over_the_cycle() {
         let schedule = Schedule::new(&[(0, 5), (1, 1), (2, 1)]);
-        assert_eq!(walk(&schedule, 7), [0, 0, 1, 0, 2, 0, 0]);
+        assert_eq!(walk(&schedule, 7), [0, 1, 0, 0, 0, 2, 0]);
     }
 
     #[test]
@@ -115,21 +164,51 @@ mod tests {
     fn weight_zero_takes_no_part_and_nothing_is_chosen_from_nothing() {
         assert_eq!(walk(&Schedule::new(&[(0, 0), (1, 3)]), 2), [1, 1]);
         assert_eq!(Schedule::new(&[(0, 0)]).next(), None);
-        assert_eq!(Schedule::new(&[]).other(|_| true), None);
+        assert_eq!(Schedule::new(&[]).others().next(), None);
     }
 
     #[test]
-    fn a_refused_choice_is_passed_over_when_there_is_another() {
+    fn choices_beside_the_turn_leave_it_where_it_is() {
         let schedule = Schedule::new(&[(0, 1), (1, 1)]);
-        assert_eq!(schedule.other(|choice| choice != 0), Some(1));
+        assert_eq!(schedule.others().find(|choice| *choice != 0), Some(1));
+        assert_eq!(schedule.others().count(), 2);
         assert_eq!(walk(&schedule, 2), [0, 1], "the turn has not moved");
-        assert_eq!(schedule.other(|_| false), None);
+    }
+
+    #[test]
+    fn another_cycle_goes_on_where_the_one_before_was() {
+        let turn = Arc::default();
+        let choices = [(0, 1), (1, 1), (2, 1)];
+        assert_eq!(walk(&Schedule::at(&choices, Arc::clone(&turn)), 2), [0, 1]);
+        assert_eq!(walk(&Schedule::at(&choices, turn), 2), [2, 0]);
     }
 
     #[test]
     fn odd_weights_keep_the_cycle_bounded() {
         let schedule = Schedule::new(&[(0, 999_983), (1, 1_000_003), (2, 1)]);
-        assert!(schedule.slots.len() <= MAX_SLOTS as usize + 3);
+        assert!(schedule.slots.len() <= 1024 + 3);
         assert!(schedule.slots.contains(&2));
+    }
+
+    proptest! {
+        #[test]
+        fn a_cycle_has_each_choice_by_its_weight_and_spread(
+            weights in prop::collection::vec(0u32..50, 1..40),
+        ) {
+            let choices: Vec<_> = (0u16..).zip(weights.iter().copied()).collect();
+            let schedule = Schedule::new(&choices);
+            let divisor = weights.iter().fold(0, |a, weight| gcd(a, u64::from(*weight))).max(1);
+            let total = schedule.slots.len() as f64;
+            for (choice, weight) in choices {
+                let at: Vec<_> = (0..schedule.slots.len())
+                    .filter(|slot| schedule.slots[*slot] == choice)
+                    .collect();
+                prop_assert_eq!(at.len() as u64, u64::from(weight) / divisor);
+                // Within any half of the cycle nobody has much more than half of its slots.
+                let half = at.iter().filter(|slot| **slot * 2 < schedule.slots.len()).count();
+                let all = at.len() as f64;
+                prop_assert!((half as f64 - all / 2.0).abs() <= 1.0 + all.sqrt(), "{half} of {all} in {total}");
+            }
+        }
     }
 }
