@@ -53,9 +53,6 @@ impl Gateway {
         match &route.action {
             Action::Proxy(split) => {
                 context.upstream = split.next().cloned();
-                if let Some(upstream) = &context.upstream {
-                    upstream.requested();
-                }
                 Ok(false)
             }
             Action::Redirect(target) => self.redirect(exchange, context, target).await,

@@ -30,6 +30,10 @@ impl Gateway {
         deadline::set(exchange, context);
         self.enter_upstream(exchange, context).await?;
         breaker::look_again(context)?;
+        if let Some(upstream) = &context.upstream {
+            // Who is refused before pays nothing for retries.
+            upstream.requested();
+        }
         let copy = mirror::begin(exchange, context);
         let of_copy = copy.as_ref().map_or(0, |copy| copy.body_bytes());
         let mut kept = Kept::up_to(retry::kept_bytes(context).max(of_copy));
@@ -49,12 +53,14 @@ impl Gateway {
         context: &mut Context,
         kept: &mut Kept,
     ) -> Result<(), Failure> {
+        let mut last = None;
         loop {
             if let Some(over) = deadline::over(exchange) {
                 return Err(over);
             }
             let Some(purpose) = forward::select(exchange, context) else {
-                return Err(Failure::Refused(Rejection::NoHealthyBackend));
+                let failed = last.map(|failed| deadline::regard(exchange, context, failed));
+                return Err(failed.unwrap_or(Failure::Refused(Rejection::NoHealthyBackend)));
             };
             forward::bound_call(exchange, context);
             let attempt = self.attempt(exchange, context, purpose, kept);
@@ -63,7 +69,10 @@ impl Gateway {
                 Ok(Some(wait)) => wait,
                 Err((Failure::Backend(failed), reach)) => {
                     match self.attempt_failed(exchange, context, kept, &failed, reach) {
-                        Some(wait) => wait,
+                        Some(wait) => {
+                            last = Some(failed);
+                            wait
+                        }
                         None => return Err(deadline::regard(exchange, context, failed)),
                     }
                 }
@@ -111,9 +120,13 @@ impl Gateway {
         let relayed = self.relay(exchange, context, &mut link, kept, head).await;
         let reach = Reach::of(reused);
         let again = match relayed.map_err(|failure| (failure, reach))? {
-            Relayed::Complete => None,
-            Relayed::Unwanted { wait, over: false } => return Ok(Some(wait)),
-            Relayed::Unwanted { wait, over: true } => Some(wait),
+            Relayed::Complete => {
+                if let (Some(upstream), Some(attempt)) = (&context.upstream, &mut context.attempt) {
+                    upstream.completed(&mut attempt.admitted, Instant::now());
+                }
+                None
+            }
+            Relayed::Unwanted(wait) => Some(wait),
             Relayed::Upgraded(response) => {
                 // On the heap, so that requests do not make room for it.
                 let tunnelled = Box::pin(self.tunnel(exchange, context, link, response));
@@ -122,9 +135,6 @@ impl Gateway {
             }
         };
         if let Some(upstream) = &context.upstream {
-            if let Some(attempt) = &mut context.attempt {
-                upstream.completed(&mut attempt.admitted, Instant::now());
-            }
             let idle = upstream.config.pool.idle_timeout;
             self.pool.close(link, &backend, purpose, idle);
         }
@@ -252,7 +262,11 @@ pub(super) fn begin(
     link: &mut Link,
 ) -> Result<(), Failure> {
     let is_http2 = link.is_http2();
-    let request = forward::dress(exchange, context, is_http2);
+    let mut request = forward::dress(exchange, context, is_http2);
+    if exchange.status() == Some(StatusCode::CONTINUE) {
+        // The client was told by an earlier attempt, and sends its body.
+        request.headers.remove(http::header::EXPECT);
+    }
     if is_http2 && forward::expects_continue(exchange) && exchange.status().is_none() {
         // Interim responses do not come through from an HTTP/2 backend, so nobody else says it.
         exchange.say_continue().map_err(Failure::Client)?;

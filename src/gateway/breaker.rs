@@ -59,9 +59,6 @@ impl Gateway {
                 // Nothing of the request is with the one that it stands in for.
                 context.places.leave_upstream();
                 context.upstream = snapshot.upstreams.get(*other).cloned();
-                if let Some(upstream) = &context.upstream {
-                    upstream.requested();
-                }
                 enter(context)?;
                 self.proxy(exchange, context).await
             }

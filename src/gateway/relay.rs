@@ -27,13 +27,8 @@ pub(super) enum Relayed {
     Complete,
     /// The backend agrees to another protocol.
     Upgraded(Response),
-    /// The response is not passed on, and another one asked for.
-    Unwanted {
-        /// After this time.
-        wait: Duration,
-        /// Whether it was read to its end.
-        over: bool,
-    },
+    /// The response is not passed on, and another one asked for after this time.
+    Unwanted(Duration),
 }
 
 /// Where the request's body is.
@@ -107,7 +102,9 @@ impl<'a> Relay<'a> {
     ) -> Self {
         let replay = kept.replay();
         let is_tunnel = forward::is_tunnel(exchange);
-        let waits = (forward::expects_continue(exchange) && !link.is_http2()) || is_tunnel;
+        // Whom an earlier attempt has told to go on waits for nobody.
+        let asks = forward::expects_continue(exchange) && exchange.status().is_none();
+        let waits = (asks && !link.is_http2()) || is_tunnel;
         let (first_byte, read, write) = forward::timeouts(context);
         let route = context.route.as_ref();
         Self {
@@ -361,8 +358,8 @@ impl<'a> Relay<'a> {
             self.gateway
                 .receive_head(exchange, context, head, self.kept, owing_since)?;
         if let Some(wait) = received {
-            let over = retry::read_rest(self.link, task);
-            return Ok(Some(Relayed::Unwanted { wait, over }));
+            retry::read_rest(self.link, task);
+            return Ok(Some(Relayed::Unwanted(wait)));
         }
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(Some(Relayed::Upgraded(response)));

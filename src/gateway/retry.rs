@@ -34,6 +34,7 @@ impl Gateway {
         forward::note_call_end(context, &response.headers);
         if let (Some(attempt), Some(upstream)) = (&mut context.attempt, &context.upstream) {
             attempt.recorded = true;
+            attempt.connection = None;
             let status = response.status.as_u16();
             upstream.metrics.observe(status, attempt.started.elapsed());
         }
@@ -172,23 +173,16 @@ pub(super) fn poll_wait(
     })
 }
 
-/// Reads what is there of a response that nobody wants, without waiting. Its connection is of use again
-/// if that was all, and little.
-pub(super) fn read_rest(link: &mut Link, task: &mut Task<'_>) -> bool {
+/// Reads what is there of a response that nobody wants, without waiting. If that was all, and little, its
+/// connection is of use again.
+pub(super) fn read_rest(link: &mut Link, task: &mut Task<'_>) {
     let mut read = 0;
-    while read <= DISCARDED_BYTES {
-        match link.is_over() {
-            Ok(true) => return true,
-            Ok(false) => {}
-            Err(_) => return false,
-        }
+    while read <= DISCARDED_BYTES && matches!(link.is_over(), Ok(false)) {
         match link.poll_body(task) {
             Poll::Ready(Ok(Some(piece))) => read += piece.len(),
-            Poll::Ready(Ok(None)) => return true,
-            Poll::Ready(Err(_)) | Poll::Pending => return false,
+            Poll::Ready(Ok(None) | Err(_)) | Poll::Pending => return,
         }
     }
-    false
 }
 
 #[cfg(test)]

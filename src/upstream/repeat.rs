@@ -138,8 +138,13 @@ pub fn judge(
 /// A random part of a time that doubles ("full jitter"), so that requests that failed together do not
 /// come back together.
 fn wait(case: &Case, backoff: Backoff, luck: f64) -> Duration {
-    let elsewhere = case.has_choice && case.retries == 0;
-    if elsewhere && matches!(price(case.reason), Price::Unsent | Price::Nothing) {
+    let at_once = match price(case.reason) {
+        // A kept connection that was closed says nothing about the backend.
+        Price::Nothing => true,
+        Price::Unsent => case.has_choice,
+        Price::One => false,
+    };
+    if at_once && case.retries == 0 {
         return Duration::ZERO;
     }
     let times = 1u32 << case.retries.min(16);
@@ -329,6 +334,12 @@ mod tests {
             ..first
         };
         assert_eq!(judged(&rules, &second), Verdict::Again(50 * MILLIS));
+        let stale = Case {
+            has_choice: false,
+            ..case(RetryReason::StaleConnection)
+        };
+        let reset = retries(1, &[Cause::Reset]);
+        assert_eq!(judged(&reset, &stale), Verdict::Again(Duration::ZERO));
     }
 
     #[test]
