@@ -2,7 +2,7 @@
 //!
 //! A cycle has a slot for each unit of weight, and the slots of a member are spread over it evenly, so
 //! a member with weight 5 among 5, 1, 1 is not taken five times in a row. Walking it costs one atomic
-//! addition. Making it takes time in proportion to its slots, which matters with many members.
+//! addition. Making it costs no more than sorting its slots, which matters with many members.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,6 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// smallest staying 1. A slot for each choice's thirty-second is enough to tell weights apart.
 const MAX_SLOTS: std::ops::RangeInclusive<u64> = 1024..=16_384;
 const SLOTS_OF_ONE: u64 = 32;
+
+/// How long a cycle is while it is made: long beside the slots, and far from overflowing.
+const CYCLE: u64 = 1 << 32;
 
 /// One cycle of choices, walked by any number of threads.
 #[derive(Debug)]
@@ -53,56 +56,25 @@ impl Schedule {
     }
 }
 
-/// Puts each choice on so many slots as it has weight, as evenly as the others leave room, the heaviest
-/// first. Those of the same weight are shifted against each other.
+/// Puts each choice on so many slots as it has weight: each time at the middle of its part of the cycle, and
+/// in the order of these times. Those of the same weight are shifted against each other.
 fn spread(weighted: &[(u16, u64)]) -> Box<[u16]> {
-    let total: u64 = weighted.iter().map(|(_, weight)| weight).sum();
     let mut order: Vec<(u16, u64)> = weighted.to_vec();
     order.sort_by_key(|(_, weight)| std::cmp::Reverse(*weight));
-    let mut free = Free::new(total as usize);
-    let mut slots = vec![0u16; total as usize];
+    let mut times = Vec::new();
     for alike in order.chunk_by(|one, other| one.1 == other.1) {
         let count = alike.len() as u64;
         for (index, (choice, weight)) in (0u64..).zip(alike) {
-            for turn in 0..*weight {
+            times.extend((0..*weight).map(|turn| {
                 // The middle of its part of the cycle, for the middle one of those alike.
-                let parts = (2 * (turn * count + index) + 1) * total;
-                let wanted = parts / (2 * weight * count);
-                slots[free.take(wanted as usize)] = *choice;
-            }
+                let parts = 2 * (turn * count + index) + 1;
+                (parts * CYCLE / (2 * weight * count), *choice)
+            }));
         }
     }
-    slots.into()
-}
-
-/// Finds free slots: those that are taken point on to where there may be one.
-struct Free(Vec<usize>);
-
-impl Free {
-    fn new(slots: usize) -> Self {
-        // One more, which stands for the first again.
-        Self((0..=slots).collect())
-    }
-
-    /// The first free slot from here on, which is not free any more. There must be one.
-    fn take(&mut self, from: usize) -> usize {
-        let mut at = self.find(from);
-        if at + 1 == self.0.len() {
-            at = self.find(0);
-        }
-        self.0[at] = at + 1;
-        at
-    }
-
-    fn find(&mut self, from: usize) -> usize {
-        let mut at = from;
-        while self.0[at] != at {
-            // Halves the way for whoever comes next.
-            self.0[at] = self.0[self.0[at]];
-            at = self.0[at];
-        }
-        at
-    }
+    // Stable: of what is due at the same time, the heaviest goes first.
+    times.sort_by_key(|(time, _)| *time);
+    times.into_iter().map(|(_, choice)| choice).collect()
 }
 
 /// Divides the weights by what they have in common and bounds their sum.
