@@ -2,8 +2,8 @@
 //! who wait for one.
 //!
 //! The places of a limit are shared by all workers and generations. With a key there are so many for
-//! each ([`keyed`]), otherwise for all together ([`line`]), where the limit may follow what the backends
-//! can do ([`adaptive`]). A [`Place`] is given back when it is dropped, and then goes to whoever is next.
+//! each (`keyed`), otherwise for all together (`line`), where the limit may follow what the backends
+//! can do (`adaptive`). A [`Place`] is given back when it is dropped, and then goes to whoever is next.
 
 mod adaptive;
 mod gradient;

@@ -1,7 +1,7 @@
 //! Connections that wait for a request, which can be closed without harm when there is no room
 //! for others.
 //!
-//! Each connection has a [`Seat`] for as long as it lasts, and notes in it since when it waits: two stores
+//! Each connection has a `Seat` for as long as it lasts, and notes in it since when it waits: two stores
 //! a request. Who has to go is found by looking at a few of them and taking the one that has waited
 //! longest, as Redis does with keys: no order is kept, and no request waits for a lock.
 
