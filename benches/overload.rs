@@ -37,6 +37,7 @@ fn limit(adaptive: Option<Adaptive>) -> Limit {
             queue: 100,
             queue_timeout: Duration::from_secs(1),
         },
+        per_backend: None,
         adaptive,
         top: Priority::Critical,
     };

@@ -50,8 +50,6 @@ pub struct RequestContext {
     pub identity: Option<Arc<Identity>>,
     /// What limits of its rate did with it.
     pub ledger: Ledger,
-    /// Its places among the requests in flight.
-    pub places: Places,
     /// The upstream it goes to.
     pub upstream: Option<Arc<Upstream>>,
     /// What it has to do with the circuit of its upstream.
@@ -72,6 +70,9 @@ pub struct RequestContext {
     pub error: Option<&'static str>,
     /// It is neither logged nor measured.
     pub silent: bool,
+    /// Its places among the requests in flight. The last to be dropped: who is given one finds the
+    /// backend free.
+    pub places: Places,
 }
 
 /// What became of authentication.
@@ -124,6 +125,19 @@ impl Attempt {
             answered: None,
             recorded: false,
         }
+    }
+
+    /// It has a connection; `counted` counts that as in use. What follows takes the client's time.
+    pub fn connected(&mut self, counted: PooledConnection) {
+        self.connection = Some(counted);
+        self.admitted.waits(None);
+    }
+
+    /// All of the request was sent by this time, or had been earlier; says when.
+    pub fn note_sent(&mut self, now: Instant) -> Instant {
+        let sent = *self.sent.get_or_insert(now);
+        self.admitted.waits(Some(sent));
+        sent
     }
 }
 

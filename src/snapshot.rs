@@ -216,11 +216,14 @@ impl Snapshot {
 
     /// Has the places that it shares with the generation before counted by its own limits.
     fn put_limits_into_force(&self, now: Instant) {
-        let of_routes = self.routes.iter().flat_map(|route| &route.concurrency);
-        let of_upstreams = self.upstreams.iter();
-        let of_upstreams = of_upstreams.filter_map(|upstream| upstream.concurrency.as_ref());
-        for limit in of_routes.chain(of_upstreams) {
+        for limit in self.routes.iter().flat_map(|route| &route.concurrency) {
             limit.put_into_force(now);
+        }
+        for upstream in &self.upstreams {
+            if let Some(limit) = &upstream.concurrency {
+                limit.put_into_force(now);
+            }
+            upstream.fit_concurrency(now);
         }
     }
 

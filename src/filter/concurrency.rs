@@ -12,8 +12,10 @@ mod line;
 mod queue;
 
 use std::future::Future;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -36,6 +38,16 @@ pub struct Limit {
     top: Priority,
     places: Shared,
     adaptive: Option<Arc<Adaptive>>,
+    per_backend: Option<NonZeroU32>,
+    /// Tells it from others over the same places; never 0.
+    number: u64,
+}
+
+/// How many limits there were.
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
+
+fn next_number() -> u64 {
+    NUMBERS.fetch_add(1, Ordering::Relaxed) + 1
 }
 
 /// How a limit stands.
@@ -86,6 +98,8 @@ impl Limit {
                 key: config.key.clone(),
                 top: priority,
                 adaptive: None,
+                per_backend: None,
+                number: next_number(),
             }
         };
         config.iter().map(compile).collect()
@@ -114,6 +128,8 @@ impl Limit {
             top: config.top,
             places,
             adaptive,
+            per_backend: config.per_backend,
+            number: next_number(),
         };
         if previous.is_none() {
             limit.put_into_force(now);
@@ -126,11 +142,22 @@ impl Limit {
         match &self.places {
             Shared::Keyed(gate) => gate.set_limit(self.bounds.limit),
             Shared::Line(line) => {
-                line.adopt(&self.bounds, self.top);
+                line.adopt(self.number, &self.bounds, self.top);
                 line.follow(self.adaptive.as_ref().map_or(0, |adaptive| adaptive.number));
                 let found = self.adaptive.as_ref().map(|adaptive| adaptive.limit());
                 line.set_limit(found.unwrap_or(self.bounds.limit), now);
             }
+        }
+    }
+
+    /// So many backends are in use: all of them together are given what each may be given.
+    pub fn fit(&self, backends: usize, now: Instant) {
+        if let Shared::Line(line) = &self.places {
+            let cap = self.per_backend.map_or(u32::MAX, |most| {
+                let backends = u32::try_from(backends.max(1)).unwrap_or(u32::MAX);
+                most.get().saturating_mul(backends)
+            });
+            line.set_cap(self.number, cap, now);
         }
     }
 
@@ -139,9 +166,10 @@ impl Limit {
         !self.key.is_empty()
     }
 
-    /// Whether it follows what the backends can do.
-    pub fn is_adaptive(&self) -> bool {
-        self.adaptive.is_some()
+    /// Whether a tunnel gives its place back: what the backend does in it says nothing of what it can do
+    /// beside it. Where each backend has places, the tunnel has one of those.
+    pub fn frees_tunnels(&self) -> bool {
+        self.adaptive.is_some() && self.per_backend.is_none()
     }
 
     /// How a limit without a key stands.

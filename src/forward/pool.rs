@@ -21,7 +21,7 @@ use super::http1::Http1;
 use super::http2::Http2;
 use super::{Failed, Link};
 use crate::tls::backend::connector_options;
-use crate::upstream::{Backend, Membership, Purpose};
+use crate::upstream::{Backend, IdlePlace, Membership, Purpose};
 
 /// Connections that one worker keeps. One that comes back beyond that is closed.
 const MOST: usize = 4096;
@@ -51,13 +51,15 @@ struct Shelves {
 /// The connections of one backend for one purpose.
 struct Shelf {
     idle: VecDeque<Idle>,
-    /// Those of a backend that no upstream has are closed.
+    /// Those of a backend that no upstream has, or that is drained, are closed.
     owner: Membership,
 }
 
 struct Idle {
     stream: Stream,
     until: Instant,
+    /// Where they are counted.
+    _place: IdlePlace,
 }
 
 impl Default for Pool {
@@ -122,17 +124,18 @@ impl Pool {
         }
     }
 
-    /// Takes a connection back, if it can be used again, for as long as it may be idle.
-    pub fn close(&self, link: Link, backend: &Backend, purpose: Purpose, idle: Duration) {
+    /// Takes a connection back, if it can be used again and may be kept.
+    pub fn close(&self, link: Link, backend: &Backend, purpose: Purpose) {
         match link {
             Link::Http1(http1) => {
                 if let Some(stream) = http1.into_free() {
-                    self.kept.put(backend, purpose, stream, idle);
+                    self.kept.put(backend, purpose, stream);
                 }
             }
             Link::Http2(http2) => {
                 let (session, peer) = http2.into_parts();
-                self.http2.release_http_session(session, &*peer, Some(idle));
+                let idle = Some(backend.idle_timeout());
+                self.http2.release_http_session(session, &*peer, idle);
             }
         }
     }
@@ -170,23 +173,20 @@ impl Kept {
         }
     }
 
-    fn put(
-        self: &Arc<Self>,
-        backend: &Backend,
-        purpose: Purpose,
-        mut stream: Stream,
-        idle: Duration,
-    ) {
+    fn put(self: &Arc<Self>, backend: &Backend, purpose: Purpose, mut stream: Stream) {
         // Looking also has it forget the task that read from it last, and so the memory of that.
         if !is_quiet(&mut stream) {
             return;
         }
+        let Some(place) = backend.idle_place() else {
+            return;
+        };
         let mut shelves = self.lock();
         if shelves.count >= MOST {
             return;
         }
         shelves.count += 1;
-        let until = Instant::now() + idle;
+        let until = Instant::now() + backend.idle_timeout();
         let shelf = shelves.shelves.entry(backend.key(purpose));
         let shelf = shelf.or_insert_with(|| Shelf {
             idle: VecDeque::new(),
@@ -196,7 +196,11 @@ impl Kept {
             // It went, and has come back.
             shelf.owner = backend.membership();
         }
-        shelf.idle.push_back(Idle { stream, until });
+        shelf.idle.push_back(Idle {
+            stream,
+            until,
+            _place: place,
+        });
         if !shelves.tended {
             shelves.tended = true;
             tokio::spawn(tend(Arc::downgrade(self)));
@@ -207,7 +211,7 @@ impl Kept {
     fn sweep(&self, now: Instant) -> bool {
         let mut shelves = self.lock();
         shelves.shelves.retain(|_, shelf| {
-            let is_over = shelf.owner.is_over();
+            let is_over = shelf.owner.is_over() || shelf.owner.is_draining();
             let idle = &mut shelf.idle;
             idle.retain_mut(|idle| !is_over && now < idle.until && is_quiet(&mut idle.stream));
             !idle.is_empty()

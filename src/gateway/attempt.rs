@@ -60,7 +60,7 @@ impl Gateway {
             }
             let Some(purpose) = forward::select(exchange, context) else {
                 let failed = last.map(|failed| deadline::regard(exchange, context, failed));
-                return Err(failed.unwrap_or(Failure::Refused(Rejection::NoHealthyBackend)));
+                return Err(failed.unwrap_or_else(|| Failure::Refused(nobody(context))));
             };
             forward::bound_call(exchange, context);
             let attempt = self.attempt(exchange, context, purpose, kept);
@@ -84,6 +84,9 @@ impl Gateway {
                 }
             };
             if !wait.is_zero() {
+                if let Some(attempt) = &mut context.attempt {
+                    attempt.admitted.give_back();
+                }
                 Box::pin(retry::wait(exchange, wait)).await?;
             }
         }
@@ -134,10 +137,7 @@ impl Gateway {
                 return tunnelled.map(|()| None);
             }
         };
-        if let Some(upstream) = &context.upstream {
-            let idle = upstream.config.pool.idle_timeout;
-            self.pool.close(link, &backend, purpose, idle);
-        }
+        self.pool.close(link, &backend, purpose);
         Ok(again)
     }
 
@@ -193,9 +193,8 @@ impl Gateway {
         if upstream
             .concurrency
             .as_ref()
-            .is_some_and(Limit::is_adaptive)
+            .is_some_and(Limit::frees_tunnels)
         {
-            // What the backend does in a tunnel says nothing of what it can do beside it.
             context.places.leave_upstream();
         }
         let idle = upstream.timeouts.upgraded_idle;
@@ -231,7 +230,7 @@ impl Gateway {
         if let (Some(attempt), Some(upstream)) = (&mut context.attempt, &context.upstream) {
             let (now, status) = (Instant::now(), response.status.as_u16());
             // What a slow client needed for its request is not held against the backend.
-            let latency = now - owing_since.unwrap_or(attempt.started);
+            let latency = owing_since.map(|since| now - since);
             attempt.answered = Some(status);
             upstream.answered(&mut attempt.admitted, status, latency, now);
             heard = Some((latency, now));
@@ -240,6 +239,7 @@ impl Gateway {
             return Ok(Some(wait));
         }
         if let Some((latency, now)) = heard {
+            let latency = latency.unwrap_or_default();
             breaker::answered(context, response, latency, now);
         }
         choice::tell(context, response);
@@ -252,6 +252,15 @@ impl Gateway {
         self.fit_to_client(exchange, response);
         self.finish_head(exchange, context, response);
         Ok(None)
+    }
+}
+
+/// What a request is refused for that no backend takes.
+fn nobody(context: &Context) -> Rejection {
+    let upstream = context.upstream.as_ref();
+    match upstream.is_some_and(|upstream| upstream.is_full(Instant::now())) {
+        true => Rejection::Overloaded,
+        false => Rejection::NoHealthyBackend,
     }
 }
 
@@ -287,7 +296,7 @@ pub(super) fn note_connection(context: &mut Context, link: &Link, reused: bool) 
     let (Some(attempt), Some(upstream)) = (&mut context.attempt, &context.upstream) else {
         return;
     };
-    attempt.connection = Some(match link.shared() {
+    attempt.connected(match link.shared() {
         Some(shared) => upstream.metrics.shared_connection(reused, shared),
         None => upstream.metrics.connection(reused),
     });

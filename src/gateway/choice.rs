@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime};
 use super::{Context, breaker};
 use crate::config::model::{Balance, HashKey};
 use crate::filter::auth::credential;
-use crate::filter::ratelimit::key::{self, Seed};
+use crate::filter::ratelimit::key::{Seed, number};
 use crate::listener::exchange::Exchange;
 use crate::message::Response;
 use crate::upstream::sticky::{Held, Sticky};
@@ -23,20 +23,24 @@ pub(super) fn wish(
     upstream: &Upstream,
     now: Instant,
 ) -> Wish {
-    let key = match &upstream.config.balance {
+    let sticky = upstream.sticky.as_ref();
+    let sticky =
+        sticky.and_then(|sticky| sticky.read(&exchange.request.headers, SystemTime::now()));
+    Wish {
+        key: key(exchange, context, upstream),
+        sticky,
+        ..Wish::at(now).probing(breaker::is_probe(&context.circuit))
+    }
+}
+
+/// What goes together with other requests, where the upstream hashes.
+pub(super) fn key(exchange: &Exchange, context: &Context, upstream: &Upstream) -> Option<u64> {
+    match &upstream.config.balance {
         Balance::Hash(hash) => hash_of(&hash.key, exchange, context),
         Balance::RoundRobin
         | Balance::LeastRequests
         | Balance::PeakEwma { .. }
         | Balance::Random => None,
-    };
-    let sticky = upstream.sticky.as_ref();
-    let sticky =
-        sticky.and_then(|sticky| sticky.read(&exchange.request.headers, SystemTime::now()));
-    Wish {
-        key,
-        sticky,
-        ..Wish::at(now).probing(breaker::is_probe(&context.circuit))
     }
 }
 
@@ -74,7 +78,7 @@ fn hash_of(parts: &[HashKey], exchange: &Exchange, context: &Context) -> Option<
     let path_param = |name: &str| context.params.get(name, path);
     let caller = context.caller(&exchange.request.headers, &path_param);
     parts.iter().try_fold(0, |before, part| match part {
-        HashKey::Part(part) => key::number(part, &caller, Seed::SHARED, before),
+        HashKey::Part(part) => number(part, &caller, Seed::SHARED, before),
         HashKey::Path => Some(Seed::SHARED.hash(before, PATH, path.as_bytes())),
     })
 }

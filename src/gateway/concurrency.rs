@@ -4,7 +4,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use super::failure::Failure;
-use super::{Context, Gateway};
+use super::{Context, Gateway, retry};
 use crate::config::model::Priority;
 use crate::filter::concurrency::{Entered, Limit, Place, Waiting};
 use crate::listener::exchange::Exchange;
@@ -74,19 +74,10 @@ async fn wait(
         if let Poll::Ready(place) = waiting.poll(task) {
             return Poll::Ready(place.ok_or_else(|| Failure::Refused(refusal(limit))));
         }
-        if exchange.poll_gone(task).is_ready() {
-            return Poll::Ready(Err(Failure::gone()));
-        }
-        let due = exchange.due().filter(|(at, _)| *at < until);
-        let at = due.map_or(until, |(at, _)| at);
-        exchange.poll_until(at, task).map(|()| {
-            Err(match due {
-                Some((_, fault)) => Failure::Client(fault),
-                None => {
-                    limit.timed_out();
-                    Failure::Refused(refusal(limit))
-                }
-            })
+        retry::poll_wait(exchange, until, task).map(|over| {
+            over?;
+            limit.timed_out();
+            Err(Failure::Refused(refusal(limit)))
         })
     })
     .await

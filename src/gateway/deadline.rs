@@ -4,26 +4,24 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::failure::Failure;
+use super::failure::{self, Failure};
 use super::{Context, breaker};
 use crate::forward::Failed;
 use crate::grpc;
 use crate::listener::exchange::{ClientFault, Exchange};
 use crate::metrics::FailureReason;
 
-/// Sets when the request has to be over: by what its route and upstream allow, and by what a trusted peer
+/// Sets when the request has to be over, whatever was set for another upstream: by what its route and upstream allow, and by what a trusted peer
 /// says that is left.
 pub(super) fn set(exchange: &mut Exchange, context: &Context) {
     let received = exchange.origin.received;
-    if let Some(at) = allowed(context).and_then(|allowed| received.checked_add(allowed)) {
-        exchange.end_by((at, ClientFault::Overdue));
-    }
-    if let (Some(name), true) = (header(context), context.trusted)
-        && let Some(left) = exchange.request.headers.get(name).and_then(read)
-        && let Some(at) = received.checked_add(left)
-    {
-        exchange.end_by((at, ClientFault::Deadline));
-    }
+    let at = |left: Option<Duration>| left.and_then(|left| received.checked_add(left));
+    let said = header(context).filter(|_| context.trusted);
+    let said = said.and_then(|name| exchange.request.headers.get(name));
+    let own = at(allowed(context)).map(|at| (at, ClientFault::Overdue));
+    let of_peer = at(said.and_then(read)).map(|at| (at, ClientFault::Deadline));
+    let soonest = own.into_iter().chain(of_peer).min_by_key(|(at, _)| *at);
+    exchange.end_by(soonest);
 }
 
 /// How long a request may take as a whole.
@@ -78,11 +76,14 @@ pub(super) fn passed(exchange: &Exchange, context: &mut Context, fault: ClientFa
     else {
         return;
     };
-    let waited = attempt.sent.map(|sent| now - sent).unwrap_or_default();
+    let (reason, since) = match &attempt.connection {
+        Some(_) => (FailureReason::Timeout, attempt.sent),
+        None => (FailureReason::ConnectTimeout, Some(attempt.started)),
+    };
+    let waited = since.map(|since| now - since).unwrap_or_default();
     if fault == ClientFault::Overdue && attempt.answered.is_none() && waited * 2 >= allowed {
-        upstream.failed(&mut attempt.admitted, FailureReason::Timeout, now);
-        upstream.waited_in_vain(attempt.admitted.backend(), attempt.started);
-        let failed = Failed::new(FailureReason::Timeout);
+        let failed = Failed::new(reason);
+        failure::learn(upstream, attempt, &failed, now);
         breaker::conclude(exchange, context, &Failure::Backend(failed));
     }
 }

@@ -7,10 +7,12 @@ use http::StatusCode;
 
 use super::kept::Kept;
 use super::{Context, Gateway, authenticate};
+use crate::context::Attempt;
 use crate::forward::Failed;
 use crate::listener::exchange::{ClientFault, Exchange};
 use crate::metrics::{ConnectionClose, FailureReason, RetryReason};
 use crate::reply::Rejection;
+use crate::upstream::Upstream;
 
 /// Why a request is not answered by a backend.
 #[derive(Debug)]
@@ -87,23 +89,7 @@ impl Gateway {
         let (Some(upstream), Some(attempt)) = (&context.upstream, &mut context.attempt) else {
             return None;
         };
-        attempt.connection = None;
-        if reason == FailureReason::Refused && failed.is_farewell {
-            upstream.gave_back(reason);
-        } else {
-            upstream.failed(&mut attempt.admitted, reason, now);
-        }
-        let backend = attempt.admitted.backend();
-        match (reason, &failed.detail) {
-            (FailureReason::Tls, Some(detail)) => upstream.complain(backend, detail, now),
-            (FailureReason::Timeout, _) => upstream.waited_in_vain(backend, attempt.started),
-            _ => {}
-        }
-        if attempt.answered.is_none() {
-            attempt.recorded = true;
-            let status = rejection(reason).status().as_u16();
-            upstream.metrics.observe(status, now - attempt.started);
-        }
+        learn(upstream, attempt, failed, now);
         let reason = retry_reason(reason, reach);
         self.again(exchange, context, kept, reason, None)
     }
@@ -185,6 +171,28 @@ impl Gateway {
     }
 }
 
+/// Learns from an attempt that failed: of its backend, and for metrics.
+pub(super) fn learn(upstream: &Upstream, attempt: &mut Attempt, failed: &Failed, now: Instant) {
+    let reason = failed.reason;
+    attempt.connection = None;
+    if reason == FailureReason::Refused && failed.is_farewell {
+        upstream.gave_back(reason);
+    } else {
+        upstream.failed(&mut attempt.admitted, reason, now);
+    }
+    let backend = attempt.admitted.backend();
+    match (reason, &failed.detail) {
+        (FailureReason::Tls, Some(detail)) => upstream.complain(backend, detail, now),
+        (FailureReason::Timeout, _) => upstream.waited_in_vain(backend, attempt.started),
+        _ => {}
+    }
+    if attempt.answered.is_none() {
+        attempt.recorded = true;
+        let status = rejection(reason).status().as_u16();
+        upstream.metrics.observe(status, now - attempt.started);
+    }
+}
+
 fn count_close(exchange: &Exchange, reason: ConnectionClose) {
     // Of HTTP/2 only the stream ends.
     if !exchange.is_http2() {
@@ -214,14 +222,8 @@ fn retry_reason(reason: FailureReason, reach: Reach) -> RetryReason {
 
 /// What the client is told of a backend's failure.
 pub(super) fn rejection(reason: FailureReason) -> Rejection {
-    match reason {
-        FailureReason::Timeout | FailureReason::TimeoutInBody => Rejection::GatewayTimeout,
-        FailureReason::Connect
-        | FailureReason::ConnectTimeout
-        | FailureReason::Tls
-        | FailureReason::Refused
-        | FailureReason::Reset
-        | FailureReason::ResetInBody
-        | FailureReason::Protocol => Rejection::BadGateway,
+    match reason.is_timeout() {
+        true => Rejection::GatewayTimeout,
+        false => Rejection::BadGateway,
     }
 }

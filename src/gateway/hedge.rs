@@ -7,15 +7,15 @@ use std::task::{Context as Task, Poll};
 use std::time::{Duration, Instant};
 
 use super::attempt::{begin, note_connection};
-use super::failure::{Failure, Reach, rejection};
-use super::{Context, Gateway, forward, retry};
+use super::failure::{Failure, Reach, learn};
+use super::{Context, Gateway, choice, forward, retry};
 use crate::config::model::Hedge;
 use crate::context::Attempt;
 use crate::forward::{Failed, Link};
 use crate::listener::exchange::Exchange;
 use crate::message::Response;
 use crate::metrics::{FailureReason, HedgeResult};
-use crate::upstream::{Price, Purpose, Wish};
+use crate::upstream::{Price, Purpose};
 
 /// Who goes on with the request.
 pub(super) struct Winner {
@@ -47,18 +47,23 @@ pub(super) fn after(exchange: &Exchange, context: &Context) -> Option<Duration> 
     let rules = retry::rules(context)?;
     let hedge = rules.hedge()?;
     let simple = context.retries == 0
+        // Whose session is with one backend is not moved because that is slow once.
+        && context.sticky.is_none()
         && exchange.is_body_empty()
         && !forward::is_tunnel(exchange)
         && !forward::expects_continue(exchange)
         && retry::is_idempotent(exchange, &rules);
     let upstream = context.upstream.as_ref().filter(|_| simple)?;
-    match hedge {
+    let after = match hedge {
         Hedge::After(after) => Some(after),
         Hedge::Percentile(share) => {
             upstream.measure_answers();
             upstream.percentile(share)
         }
-    }
+    };
+    // What comes behind the end of the first attempt would be a retry.
+    let (first_byte, _, _) = forward::timeouts(context);
+    after.filter(|after| *after < first_byte)
 }
 
 impl Gateway {
@@ -74,10 +79,10 @@ impl Gateway {
         let reach = Reach::of(reused);
         let sent = send(exchange, context, &mut link).map_err(|failure| (failure, reach))?;
         if let Some(attempt) = &mut context.attempt {
-            attempt.sent = Some(sent);
+            attempt.note_sent(sent);
         }
         let (first_byte, _, _) = forward::timeouts(context);
-        let until = sent + after.min(first_byte);
+        let until = sent + after;
         let alone = std::future::poll_fn(|task| match poll_head(&mut link, task) {
             Poll::Ready(head) => Poll::Ready(head.map(Some).map_err(Failure::Backend)),
             Poll::Pending => {
@@ -87,7 +92,7 @@ impl Gateway {
         let head = alone.await.map_err(|failure| (failure, reach))?;
         let second = match &head {
             Some(_) => None,
-            None => choose(context),
+            None => choose(exchange, context),
         };
         let Some(second) = second else {
             return Ok(Winner { link, reused, head });
@@ -137,7 +142,10 @@ impl Gateway {
             }
             Event::Second(Ok(head)) => {
                 drop(first);
-                context.attempt = Some(second);
+                let overtaken = context.attempt.replace(second);
+                if let (Some(upstream), Some(attempt)) = (&context.upstream, overtaken) {
+                    upstream.overtaken(&attempt.admitted, Instant::now());
+                }
                 take_over(exchange, context, lane, Some(head)).await
             }
             Event::First(Err(failed)) => {
@@ -161,9 +169,19 @@ async fn take_over(
     count(context, HedgeResult::Won);
     let (link, reused) = match lane {
         Second::Open(link, reused) => (link, reused),
-        Second::Opening(opening) => {
-            let failed = |failed| (Failure::Backend(failed), Reach::NothingSent);
-            let (mut link, reused) = opening.await.map_err(failed)?;
+        Second::Opening(mut opening) => {
+            let (first_byte, _, _) = forward::timeouts(context);
+            let until = Instant::now() + first_byte;
+            let opened = std::future::poll_fn(|task| {
+                if let Poll::Ready(opened) = opening.as_mut().poll(task) {
+                    return Poll::Ready(opened.map_err(Failure::Backend));
+                }
+                let late = || Failure::Backend(Failed::new(FailureReason::ConnectTimeout));
+                let over = retry::poll_wait(exchange, until, task);
+                over.map(|over| Err(over.err().unwrap_or_else(late)))
+            });
+            let failed = |failure| (failure, Reach::NothingSent);
+            let (mut link, reused) = opened.await.map_err(failed)?;
             let sent = send(exchange, context, &mut link);
             sent.map_err(|failure| (failure, Reach::of(reused)))?;
             (link, reused)
@@ -181,27 +199,25 @@ fn count(context: &Context, result: HedgeResult) {
 
 /// Learns from an attempt that failed while the other one went on.
 fn record(context: &Context, attempt: &mut Attempt, failed: &Failed) {
-    let now = Instant::now();
-    let Some(upstream) = &context.upstream else {
-        return;
-    };
-    upstream.failed(&mut attempt.admitted, failed.reason, now);
-    if failed.reason == FailureReason::Timeout {
-        upstream.waited_in_vain(attempt.admitted.backend(), attempt.started);
+    if let Some(upstream) = &context.upstream {
+        learn(upstream, attempt, failed, Instant::now());
     }
-    let status = rejection(failed.reason).status().as_u16();
-    upstream.metrics.observe(status, now - attempt.started);
 }
 
 /// Another backend for the same request, if there is one and the budget allows it.
-fn choose(context: &mut Context) -> Option<Attempt> {
+fn choose(exchange: &Exchange, context: &mut Context) -> Option<Attempt> {
     let now = Instant::now();
     let upstream = context.upstream.as_ref()?;
     let first = context.attempt.as_ref()?.admitted.backend();
-    let admitted = upstream.select(Wish::at(now), &mut context.tried)?;
+    let wish = choice::wish(exchange, context, upstream, now);
+    let mut tried = context.tried;
+    let admitted = upstream.select(wish, &mut tried)?;
     let is_other = !Arc::ptr_eq(admitted.backend(), first);
-    let chosen = is_other && upstream.may_retry(Price::One, now);
-    chosen.then(|| Attempt::new(admitted, now))
+    if !is_other || !upstream.may_retry(Price::One, now) {
+        return None;
+    }
+    context.tried = tried;
+    Some(Attempt::new(admitted, now))
 }
 
 /// Sends the whole request, which has no body. Says when that was.
@@ -241,7 +257,9 @@ fn poll_second(
             Err(failed) => return Poll::Ready(Ok(Err(failed))),
         };
         match send(exchange, context, &mut link) {
-            Ok(sent) => attempt.sent = Some(sent),
+            Ok(sent) => {
+                attempt.note_sent(sent);
+            }
             Err(Failure::Backend(failed)) => return Poll::Ready(Ok(Err(failed))),
             Err(failure) => return Poll::Ready(Err(failure)),
         }

@@ -3,23 +3,25 @@
 
 use std::sync::Arc;
 use std::task::{Context as Task, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderValue, header};
 use tokio::time::timeout;
 
+use super::failure::learn;
 use super::kept::Kept;
-use super::{Context, Gateway, forward};
+use super::{Context, Gateway, choice, forward};
+use crate::context::Attempt;
 use crate::forward::{Failed, Link, Pool};
 use crate::listener::exchange::Exchange;
 use crate::listener::framing::Framing;
 use crate::message::{Request, Response};
-use crate::metrics::MirrorResult;
+use crate::metrics::{FailureReason, MirrorResult};
 use crate::route::Mirror;
 use crate::route::host;
 use crate::route::mirror::Place;
-use crate::upstream::{Purpose, Tried, Wish};
+use crate::upstream::{Backend, Purpose, Tried, Wish};
 
 /// What is read of a response. More is cut off, with the connection or stream.
 const MAX_RESPONSE_BYTES: usize = 1024 * 1024;
@@ -30,6 +32,8 @@ pub(super) struct Copy {
     request: Request,
     target: String,
     is_call: bool,
+    /// What goes together with other requests, where the other upstream hashes.
+    key: Option<u64>,
 }
 
 impl Copy {
@@ -56,6 +60,7 @@ pub(super) fn begin(exchange: &Exchange, context: &Context) -> Option<Box<Copy>>
         request,
         target: forward::target(exchange, context).into_owned(),
         is_call: context.grpc,
+        key: choice::key(exchange, context, &mirror.upstream),
     }))
 }
 
@@ -97,9 +102,7 @@ impl Gateway {
         let pool = Arc::clone(&self.pool);
         tokio::spawn(async move {
             let _place: Place = place;
-            let limit = mirror.config.timeout;
-            let sent = timeout(limit, send(&pool, *copy, body)).await;
-            mirror.metrics.ended(sent.unwrap_or(MirrorResult::Timeout));
+            mirror.metrics.ended(send(&pool, *copy, body).await);
         });
     }
 }
@@ -108,39 +111,59 @@ impl Gateway {
 async fn send(pool: &Pool, mut copy: Copy, body: Bytes) -> MirrorResult {
     let upstream = Arc::clone(&copy.mirror.upstream);
     let started = Instant::now();
-    let Some(mut admitted) = upstream.select(Wish::at(started), &mut Tried::default()) else {
+    let wish = Wish {
+        key: copy.key,
+        ..Wish::at(started)
+    };
+    let Some(admitted) = upstream.select(wish, &mut Tried::default()) else {
         return MirrorResult::NoBackend;
     };
     let backend = Arc::clone(admitted.backend());
+    let mut attempt = Attempt::new(admitted.of_copy(), started);
     if !copy.request.headers.contains_key(header::HOST)
         && let Ok(host) = HeaderValue::from_str(&backend.name)
     {
         copy.request.headers.insert(header::HOST, host);
     }
-    let opened = pool.open(&backend, Purpose::Request, None).await;
-    let answered = match opened {
-        Ok((link, _)) => answer(link, copy, body).await,
-        Err(failed) => Err(failed),
-    };
+    let limit = copy.mirror.config.timeout;
+    let answered = timeout(limit, answer(pool, &mut attempt, &backend, copy, body)).await;
     let now = Instant::now();
-    match answered {
-        Ok((link, status)) => {
+    let (failed, result) = match answered {
+        Ok(Ok(Answered { link, status, head })) => {
             upstream.metrics.observe(status, now - started);
-            upstream.answered(&mut admitted, status, now - started, now);
-            upstream.completed(&mut admitted, now);
-            let idle = upstream.config.pool.idle_timeout;
-            pool.close(link, &backend, Purpose::Request, idle);
-            MirrorResult::Answered
+            upstream.answered(&mut attempt.admitted, status, head, now);
+            upstream.completed(&mut attempt.admitted, now);
+            pool.close(link, &backend, Purpose::Request);
+            return MirrorResult::Answered;
         }
-        Err(failed) => {
-            upstream.failed(&mut admitted, failed.reason, now);
-            MirrorResult::Failed
+        Ok(Err(failed)) => (failed, MirrorResult::Failed),
+        Err(_) => {
+            let failed = Failed::new(FailureReason::Timeout);
+            (failed, MirrorResult::Timeout)
         }
-    }
+    };
+    learn(&upstream, &mut attempt, &failed, now);
+    result
+}
+
+/// A response that was read away.
+struct Answered {
+    link: Link,
+    status: u16,
+    /// How long its head took.
+    head: Duration,
 }
 
 /// Sends a copy and reads its response away.
-async fn answer(link: Link, copy: Copy, body: Bytes) -> Result<(Link, u16), Failed> {
+async fn answer(
+    pool: &Pool,
+    attempt: &mut Attempt,
+    backend: &Backend,
+    copy: Copy,
+    body: Bytes,
+) -> Result<Answered, Failed> {
+    let (link, _) = pool.open(backend, Purpose::Request, None).await?;
+    let began = attempt.note_sent(Instant::now());
     let mut sending = Sending {
         link,
         body,
@@ -165,8 +188,12 @@ async fn answer(link: Link, copy: Copy, body: Bytes) -> Result<(Link, u16), Fail
         length => Framing::Length(length as u64),
     };
     sending.link.send_head(request, &target, framing)?;
-    let status = std::future::poll_fn(|task| sending.poll(task)).await?;
-    Ok((sending.link, status))
+    let (status, came) = std::future::poll_fn(|task| sending.poll(task)).await?;
+    Ok(Answered {
+        link: sending.link,
+        status,
+        head: came - began,
+    })
 }
 
 /// A copy on its way.
@@ -176,13 +203,14 @@ struct Sending {
     body: Bytes,
     /// All of it was handed in.
     ended: bool,
-    status: Option<u16>,
+    /// The status, and when it came.
+    status: Option<(u16, Instant)>,
     read: usize,
 }
 
 impl Sending {
-    /// Ready with the status when the response was read, or enough of it.
-    fn poll(&mut self, task: &mut Task<'_>) -> Poll<Result<u16, Failed>> {
+    /// Ready with the status, and when it came, when the response was read, or enough of it.
+    fn poll(&mut self, task: &mut Task<'_>) -> Poll<Result<(u16, Instant), Failed>> {
         self.poll_up(task)?;
         let status = ready!(self.poll_status(task))?;
         while self.read <= MAX_RESPONSE_BYTES && !self.link.is_over()? {
@@ -209,14 +237,14 @@ impl Sending {
         }
     }
 
-    fn poll_status(&mut self, task: &mut Task<'_>) -> Poll<Result<u16, Failed>> {
+    fn poll_status(&mut self, task: &mut Task<'_>) -> Poll<Result<(u16, Instant), Failed>> {
         loop {
             if let Some(status) = self.status {
                 return Poll::Ready(Ok(status));
             }
             let head: Response = ready!(self.link.poll_head(task))?;
             if !head.is_interim() {
-                self.status = Some(head.status.as_u16());
+                self.status = Some((head.status.as_u16(), Instant::now()));
             }
         }
     }

@@ -4,17 +4,19 @@
 //! Everything that moves is moved here in one place and waits for nothing by itself, so that there is
 //! one timer, no channel and no further task.
 
+mod due;
+
 use std::task::{Context as Task, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::StatusCode;
 
+use self::due::Limit;
 use super::failure::Failure;
 use super::kept::Kept;
 use super::{Context, Gateway, forward, retry};
 use crate::forward::{Failed, Link};
-use crate::listener::connection::LINGER;
 use crate::listener::exchange::{ClientFault, Exchange};
 use crate::listener::turn::Turn;
 use crate::message::Response;
@@ -53,13 +55,6 @@ enum Down {
     Piece(Bytes),
     /// All of it was written, so long ago.
     Written(Option<Instant>),
-}
-
-/// What a deadline means.
-enum Limit {
-    Failure(Failure),
-    /// Nobody waits for the rest of the request any longer.
-    Enough,
 }
 
 /// An attempt under way.
@@ -201,7 +196,7 @@ impl<'a> Relay<'a> {
                 self.turn.moved(before - piece.len());
                 match ready!(sent) {
                     Ok(()) => self.up = Up::Reading,
-                    Err(failed) => self.up = Up::Broken(failed),
+                    Err(failed) => self.up = self.broken(failed),
                 }
             }
             Up::Done | Up::Broken(_) => {
@@ -216,12 +211,12 @@ impl<'a> Relay<'a> {
     fn admit(&mut self, piece: Result<Option<Bytes>, ClientFault>) -> Result<Up, Failure> {
         let Some(piece) = piece.map_err(Failure::Client)? else {
             if let Err(failed) = self.link.end_body() {
-                return Ok(Up::Broken(failed));
+                return Ok(self.broken(failed));
             }
             if matches!(self.down, Down::Head) {
                 let now = Instant::now();
                 let attempt = self.context.attempt.as_mut();
-                let sent = attempt.map(|attempt| *attempt.sent.get_or_insert(now));
+                let sent = attempt.map(|attempt| attempt.note_sent(now));
                 self.owing_since = sent.or(Some(now));
             }
             return Ok(Up::Done);
@@ -245,8 +240,16 @@ impl<'a> Relay<'a> {
             return;
         }
         if let Poll::Ready(Err(failed)) = self.link.poll_flush(task) {
-            self.up = Up::Broken(failed);
+            self.up = self.broken(failed);
         }
+    }
+
+    /// The backend takes no more of the request: it owes the answer that may say why.
+    fn broken(&mut self, failed: Failed) -> Up {
+        if matches!(self.down, Down::Head) {
+            self.owing_since.get_or_insert_with(Instant::now);
+        }
+        Up::Broken(failed)
     }
 
     /// Moves the response on. Pending when it cannot be, ready with something when that was all.
@@ -385,68 +388,6 @@ impl<'a> Relay<'a> {
         self.exchange.finish(trailers).map_err(Failure::Client)?;
         self.flushing = true;
         Ok(Down::Written(None))
-    }
-
-    /// Ready when whoever is waited for, the backend or the client, has taken too long.
-    fn poll_deadline(&mut self, task: &mut Task<'_>) -> Poll<Limit> {
-        let Some((at, limit)) = self.soonest() else {
-            return Poll::Pending;
-        };
-        self.exchange.poll_until(at, task).map(|()| limit)
-    }
-
-    fn soonest(&mut self) -> Option<(Instant, Limit)> {
-        let client = self.exchange.due();
-        let client = client.map(|(at, fault)| (at, Limit::Failure(Failure::Client(fault))));
-        [client, self.request_due(), self.response_due()]
-            .into_iter()
-            .flatten()
-            .min_by_key(|(at, _)| *at)
-    }
-
-    /// Until when the request may stand still.
-    fn request_due(&mut self) -> Option<(Instant, Limit)> {
-        if let Down::Written(Some(since)) = self.down {
-            return Some((since + LINGER, Limit::Enough));
-        }
-        if let Some(since) = self.link.stalled_since() {
-            return Some((since + self.timeouts.write, self.too_slow()));
-        }
-        if !matches!(self.up, Up::Reading) {
-            return None;
-        }
-        let now = Instant::now();
-        if self.owing_since.is_some() {
-            // The client waits for the backend, which has yet to ask for the body.
-            self.exchange.pause_body(now);
-            return None;
-        }
-        let (at, fault) = self.exchange.body_due(now);
-        Some((at, Limit::Failure(Failure::Client(fault))))
-    }
-
-    /// Until when the backend may say nothing.
-    fn response_due(&self) -> Option<(Instant, Limit)> {
-        let read = self.reading_since.map(|since| since + self.timeouts.read);
-        let at = match self.down {
-            Down::Head => {
-                let owing = self.owing_since? + self.timeouts.first_byte;
-                // Without the request, it owes nothing yet.
-                let sent = matches!(self.up, Up::Done | Up::Broken(_));
-                read.filter(|_| sent).map_or(owing, |read| read.min(owing))
-            }
-            Down::Body => read?,
-            Down::Piece(_) | Down::Written(_) => return None,
-        };
-        Some((at, self.too_slow()))
-    }
-
-    fn too_slow(&self) -> Limit {
-        let reason = match self.exchange.has_begun() {
-            true => FailureReason::TimeoutInBody,
-            false => FailureReason::Timeout,
-        };
-        Limit::Failure(Failure::Backend(Failed::new(reason)))
     }
 }
 

@@ -410,11 +410,9 @@ impl Exchange {
         }
     }
 
-    /// Has the request be over by then, if not sooner.
-    pub fn end_by(&mut self, due: Due) {
-        if self.deadline.is_none_or(|(at, _)| due.0 < at) {
-            self.deadline = Some(due);
-        }
+    /// Has the request be over by then.
+    pub fn end_by(&mut self, due: Option<Due>) {
+        self.deadline = due;
     }
 
     /// When the whole request has to be over: the sooner of what its client and the gateway allow.

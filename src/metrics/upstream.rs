@@ -93,6 +93,13 @@ label! {
     }
 }
 
+impl FailureReason {
+    /// Whether a backend that had the request took too long.
+    pub fn is_timeout(self) -> bool {
+        matches!(self, Self::Timeout | Self::TimeoutInBody)
+    }
+}
+
 /// What is measured of an upstream.
 pub struct UpstreamMetrics {
     statuses: StatusCounts,

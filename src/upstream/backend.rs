@@ -1,8 +1,9 @@
 //! One member of an upstream: what is known of it, and how it is dialled.
 
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pingora_core::upstreams::peer::HttpPeer;
 
@@ -21,6 +22,10 @@ pub struct Backend {
     pub weight: u32,
     /// What it was made from.
     pub config: model::Backend,
+    /// How many requests it is given at the same time.
+    pub(super) most: Option<NonZeroU32>,
+    /// How its connections are kept.
+    pub(super) pool: model::Pool,
     pub(super) known: Arc<Known>,
     pub(super) metrics: Arc<BackendMetrics>,
     pub(super) peers: Arc<Peers>,
@@ -76,13 +81,19 @@ impl Backend {
     }
 
     /// Whether it may be given a request now, if it is among those that may be chosen. Asked for each
-    /// candidate, so it costs a few loads: here a circuit breaker or a bound on its requests speaks.
+    /// candidate, so it costs a few loads.
     pub fn accepts(&self, now: Instant) -> bool {
         match self.state(now) {
-            State::Up => true,
-            State::Returning => self.known.outlier.has_room(now),
+            State::Up => !self.is_full(),
+            State::Returning => self.known.outlier.has_room(now) && !self.is_full(),
             State::Down | State::Ejected | State::Drained | State::Draining => false,
         }
+    }
+
+    /// Whether it has as many requests as it may be given.
+    pub(super) fn is_full(&self) -> bool {
+        self.most
+            .is_some_and(|most| self.in_flight() >= most.get() as usize)
     }
 
     /// Whether an operator lets it finish what it has.
@@ -92,7 +103,7 @@ impl Backend {
 
     /// Whether it may be given a request in a panic, which passes over what probes and requests say.
     pub(super) fn is_there(&self) -> bool {
-        self.weight > 0 && !self.is_draining()
+        self.weight > 0 && !self.is_draining() && !self.is_full()
     }
 
     /// What tells it from other backends, also of other generations.
@@ -122,6 +133,22 @@ impl Backend {
     /// Ends when it belongs to no upstream any more; lasts across reloads.
     pub fn membership(&self) -> Membership {
         Membership(Arc::downgrade(&self.known))
+    }
+
+    /// How long a connection to it may be unused.
+    pub fn idle_timeout(&self) -> Duration {
+        self.pool.idle_timeout
+    }
+
+    /// Counts another connection to it that is kept unused, unless there are as many as there may be.
+    pub fn idle_place(&self) -> Option<IdlePlace> {
+        let Some(most) = self.pool.max_idle else {
+            return Some(IdlePlace(None));
+        };
+        let idle = &self.known.idle;
+        let room = |now: usize| (now < most as usize).then(|| now + 1);
+        idle.fetch_update(Relaxed, Relaxed, room).ok()?;
+        Some(IdlePlace(Some(Arc::clone(idle))))
     }
 
     /// Requests it is answering.
@@ -164,33 +191,48 @@ impl Backend {
         self.peers.insists_on_http2()
     }
 
-    /// Counts a request until the guard is dropped. `None`: it returns, and another request has just
-    /// taken the place.
+    /// Counts a request until the guard is dropped. `None`: it is full or returns, and another request
+    /// has just taken the place.
     pub(super) fn admit(self: &Arc<Self>, now: Instant) -> Option<Admitted> {
         let pass = self.known.outlier.admit(now)?;
-        Some(self.take_in(Some(pass), now))
+        self.take_in(Some(pass), now)
     }
 
     /// The same for a request that it is given although it is ejected.
-    pub(super) fn admit_guest(self: &Arc<Self>, now: Instant) -> Admitted {
+    pub(super) fn admit_guest(self: &Arc<Self>, now: Instant) -> Option<Admitted> {
         let pass = self.known.outlier.admit(now);
-        let mut admitted = self.take_in(pass, now);
+        let mut admitted = self.take_in(pass, now)?;
         admitted.is_guest = true;
         self.known.outlier.count_guest(true);
-        admitted
+        Some(admitted)
     }
 
-    fn take_in(self: &Arc<Self>, pass: Option<Pass>, now: Instant) -> Admitted {
-        self.known.begin();
+    fn take_in(self: &Arc<Self>, pass: Option<Pass>, now: Instant) -> Option<Admitted> {
+        if !self.known.begin(self.most) {
+            return None;
+        }
         self.known.outlier.tally.begin();
-        Admitted {
+        Some(Admitted {
             backend: Arc::clone(self),
             pass,
             is_good: false,
             is_guest: false,
-            began: now,
+            waits_since: Some(now),
+            is_over: false,
             all: None,
             is_kept: false,
+            is_copy: false,
+        })
+    }
+}
+
+/// A connection that is kept unused, counted until this is dropped, where they are.
+pub struct IdlePlace(Option<Arc<AtomicUsize>>);
+
+impl Drop for IdlePlace {
+    fn drop(&mut self) {
+        if let Some(idle) = &self.0 {
+            idle.fetch_sub(1, Relaxed);
         }
     }
 }
@@ -203,6 +245,11 @@ impl Membership {
     pub fn is_over(&self) -> bool {
         self.0.strong_count() == 0
     }
+
+    /// Whether an operator lets it finish what it has.
+    pub fn is_draining(&self) -> bool {
+        self.0.upgrade().is_some_and(|known| known.is_draining())
+    }
 }
 
 /// A request that a backend is answering.
@@ -213,9 +260,13 @@ pub struct Admitted {
     /// It was answered, and not by a server error; how the answer ends has yet to be seen.
     pub(super) is_good: bool,
     is_guest: bool,
-    pub(super) began: Instant,
+    /// Since when it is the backend that is waited for; `None` while the client sends its request.
+    pub(super) waits_since: Option<Instant>,
+    /// It was given back.
+    is_over: bool,
     all: Option<Arc<AtomicUsize>>,
     is_kept: bool,
+    pub(super) is_copy: bool,
 }
 
 impl Admitted {
@@ -227,6 +278,33 @@ impl Admitted {
     /// Whether it is the backend that the client had before.
     pub fn is_kept(&self) -> bool {
         self.is_kept
+    }
+
+    /// Since this time the backend is waited for, or, for now, the client.
+    pub fn waits(&mut self, since: Option<Instant>) {
+        self.waits_since = since;
+    }
+
+    /// Gives it back before it is dropped: the attempt is over, and it is only known yet who it was.
+    pub fn give_back(&mut self) {
+        if std::mem::replace(&mut self.is_over, true) {
+            return;
+        }
+        self.pass = None;
+        if self.is_guest {
+            self.backend.known.outlier.count_guest(false);
+        }
+        self.backend.known.end();
+        if let Some(all) = &self.all {
+            all.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// It is for a copy of a request: what becomes of it says something of the backend, and nothing to
+    /// the limit on requests, the retries and the hedges of the upstream.
+    pub fn of_copy(mut self) -> Self {
+        self.is_copy = true;
+        self
     }
 
     /// Counts it among all of the upstream's as well, where there is a count of them.
@@ -242,12 +320,6 @@ impl Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        if self.is_guest {
-            self.backend.known.outlier.count_guest(false);
-        }
-        self.backend.known.end();
-        if let Some(all) = &self.all {
-            all.fetch_sub(1, Relaxed);
-        }
+        self.give_back();
     }
 }

@@ -33,9 +33,10 @@ impl Circuit {
         config: &model::Upstream,
         metrics: &Metrics,
         now: Instant,
-        previous: Option<&Self>,
+        previous: Option<&Upstream>,
     ) -> Self {
-        let circuit = previous.cloned().unwrap_or_else(|| {
+        let before = previous.map(|previous| previous.circuit.clone());
+        let circuit = before.unwrap_or_else(|| {
             let metrics = metrics.circuit(&config.name);
             let (name, told) = (Arc::clone(&config.name), Arc::clone(&metrics));
             let tell = move |change: &Change| tell(&name, &told, change);
@@ -44,7 +45,8 @@ impl Circuit {
                 metrics,
             }
         });
-        if config.circuit_breaker.is_none() {
+        let was_on = previous.is_some_and(|previous| previous.config.circuit_breaker.is_some());
+        if was_on && config.circuit_breaker.is_none() {
             circuit.breaker.switch_off(now);
         }
         circuit
@@ -120,8 +122,13 @@ impl Upstream {
 
     /// Does what is due without a request.
     pub fn tick(&self, now: Instant) {
-        self.circuit.breaker.tick(now);
+        match &self.config.circuit_breaker {
+            Some(_) => self.circuit.breaker.tick(now),
+            None => self.circuit.breaker.keep_off(now),
+        }
+        self.welcome(now);
         self.compare(now);
+        self.fit_concurrency(now);
     }
 
     /// A health check finds a backend well: there may be no need to wait any longer.
@@ -156,15 +163,8 @@ impl Upstream {
 
 /// Whether the policy counts such a failure.
 fn counts(policy: &model::CircuitBreaker, reason: FailureReason) -> bool {
-    let failure_on = &policy.failure_on;
-    match reason {
-        FailureReason::Timeout | FailureReason::TimeoutInBody => failure_on.timeouts,
-        FailureReason::Connect
-        | FailureReason::ConnectTimeout
-        | FailureReason::Tls
-        | FailureReason::Refused
-        | FailureReason::Reset
-        | FailureReason::ResetInBody
-        | FailureReason::Protocol => failure_on.errors,
+    match reason.is_timeout() {
+        true => policy.failure_on.timeouts,
+        false => policy.failure_on.errors,
     }
 }

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use super::backend::{Admitted, Backend, State};
-use super::balance::peak_ewma;
 use super::outlier::judge::judge;
 use super::outlier::{Ejection, Failed, Learned};
 use super::{LOOK, Upstream};
@@ -47,12 +46,15 @@ impl Upstream {
     /// to.
     pub fn failed(&self, admitted: &mut Admitted, reason: FailureReason, now: Instant) {
         self.metrics.failed(reason);
-        if let (FailureReason::Timeout, Some(limit)) = (reason, &self.concurrency) {
+        if let (FailureReason::Timeout, Some(limit)) = (reason, &self.concurrency)
+            && !admitted.is_copy
+        {
             limit.unanswered(now);
         }
         let policy = &self.config.outlier;
         let pass = admitted.pass.take();
-        let waited = now.saturating_duration_since(admitted.began);
+        let waited = admitted.waits_since;
+        let waited = waited.map(|since| now.saturating_duration_since(since));
         let backend = admitted.backend();
         let outlier = &backend.known.outlier;
         let is_broken_off = matches!(
@@ -60,9 +62,10 @@ impl Upstream {
             FailureReason::ResetInBody | FailureReason::TimeoutInBody
         );
         if !is_broken_off {
-            self.took(backend, waited.max(peak_ewma::FAILED), now);
+            self.took(backend, waited, false, now);
         }
         if policy.compares() {
+            let waited = waited.unwrap_or_default();
             outlier.tally.failed((!is_broken_off).then_some(waited));
         }
         let failed = match is_broken_off {
@@ -70,10 +73,7 @@ impl Upstream {
             false => Failed::Unanswered(pass),
         };
         let learned = outlier.failed(policy, failed);
-        let hangs = matches!(
-            reason,
-            FailureReason::Timeout | FailureReason::TimeoutInBody | FailureReason::ConnectTimeout
-        );
+        let hangs = reason.is_timeout() || reason == FailureReason::ConnectTimeout;
         match learned {
             Learned::Bad(why) => self.eject(backend, why, hangs, now),
             learned => self.follow(backend, learned, now),
@@ -84,6 +84,7 @@ impl Upstream {
         match learned {
             Learned::Nothing => {}
             Learned::Bad(why) => self.eject(backend, why, false, now),
+            Learned::Returns => self.changed(now),
             Learned::Well => {
                 log::info!(
                     "upstream={} backend={} is back: it answers again",
@@ -97,16 +98,14 @@ impl Upstream {
 
     /// Ejects a backend, if that leaves enough of them.
     fn eject(&self, backend: &Backend, why: Ejection, hangs: bool, now: Instant) {
+        // First without the lock: where no more may be ejected, each failure comes here.
+        if !self.may_eject(backend, now) {
+            return;
+        }
         let policy = &self.config.outlier;
         let _one_at_a_time = self.plan_alone();
         let members = self.members();
-        let is_out = |one: &Backend| matches!(one.state(now), State::Ejected | State::Returning);
-        let out = members.iter().filter(|one| is_out(one)).count();
-        let allowed = (policy.max_ejected * members.len() as f64) as usize;
-        let state = backend.state(now);
-        // Who returns is counted among those that are out already.
-        let may = state == State::Returning || (state == State::Up && out < allowed);
-        if !may {
+        if !self.may_eject(backend, now) {
             return;
         }
         let Some(time) = backend.known.outlier.eject(policy, hangs, now) else {
@@ -121,6 +120,32 @@ impl Upstream {
         );
         self.note_change();
         self.plan_locked(members, now);
+    }
+
+    /// Whether enough are left without this one. Whoever is out for another reason is not left either.
+    fn may_eject(&self, backend: &Backend, now: Instant) -> bool {
+        let state = backend.state(now);
+        if state != State::Up {
+            // Who returns is counted among those that are out already.
+            return state == State::Returning;
+        }
+        let members = self.members();
+        let states = members.iter().map(|one| one.state(now));
+        let (mut all, mut out) = (0_usize, 0_usize);
+        for state in states.filter(|state| *state != State::Drained) {
+            all += 1;
+            out += usize::from(state != State::Up);
+        }
+        out < (self.config.outlier.max_ejected * all as f64) as usize
+    }
+
+    /// Takes in who has come back by answers that go on, to be called every [`LOOK`].
+    pub(super) fn welcome(&self, now: Instant) {
+        for member in self.members().iter() {
+            if member.known.outlier.has_come_back() {
+                self.follow(member, Learned::Well, now);
+            }
+        }
     }
 
     /// Compares the members with each other, to be called every [`LOOK`].

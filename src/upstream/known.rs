@@ -1,5 +1,6 @@
 //! What is known of a backend, whatever generation of the configuration asks: it outlives reloads.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
@@ -27,6 +28,8 @@ pub(super) struct Known {
     pub age: Age,
     draining: AtomicBool,
     in_flight: AtomicUsize,
+    /// Connections to it that are kept unused, where that is bounded.
+    pub idle: Arc<AtomicUsize>,
 }
 
 impl Known {
@@ -44,6 +47,7 @@ impl Known {
             },
             draining: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
+            idle: Arc::default(),
         })
     }
 
@@ -62,8 +66,15 @@ impl Known {
         self.in_flight.load(Relaxed)
     }
 
-    pub fn begin(&self) {
-        self.in_flight.fetch_add(1, Relaxed);
+    /// Counts a request, unless it has so many already.
+    pub fn begin(&self, most: Option<NonZeroU32>) -> bool {
+        let Some(most) = most else {
+            self.in_flight.fetch_add(1, Relaxed);
+            return true;
+        };
+        let room = |now: usize| (now < most.get() as usize).then(|| now + 1);
+        let begun = self.in_flight.fetch_update(Relaxed, Relaxed, room);
+        begun.is_ok()
     }
 
     pub fn end(&self) {

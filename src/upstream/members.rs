@@ -89,6 +89,8 @@ impl Maker<'_> {
             name: Arc::clone(&backend.name),
             weight: backend.weight,
             config: backend.clone(),
+            pool: self.config.pool.clone(),
+            most: self.config.concurrency.and_then(|limit| limit.per_backend),
             known,
             metrics: self.metrics.backend(&self.config.name, &backend.name),
             peers,

@@ -13,6 +13,7 @@ mod members;
 mod outlier;
 mod peer;
 mod plan;
+mod planning;
 mod probed;
 pub mod repeat;
 mod retry;
@@ -21,12 +22,12 @@ mod weigh;
 mod wish;
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-pub use backend::{Admitted, Backend, Membership, State};
+pub use backend::{Admitted, Backend, IdlePlace, Membership, State};
 use balance::peak_ewma;
 pub use breaker::{Pass, Refused, State as CircuitState};
 use circuit::Circuit;
@@ -86,7 +87,7 @@ pub struct Upstream {
     /// The members, and what is drawn from. Made anew when one comes, goes or changes its state.
     plan: ArcSwap<Plan>,
     epoch: Instant,
-    /// Held while a plan is made; no request ever waits for it.
+    /// Held while a plan is made. No choice waits for it; whoever ejects a backend does.
     planning: Mutex<()>,
 }
 
@@ -130,7 +131,7 @@ impl Upstream {
             .map(|previous| Arc::clone(&previous.budget))
             .filter(|budget| budget.is_of(retries.budget, retries.min_per_second));
         let places = previous.and_then(|previous| previous.concurrency.as_ref());
-        Self {
+        let upstream = Self {
             concurrency: config
                 .concurrency
                 .as_ref()
@@ -145,12 +146,7 @@ impl Upstream {
                 own
             },
             config: config.clone(),
-            circuit: Circuit::compile(
-                config,
-                metrics,
-                now,
-                previous.map(|previous| &previous.circuit),
-            ),
+            circuit: Circuit::compile(config, metrics, now, previous),
             tls,
             complaints: Complaints::default(),
             measured: AtomicBool::new(false),
@@ -165,7 +161,11 @@ impl Upstream {
             plan: ArcSwap::from_pointee(plan),
             epoch: now,
             planning: Mutex::new(()),
+        };
+        if previous.is_none() {
+            upstream.fit_concurrency(now);
         }
+        upstream
     }
 
     /// The members as they are now.
@@ -201,13 +201,13 @@ impl Upstream {
         for _ in 0..RACES {
             let chosen = plan.choose(wish, tried, in_flight);
             let is_new = chosen.is_some_and(|(backend, _)| !tried.contains(backend.id()));
-            if !is_new && let Some(ejected) = last_resort(&plan.members, wish, tried) {
-                tried.push(ejected.id());
-                return Some(ejected.admit_guest(wish.now).counted(busy, false));
-            }
-            let (backend, is_kept) = chosen?;
-            let admitted = match plan.panics {
-                true => Some(backend.admit_guest(wish.now)),
+            let ejected = match is_new {
+                true => None,
+                false => last_resort(&plan.members, wish, tried),
+            };
+            let (backend, is_kept) = ejected.map(|one| (one, false)).or(chosen)?;
+            let admitted = match plan.panics || ejected.is_some() {
+                true => backend.admit_guest(wish.now),
                 false => backend.admit(wish.now),
             };
             if let Some(admitted) = admitted {
@@ -218,6 +218,19 @@ impl Upstream {
         None
     }
 
+    /// Whether there is a member that is well and has as many requests as it may have.
+    pub fn is_full(&self, now: Instant) -> bool {
+        let is_busy = |one: &Arc<Backend>| one.is_full() && one.state(now) == State::Up;
+        self.members().iter().any(is_busy)
+    }
+
+    /// Has the limit on requests follow the number of members in use.
+    pub fn fit_concurrency(&self, now: Instant) {
+        if let Some(limit) = &self.concurrency {
+            limit.fit(self.plan.load().in_use(), now);
+        }
+    }
+
     /// Whether there is a member that may be given a probe of the upstream and was not.
     pub fn has_untried(&self, tried: &Tried, now: Instant) -> bool {
         let is_left = |one: &Backend| {
@@ -225,12 +238,6 @@ impl Upstream {
             may && !tried.contains(one.id())
         };
         !tried.is_full() && self.members().iter().any(|one| is_left(one))
-    }
-
-    /// Whether a member changed its state since the plan was made.
-    fn is_stale(&self, plan: &Plan, now: Instant) -> bool {
-        self.changes.load(Ordering::Relaxed) != plan.changes
-            || plan.due.is_some_and(|due| now >= due)
     }
 
     /// Records a request, its retries not counted.
@@ -253,28 +260,55 @@ impl Upstream {
         self.budget.pay(price, now)
     }
 
-    /// Records that the backend answered an attempt with this status, so long after it could begin to.
-    /// Everything that is learned of answers is learned here.
-    pub fn answered(&self, admitted: &mut Admitted, status: u16, latency: Duration, now: Instant) {
-        if let Some(limit) = &self.concurrency {
-            limit.answered(status, latency, now);
-        }
-        self.learn_of_answer(admitted, status, latency, now);
+    /// Records that the backend answered an attempt with this status, so long after it could begin to;
+    /// `None` when that was before it had the whole request. Everything that is learned of answers is
+    /// learned here.
+    pub fn answered(
+        &self,
+        admitted: &mut Admitted,
+        status: u16,
+        latency: impl Into<Option<Duration>>,
+        now: Instant,
+    ) {
+        let latency = latency.into();
+        self.learn_of_answer(admitted, status, latency.unwrap_or_default(), now);
         admitted.backend().peers.answered(now);
-        if self.measured.load(Ordering::Relaxed) {
-            self.latencies.observe(latency);
+        let is_good = status < 500;
+        self.took(admitted.backend(), latency, is_good, now);
+        if admitted.is_copy {
+            return;
         }
-        if status < 500 {
+        if let Some(latency) = latency {
+            if let Some(limit) = &self.concurrency {
+                limit.answered(status, latency, now);
+            }
+            if self.measured.load(Ordering::Relaxed) {
+                self.latencies.observe(latency);
+            }
+        }
+        if is_good {
             self.budget.answered();
-            self.took(admitted.backend(), latency, now);
-        } else {
-            self.took(admitted.backend(), latency.max(peak_ewma::FAILED), now);
         }
     }
 
+    /// Records that another backend has answered the same request first: this one takes longer than it
+    /// has taken so far.
+    pub fn overtaken(&self, admitted: &Admitted, now: Instant) {
+        let waited = admitted.waits_since.map(|since| now - since);
+        if let (Some(waited), true) = (waited, self.config.outlier.compares()) {
+            let outlier = &admitted.backend().known.outlier;
+            outlier.tally.answered(waited, false);
+        }
+        self.took(admitted.backend(), waited, true, now);
+    }
+
     /// Takes in how long an attempt took, where the choice regards that.
-    fn took(&self, backend: &Backend, latency: Duration, now: Instant) {
-        if let model::Balance::PeakEwma { decay } = self.config.balance {
+    fn took(&self, backend: &Backend, latency: Option<Duration>, is_good: bool, now: Instant) {
+        if let (Some(decay), Some(latency)) = (self.config.balance.decay(), latency) {
+            let latency = match is_good {
+                true => latency,
+                false => latency.max(peak_ewma::FAILED),
+            };
             backend.known.latency.observe(latency, decay, now);
         }
     }
@@ -319,10 +353,12 @@ impl Upstream {
 
     /// Takes over what the row of a backend's probes comes to, and why.
     pub fn probed(&self, backend: &Backend, up: bool, reason: Option<&str>, now: Instant) {
-        if up {
+        let is_change = backend.known.probed.set(up);
+        // That checks are good is no news of requests that fail all the same.
+        if up && (backend.known.probed.was_ill() || is_change) {
             self.recovered(now);
         }
-        if !backend.known.probed.set(up) {
+        if !is_change {
             return;
         }
         let (upstream, name) = (&self.name, &backend.name);
@@ -346,73 +382,6 @@ impl Upstream {
         }
     }
 
-    /// A member changed its state: every generation shall look again. To be called by whatever decides
-    /// on that.
-    fn changed(&self, now: Instant) {
-        self.note_change();
-        let _one_at_a_time = self.plan_alone();
-        self.plan_locked(self.members(), now);
-    }
-
-    fn note_change(&self) {
-        self.changes.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn plan_alone(&self) -> MutexGuard<'_, ()> {
-        let guard = self.planning.lock();
-        guard.unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Makes the plan anew, unless somebody else does so already: until that is done, the one before
-    /// will do, since each candidate is asked whether it accepts.
-    fn try_plan(&self, now: Instant) -> bool {
-        let _one_at_a_time = match self.planning.try_lock() {
-            Ok(guard) => guard,
-            Err(TryLockError::Poisoned(guard)) => guard.into_inner(),
-            Err(TryLockError::WouldBlock) => return false,
-        };
-        self.plan_locked(self.members(), now);
-        true
-    }
-
-    /// Makes the plan of these members. Needs `planning`.
-    fn plan_locked(&self, members: Arc<Members>, now: Instant) {
-        // Read before the members are looked at: what changes meanwhile makes the plan anew.
-        let changes = self.changes.load(Ordering::Relaxed);
-        let making = Making {
-            config: &self.config,
-            sticky: self.sticky.as_ref(),
-            changes,
-            active: self.active.load(Ordering::Relaxed),
-            now,
-        };
-        let before = self.plan.load_full();
-        let plan = Plan::new(members, &making, Some(&before));
-        self.announce(&before, &plan);
-        self.plan.store(Arc::new(plan));
-    }
-
-    /// Says what is different for all members together.
-    fn announce(&self, before: &Plan, plan: &Plan) {
-        let left = self.active.swap(plan.priority, Ordering::Relaxed);
-        if left != plan.priority {
-            log::warn!(
-                "upstream={} priority group {} is used in the place of {left}",
-                self.name,
-                plan.priority
-            );
-        }
-        match (before.panics, plan.panics) {
-            (false, true) => log::warn!(
-                "upstream={} panics: too few of its backends are up, so all are used",
-                self.name
-            ),
-            (true, false) => log::info!("upstream={} panics no more", self.name),
-            _ => {}
-        }
-        self.metrics.set_selection(plan.priority, plan.panics);
-    }
-
     fn millis(&self, at: Instant) -> u64 {
         at.saturating_duration_since(self.epoch).as_millis() as u64
     }
@@ -428,7 +397,7 @@ fn last_resort<'a>(members: &'a Members, wish: Wish, tried: &Tried) -> Option<&'
     let (before, from) = members.split_at(start.min(members.len()));
     from.iter().chain(before).find(|one| {
         let may = wish.is_probe || one.known.outlier.takes_guests();
-        may && one.state(wish.now) == State::Ejected && !tried.contains(one.id())
+        may && !one.is_full() && one.state(wish.now) == State::Ejected && !tried.contains(one.id())
     })
 }
 

@@ -83,6 +83,11 @@ impl Plan {
         }
     }
 
+    /// How many members requests are spread over.
+    pub fn in_use(&self) -> usize {
+        self.rotation.len()
+    }
+
     /// Chooses a member that accepts the request, one that was not tried before if there is one. Says
     /// whether it is the one that the client had before.
     pub fn choose(&self, wish: Wish, tried: &Tried, busy: usize) -> Option<(&Arc<Backend>, bool)> {

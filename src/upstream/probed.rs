@@ -8,6 +8,8 @@ use std::time::SystemTime;
 #[derive(Debug)]
 pub(super) struct Probed {
     up: AtomicBool,
+    /// A probe has failed, and none has been good enough since.
+    ill: AtomicBool,
     /// Written by probes and read by operators, never by a request.
     last: Mutex<Findings>,
 }
@@ -26,6 +28,7 @@ impl Probed {
     pub fn new(up: bool) -> Self {
         Self {
             up: AtomicBool::new(up),
+            ill: AtomicBool::new(false),
             last: Mutex::default(),
         }
     }
@@ -40,12 +43,18 @@ impl Probed {
         self.up.swap(up, Relaxed) != up
     }
 
+    /// Whether a probe has failed since this was last asked.
+    pub fn was_ill(&self) -> bool {
+        self.ill.swap(false, Relaxed)
+    }
+
     /// Notes one result: what was wrong, if anything.
     pub fn note(&self, error: Option<&str>) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let now = SystemTime::now();
         last.last = Some((now, error.is_none()));
         if let Some(error) = error {
+            self.ill.store(true, Relaxed);
             last.error = Some((now, error.to_owned()));
         }
     }

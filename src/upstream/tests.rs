@@ -1,6 +1,7 @@
 //! Members that come and go, and what is known of them.
 
 mod membership;
+mod room;
 mod selection;
 
 use super::*;
@@ -37,9 +38,15 @@ fn chosen(upstream: &Upstream, now: Instant, times: usize) -> Vec<String> {
         .collect()
 }
 
+/// A request that the backend is given whatever is thought of it.
+fn guest(backend: &Arc<Backend>, now: Instant) -> Admitted {
+    let admitted = backend.admit_guest(now);
+    admitted.unwrap_or_else(|| panic!("{} is full", backend.name))
+}
+
 /// An attempt that the backend does not answer.
 fn fail(upstream: &Upstream, backend: &Arc<Backend>, now: Instant) {
-    let mut admitted = backend.admit_guest(now);
+    let mut admitted = guest(backend, now);
     upstream.failed(&mut admitted, FailureReason::Connect, now);
 }
 
@@ -131,7 +138,7 @@ fn connections_are_given_up_only_if_nothing_is_answered() {
     let key = || backend.peer(Purpose::Request).group_key;
     let first = key();
     let started = Instant::now();
-    let mut admitted = backend.admit_guest(started);
+    let mut admitted = guest(backend, started);
     upstream.answered(&mut admitted, 200, Duration::from_millis(1), Instant::now());
     upstream.waited_in_vain(backend, started);
     assert_eq!(key(), first);
@@ -262,13 +269,96 @@ fn a_member_that_returns_gets_one_request_at_a_time_until_it_is_well() {
 }
 
 #[test]
+fn the_last_one_that_serves_is_not_ejected() {
+    let now = Instant::now();
+    let upstream = upstream(2, now);
+    let members = upstream.members();
+    upstream.probed(&members[0], false, None, now);
+    for _ in 0..10 {
+        fail(&upstream, &members[1], now);
+    }
+    assert_eq!(members[1].state(now), State::Up);
+    upstream.probed(&members[0], true, None, now);
+    fail(&upstream, &members[1], now);
+    assert_eq!(members[1].state(now), State::Ejected);
+    // Nor is one beside another that an operator drains.
+    upstream.drain(&members[1], true, now);
+    for _ in 0..10 {
+        fail(&upstream, &members[0], now);
+    }
+    assert_eq!(members[0].state(now), State::Up);
+}
+
+#[test]
+fn a_guest_that_is_answered_brings_its_backend_back_at_once() {
+    let now = Instant::now();
+    let upstream = upstream(2, now);
+    let first = Arc::clone(&upstream.members()[0]);
+    for _ in 0..2 {
+        fail(&upstream, &first, now);
+    }
+    assert!(
+        chosen(&upstream, now, 4)
+            .iter()
+            .all(|name| name.ends_with(":2"))
+    );
+    let mut admitted = guest(&first, now);
+    upstream.answered(&mut admitted, 200, Duration::from_millis(1), now);
+    upstream.completed(&mut admitted, now);
+    drop(admitted);
+    let names = chosen(&upstream, now, 4);
+    assert!(names.iter().any(|name| name.ends_with(":1")), "{names:?}");
+}
+
+#[test]
+fn old_news_of_a_check_shorten_no_wait() {
+    let now = Instant::now();
+    let upstream = upstream(1, now);
+    let Ok(pass) = upstream.let_in(now) else {
+        panic!("it is closed");
+    };
+    upstream.force_circuit(Some(true), now);
+    drop(pass);
+    let backend = Arc::clone(&upstream.members()[0]);
+    upstream.force_circuit(None, now);
+    let later = now + Duration::from_secs(60);
+    for _ in 0..20 {
+        if let Ok(pass) = upstream.let_in(now) {
+            upstream.unanswered(pass, FailureReason::Connect, now);
+        }
+    }
+    let state = || upstream.circuit(now).standing.state;
+    assert_eq!(state(), CircuitState::Open);
+    upstream.probed(&backend, true, None, later);
+    assert_eq!(state(), CircuitState::Open, "it was well all the time");
+    backend.note_probe(Some("no answer"));
+    upstream.probed(&backend, true, None, later);
+    assert_eq!(state(), CircuitState::HalfOpen, "it was not");
+}
+
+#[test]
+fn an_attempt_is_given_back_before_the_wait_for_the_next_one() {
+    let now = Instant::now();
+    let upstream = upstream(1, now);
+    let admitted = upstream.select(Wish::at(now), &mut Tried::default());
+    let Some(mut admitted) = admitted else {
+        panic!("it is well");
+    };
+    let backend = Arc::clone(admitted.backend());
+    admitted.give_back();
+    assert_eq!(backend.in_flight(), 0);
+    drop(admitted);
+    assert_eq!(backend.in_flight(), 0);
+}
+
+#[test]
 fn a_member_that_stands_out_is_ejected_between_requests() {
     let now = Instant::now();
     let upstream = upstream(4, now);
     for backend in upstream.members().iter() {
         let is_bad = *backend.name == *"127.0.0.1:3";
         for number in 0..100 {
-            let mut admitted = backend.admit_guest(now);
+            let mut admitted = guest(backend, now);
             let status = if is_bad && number % 3 == 0 { 500 } else { 200 };
             upstream.answered(&mut admitted, status, Duration::from_millis(1), now);
         }

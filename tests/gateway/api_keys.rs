@@ -150,8 +150,7 @@ fn a_bad_key_is_refused_and_reaches_no_backend() {
     gateway.wait_metric("gateway_auth_attempts_total", &labels, 1.0);
     assert_never_told(&gateway, &[READER, WRITER, EXPIRED, DISABLED]);
     // The start says that a key has expired, and whose.
-    let warned = |line: &String| line.contains("the key of `late` has expired");
-    assert!(gateway.log_lines().iter().any(warned));
+    gateway.wait_log(&["the key of `late` has expired"]);
 }
 
 #[test]
@@ -214,8 +213,7 @@ fn a_changed_file_brings_new_keys_and_takes_old_ones_away() {
     });
     // A file that cannot be used changes nothing.
     std::fs::write(&path, "- { name: k, hash: gw_oops }\n").unwrap();
-    let told = |line: &String| line.contains("keys.yaml:1: [0].hash: is no hash of a key");
-    eventually("it is told", || gateway.log_lines().iter().any(told));
+    gateway.wait_log(&["keys.yaml:1: [0].hash: is no hash of a key"]);
     assert_eq!(with_key(&gateway, "/", "gw_next").status, 200);
     assert_eq!(with_key(&gateway, "/", READER).status, 200);
     assert_never_told(&gateway, &[FILED, "gw_next", "gw_oops"]);

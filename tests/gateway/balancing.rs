@@ -128,11 +128,8 @@ fn a_backend_that_is_drained_finishes_what_it_has_and_gets_no_more() {
     let labels = [("backend", backend.as_str())];
     assert_eq!(gateway.metric("gateway_backend_draining", &labels), 1.0);
     assert_eq!(gateway.metric("gateway_backend_up", &labels), 0.0);
-    let named = |line: &String| line.contains("drains backend") && line.contains(&backend);
-    assert!(
-        gateway.log_lines().iter().any(named),
-        "it is written down who did it"
-    );
+    // It is written down who did it.
+    gateway.wait_log(&["drains backend", &backend]);
 
     gate.open();
     assert_eq!(
@@ -209,11 +206,11 @@ fn the_backup_answers_while_the_first_group_is_gone() {
     gateway.wait_metric("gateway_upstream_active_priority", &active, 0.0);
     let names = answered(&mut gateway.connect(), 6, |_| "X-A: b".to_owned());
     assert!(names.iter().all(|name| name != "o2"), "{names:?}");
-    let changes = gateway.log_lines();
-    let changes = changes
-        .iter()
-        .filter(|line| line.contains("priority group"));
-    assert_eq!(changes.count(), 2);
+    eventually("both changes are logged", || {
+        let lines = gateway.log_lines();
+        let changes = lines.iter().filter(|line| line.contains("priority group"));
+        changes.count() == 2
+    });
 }
 
 #[test]

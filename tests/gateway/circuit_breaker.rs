@@ -77,12 +77,8 @@ fn an_upstream_that_is_gone_is_left_alone() {
     assert_eq!(gateway.metric(transitions, &opened), 1.0);
     let line = gateway.wait_access(|line| line["status_code"] == 503);
     assert_eq!(line["error_type"], "circuit_open");
-    let says = "upstream=u circuit open for ";
-    eventually("it is logged", || {
-        let lines = gateway.log_lines();
-        let mut lines = lines.iter().filter(|line| line.contains(says));
-        lines.any(|line| line.contains(": 5 requests failed in a row"))
-    });
+    let why = ": 5 requests failed in a row";
+    gateway.wait_log(&["upstream=u circuit open for ", why]);
     let circuit = &gateway.status()["upstreams"][0]["circuit_breaker"];
     assert_eq!(
         (&circuit["state"], &circuit["rejected"]),
@@ -343,12 +339,8 @@ fn an_operator_opens_and_closes_it() {
         request(gateway.admin(), "DELETE", path, &[], b"").status,
         405
     );
-    eventually("it is logged who did it", || {
-        let lines = gateway.log_lines();
-        lines
-            .iter()
-            .any(|line| line.contains("sets the circuit of \"u\" to open"))
-    });
+    // It is logged who did it.
+    gateway.wait_log(&["sets the circuit of \"u\" to open"]);
 }
 
 #[test]

@@ -99,6 +99,69 @@ fn who_waits_has_a_turn_in_order_and_not_for_ever() {
 }
 
 #[test]
+fn each_backend_is_given_so_many_and_the_others_wait() {
+    let gate = Gate::new();
+    let origins = [held(&gate), held(&gate)];
+    let addresses = origins.each_ref().map(Origin::address);
+    let gateway = Gateway::start(&format!(
+        "admin: {{ address: 127.0.0.1:0, token: key }}
+upstreams:
+  u:
+    backends: ['{}', '{}']
+    concurrency: {{ per_backend: 2, queue: 1, queue_timeout: 5m }}
+routes: [{{ name: all, upstream: u }}]",
+        addresses[0], addresses[1]
+    ));
+    let mut clients: Vec<_> = (0..4).map(|_| begin(&gateway, "/", "")).collect();
+    eventually("both have what they may have", || {
+        origins.iter().all(|origin| origin.requests() == 2)
+    });
+    clients.push(begin(&gateway, "/", ""));
+    wait_counts(&gateway, 4.0, 1.0);
+    assert_eq!(gateway.metric("gateway_concurrency_limit", &[]), 4.0);
+    get(gateway.addr(), "/").assert_refusal(503, "overloaded");
+    let asked: usize = origins.iter().map(Origin::requests).sum();
+    assert_eq!(asked, 4);
+    gate.open();
+    for client in &mut clients {
+        assert_eq!(client.read_response().text(), "ok");
+    }
+    wait_counts(&gateway, 0.0, 0.0);
+}
+
+#[test]
+fn so_many_unused_connections_are_kept() {
+    for (most, reused) in [(0, 0.0), (1, 1.0), (2, 2.0)] {
+        let gates = [Gate::new(), Gate::new()];
+        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+        let of_round = gates.clone();
+        let origin = Origin::answering(move |request| {
+            let round = usize::from(request.target == "/second");
+            Script::new().wait(&of_round[round]).send(answer)
+        });
+        let pool = format!(", pool: {{ max_idle: {most} }}");
+        let rest = config(&origin, &pool, "  - { name: all, upstream: u }");
+        let server = "server: { threads: 1, upgrade_socket: upgrade.sock }";
+        let gateway = Gateway::start(&format!("{server}\n{rest}"));
+        for (gate, path) in gates.iter().zip(["/first", "/second"]) {
+            let before = origin.requests();
+            let mut clients: Vec<_> = (0..3).map(|_| begin(&gateway, path, "")).collect();
+            eventually("all are asked", || origin.requests() == before + 3);
+            gate.open();
+            for client in &mut clients {
+                assert_eq!(client.read_response().text(), "ok");
+            }
+            gateway.wait_metric("gateway_connection_pool_in_use", &[], 0.0);
+            gateway.wait_metric("gateway_connection_pool_idle", &[], f64::from(most));
+        }
+        assert_eq!(
+            gateway.metric("gateway_connection_pool_reused_total", &[]),
+            reused
+        );
+    }
+}
+
+#[test]
 fn a_wait_ends_with_its_time() {
     let gate = Gate::new();
     let origin = held(&gate);

@@ -160,13 +160,8 @@ fn a_name_server_that_fails_takes_no_backend_away() {
         server.set(zone(&origins));
         eventually("it works again", || updates(&gateway, "success") > good);
     }
-    let logged = gateway.log_lines();
-    assert!(
-        logged
-            .iter()
-            .any(|line| line.contains("2 backends are kept"))
-    );
-    assert!(logged.iter().any(|line| line.contains("works again")));
+    gateway.wait_log(&["2 backends are kept"]);
+    gateway.wait_log(&["works again"]);
 }
 
 #[test]
@@ -212,13 +207,14 @@ fn answers_that_do_not_fit_come_by_tcp() {
 
 #[test]
 fn services_say_port_weight_and_priority() {
-    let (first, second) = (Origin::named("first"), Origin::named("second"));
-    let ports = [first.address().port(), second.address().port()];
+    let origins = ["first", "second", "third"].map(Origin::named);
+    let ports = origins.each_ref().map(|origin| origin.address().port());
+    let [mut first, mut second, third] = origins;
     let server = NameServer::start(Zone::Services(
         vec![
             (10, 30, ports[0], "pod-1.users.test"),
             (10, 10, ports[1], "pod-2.users.test"),
-            (20, 10, 9, "pod-3.users.test"),
+            (20, 10, ports[2], "pod-3.users.test"),
         ],
         Ipv4Addr::LOCALHOST,
         0,
@@ -227,11 +223,17 @@ fn services_say_port_weight_and_priority() {
         "dns: {{ name: _http._tcp.users.test, type: srv, resolvers: ['{}'] }}",
         server.address()
     )));
-    gateway.wait_metric(BACKENDS, &U, 2.0);
+    gateway.wait_metric(BACKENDS, &U, 3.0);
     for _ in 0..40 {
         assert_eq!(get(gateway.addr(), "/").status, 200);
     }
     assert_eq!((first.requests(), second.requests()), (30, 10));
+    assert_eq!(third.requests(), 0, "of another priority");
+    first.stop();
+    second.stop();
+    eventually("the next priority is used", || {
+        get(gateway.addr(), "/").status == 200 && third.requests() > 0
+    });
     let asked = server.questions();
     let is_asked = |name: &str, kind| asked.iter().any(|one| *one == (name.to_owned(), kind));
     assert!(is_asked("_http._tcp.users.test", 33), "{asked:?}");

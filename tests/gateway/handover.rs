@@ -156,7 +156,7 @@ fn a_broken_configuration_leaves_the_old_process_alone() {
     let run = line.try_upgrade();
     assert_eq!(run.code, Some(1));
     assert!(run.stderr.contains("cannot listen on"), "{}", run.stderr);
-    assert!(line.logged("this process goes on"));
+    eventually("it says so", || line.logged("this process goes on"));
     assert_eq!(get(line.first.addr(), "/").text(), "hello");
     assert_eq!(get(line.first.addr(), "/ready").status, 200);
 }

@@ -23,8 +23,7 @@ fn why_down(gateway: &Gateway) -> String {
     assert_eq!(found["good"], false);
     assert!(found["last"].is_string() && found["last_error"]["time"].is_string());
     let why = found["last_error"]["what"].as_str().expect("a reason");
-    let is_told = |line: &String| line.contains("is down") && line.contains(why);
-    assert!(gateway.log_lines().iter().any(is_told), "{why}");
+    gateway.wait_log(&["is down", why]);
     why.to_owned()
 }
 

@@ -151,3 +151,39 @@ fn a_client_that_leaves_ends_both() {
     gateway.wait_access(|line| line["error_type"] == "client_closed");
     gateway.wait_metric("gateway_connection_pool_in_use", &[], 0.0);
 }
+
+#[test]
+fn what_would_be_a_retry_is_no_hedge() {
+    let (first, second) = (
+        Origin::script(Script::new().hold()),
+        Origin::script(Script::new().hold()),
+    );
+    let settings = format!(
+        "{NO_EJECTION}\n    timeouts: {{ first_byte: 300ms }}\n    \
+         retries: {{ hedge: {{ after: 300ms }}, budget: 100%, min_per_second: 1000 }}"
+    );
+    let gateway = Gateway::with_upstream(&[first.address(), second.address()], &settings);
+    get(gateway.addr(), "/").assert_refusal(504, "gateway_timeout");
+    assert_eq!(first.requests() + second.requests(), 1);
+}
+
+#[test]
+fn whose_session_is_with_one_backend_is_not_hedged() {
+    let slow = |name: &str| after(200, name);
+    let (first, second) = (slow("first"), slow("second"));
+    let settings = format!(
+        "{}\n    sticky: {{ keys: ['a key of enough characters'] }}",
+        hedged("")
+    );
+    let gateway = Gateway::with_upstream(&[first.address(), second.address()], &settings);
+    let mut client = gateway.connect();
+    let answer = client.get("/");
+    let cookie = answer.header("set-cookie").unwrap();
+    let cookie = format!("Cookie: {}", cookie.split(';').next().unwrap());
+    let before = first.requests() + second.requests();
+    for _ in 0..3 {
+        let again = client.exchange(format_request("GET", "/", &[&cookie], b""));
+        assert_eq!(again.text(), answer.text());
+    }
+    assert_eq!(first.requests() + second.requests(), before + 3);
+}

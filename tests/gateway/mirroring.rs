@@ -101,6 +101,15 @@ fn a_mirror_that_hangs_costs_clients_nothing() {
         gateway.metric("gateway_backend_failures_total", &of_main),
         0.0
     );
+    let of_shadow = [("backend_service", "shadow"), ("reason", "timeout")];
+    gateway.wait_metric("gateway_backend_failures_total", &of_shadow, 2.0);
+    counted(&gateway, "504", 2.0);
+}
+
+/// Waits until so many copies are counted at the other upstream.
+fn counted(gateway: &Gateway, status: &str, times: f64) {
+    let labels = [("backend_service", "shadow"), ("status_code", status)];
+    gateway.wait_metric("gateway_backend_requests_total", &labels, times);
 }
 
 #[test]
@@ -112,6 +121,7 @@ fn a_mirror_that_is_gone_costs_clients_nothing() {
         assert_eq!(client.get("/api/").header("x-origin"), Some("main"));
     }
     ended(&gateway, "failed", 5.0);
+    counted(&gateway, "502", 5.0);
     assert_eq!(main.requests(), 5);
 }
 

@@ -107,8 +107,7 @@ fn as_memory_gets_tight_the_less_important_is_refused_first() {
         assert_eq!(get(gateway.addr(), path).status, 200);
     }
     assert_eq!(gateway.status()["overload"]["shedding"], "critical");
-    let told = |line: &String| line.contains("memory is tight");
-    eventually("the log tells it", || gateway.log_lines().iter().any(told));
+    gateway.wait_log(&["memory is tight"]);
     reload(&gateway, &config(&origin, "max_memory: unlimited"));
     eventually("there is room again", || {
         get(gateway.addr(), "/low").status == 200

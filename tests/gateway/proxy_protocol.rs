@@ -103,8 +103,7 @@ fn a_trusted_peer_without_a_good_header_is_closed() {
         gateway.wait_metric("gateway_connections_closed_total", &closed, so_far);
     }
     assert_eq!(origin.requests(), 0);
-    let told = |line: &String| line.contains("client::proxy_protocol") && line.contains("peer=127");
-    eventually("the log says why", || gateway.log_lines().iter().any(told));
+    gateway.wait_log(&["client::proxy_protocol", "peer=127"]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::support::client::get;
 use crate::support::command::binary;
-use crate::support::{Client, Gateway, Origin, Script, eventually};
+use crate::support::{Client, Finally, Gateway, Origin, Script, eventually};
 
 const ADMIN: &str = "admin: { address: 127.0.0.1:0, token: key }";
 const UNWATCHED: &str = "server: { threads: 2, watch: false }";
@@ -30,6 +30,8 @@ fn under_load(gateway: &Gateway, work: impl FnOnce()) -> usize {
     let (done, count) = (AtomicBool::new(false), AtomicUsize::new(0));
     let address = gateway.addr();
     std::thread::scope(|scope| {
+        // Also when something fails, or the others would go on for ever.
+        let _end = Finally(|| done.store(true, Ordering::SeqCst));
         for kept in [true, true, false] {
             let (done, count) = (&done, &count);
             scope.spawn(move || {
@@ -46,7 +48,6 @@ fn under_load(gateway: &Gateway, work: impl FnOnce()) -> usize {
         }
         eventually("there is load", || count.load(Ordering::SeqCst) > 20);
         work();
-        done.store(true, Ordering::SeqCst);
     });
     count.load(Ordering::SeqCst)
 }
@@ -68,11 +69,7 @@ fn every_trigger_works_under_load_and_no_request_fails() {
     });
     assert!(seen > 20);
     assert!(!has(&gateway, "three"), "what is gone is gone");
-    let lines = gateway.log_lines().join("\n");
-    assert!(
-        lines.contains("reload by a changed file: generation"),
-        "{lines}"
-    );
+    gateway.wait_log(&["reload by a changed file: generation"]);
     let failures = [("result", "failure")];
     assert_eq!(
         gateway.metric("gateway_config_reloads_total", &failures),
@@ -105,9 +102,7 @@ fn an_invalid_file_leaves_everything_as_it_is() {
     let failure = &gateway.status()["config"]["last_failure"];
     assert_eq!(failure["problems"], body["problems"]);
     assert!(failure["time"].is_string());
-    let logged = gateway.log_lines();
-    let told = |line: &&String| line.contains("ERROR") && line.contains(":2: routes[0].nam");
-    assert!(logged.iter().find(told).is_some(), "{logged:?}");
+    gateway.wait_log(&["ERROR", ":2: routes[0].nam"]);
     gateway.wait_metric(
         "gateway_config_reloads_total",
         &[("result", "failure")],
@@ -130,10 +125,7 @@ fn what_did_not_change_makes_no_generation() {
             (&"unchanged".into(), &1.into())
         );
     }
-    let line = "nothing has changed";
-    eventually("it says so", || {
-        gateway.log_lines().iter().any(|l| l.contains(line))
-    });
+    gateway.wait_log(&["nothing has changed"]);
 }
 
 #[test]
@@ -217,8 +209,7 @@ fn what_needs_an_upgrade_is_told_and_the_rest_takes_effect() {
     assert_eq!(answer["upgrade_needed"], keys);
     assert!(has(&gateway, "two"));
     assert_eq!(gateway.status()["config"]["upgrade_needed"], keys);
-    let lines = gateway.log_lines().join("\n");
-    assert!(lines.contains("an upgrade or restart is needed"), "{lines}");
+    gateway.wait_log(&["an upgrade or restart is needed"]);
     gateway.rewrite(&marked(&origin, UNWATCHED, "three"));
     let answer = gateway.call("/reload", "key", "").json();
     assert_eq!(answer["upgrade_needed"], serde_json::json!([]));
@@ -270,11 +261,6 @@ fn the_demo_has_no_file_to_load() {
     command.args(["demo", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
     let gateway = Gateway::launch(command, None);
     gateway.signal("HUP");
-    eventually("it says so and goes on", || {
-        gateway
-            .log_lines()
-            .iter()
-            .any(|line| line.contains("built in"))
-    });
+    gateway.wait_log(&["built in"]);
     assert_eq!(get(gateway.addr(), "/hello").status, 200);
 }

@@ -41,6 +41,59 @@ fn a_response_that_takes_too_long_is_cut_off() {
 }
 
 #[test]
+fn a_slow_upload_is_not_held_against_the_backend() {
+    let origin = Origin::script(Script::answer("all of it"));
+    let gateway = gateway(&origin, "timeouts: { read: 300ms, first_byte: 20s }", "");
+    let mut client = gateway.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n");
+    for piece in ["a", "b", "c", "d"] {
+        std::thread::sleep(Duration::from_millis(150));
+        client.send(piece);
+    }
+    assert_eq!(client.read_response().text(), "all of it");
+}
+
+#[test]
+fn a_head_may_take_longer_than_two_reads_of_a_body() {
+    let slow = Script::new().delay(Duration::from_millis(600));
+    let origin = Origin::script(slow.and(&Script::answer("late")));
+    let gateway = gateway(&origin, "timeouts: { read: 100ms, first_byte: 20s }", "");
+    assert_eq!(get(gateway.addr(), "/").text(), "late");
+}
+
+#[test]
+fn who_cannot_be_connected_to_is_to_blame() {
+    let dead = DeadPort::unanswering();
+    let gateway = Gateway::start(&format!(
+        "upstreams: {{ u: {{ backends: ['{}'], timeouts: {{ request: 300ms }} }} }}\n\
+         routes: [{{ name: all, upstream: u }}]",
+        dead.address()
+    ));
+    get(gateway.addr(), "/").assert_refusal(504, "total_timeout");
+    let failures = [("backend_service", "u"), ("reason", "connect_timeout")];
+    gateway.wait_metric("gateway_backend_failures_total", &failures, 1.0);
+}
+
+#[test]
+fn who_stands_in_has_its_own_time() {
+    let slow = Script::new().delay(Duration::from_millis(600));
+    let other = Origin::script(slow.and(&Script::answer("late")));
+    let gateway = Gateway::start(&format!(
+        "upstreams:
+  u:
+    backends: ['{}']
+    timeouts: {{ request: 200ms }}
+    health_check: {{ interval: 1h, initial: unhealthy }}
+    fallback: {{ upstream: other }}
+  other: {{ backends: ['{}'] }}
+routes: [{{ name: all, upstream: u }}]",
+        DeadPort::refusing().address(),
+        other.address()
+    ));
+    assert_eq!(get(gateway.addr(), "/").text(), "late");
+}
+
+#[test]
 fn all_attempts_share_the_time() {
     let origin = Origin::script(Script::new().hold());
     let gateway = gateway(

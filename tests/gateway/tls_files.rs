@@ -56,6 +56,7 @@ fn a_broken_certificate_changes_nothing_and_is_told_once() {
             .filter(|line| line.contains("the old ones stay"));
         own.count()
     };
+    gateway.wait_log(&["the old ones stay"]);
     assert_eq!(told(&gateway), 1);
     // Its key follows.
     copy("b.key", "a.key");

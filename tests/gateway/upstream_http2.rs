@@ -269,8 +269,7 @@ fn a_backend_that_hangs_is_given_up_and_its_connection_too() {
     client.get("/").assert_refusal(504, "gateway_timeout");
     // The next request does not wait on the connection that hangs.
     assert_eq!(client.get("/").json()["connection"], 1);
-    let log = gateway.log_lines().join("\n");
-    assert!(log.contains("HTTP/2 connections are given up"), "{log}");
+    gateway.wait_log(&["HTTP/2 connections are given up"]);
 }
 
 #[test]

@@ -52,12 +52,7 @@ fn assert_refuses(gateway: &Gateway, cause: &str) {
     let line = gateway.wait_access(|line| line["status_code"] == 502);
     assert_eq!(line["error_type"], "tls", "{line}");
     gateway.wait_metric("gateway_backend_failures_total", &[("reason", "tls")], 1.0);
-    let log = gateway.log_lines();
-    assert!(
-        log.iter()
-            .any(|line| line.contains("TLS: ") && line.contains(cause)),
-        "{log:#?}"
-    );
+    gateway.wait_log(&["TLS: ", cause]);
 }
 
 /// Makes a file the system's authorities.
@@ -171,8 +166,7 @@ fn verification_is_switched_off_only_in_so_many_words() {
     );
     let answer = gateway.connect().get("/").json();
     assert_eq!(answer["server_name"], "a.test");
-    let log = gateway.log_lines().join("\n");
-    assert!(log.contains("upstreams.u.tls: `verify` is false"), "{log}");
+    gateway.wait_log(&["upstreams.u.tls: `verify` is false"]);
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! From what a source says to backends: names, weights, priority groups, and how many at most.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::config::model::{Backend, Identity};
+use crate::config::model::{Backend, Identity, MAX_PRIORITY};
 
 /// How many backends an answer may have; further ones are left out, by order of address.
 const MOST: usize = 1000;
@@ -39,21 +39,30 @@ pub(super) fn backend(address: SocketAddr, host: &str, identity: &Identity) -> B
     }
 }
 
-/// The backends of services: those of the lowest priority, as RFC 2782 wants it of whoever connects.
-/// Weights keep their relation, and a weight of 0 is the least one.
+/// The backends of services. Each priority is a group: the lowest comes first, and the next when too few
+/// of it are well, as RFC 2782 wants it of whoever connects. In a group weights keep their relation, and
+/// a weight of 0 is the least one.
 pub(super) fn of_services(services: &[Service], identity: &Identity) -> Vec<Backend> {
-    let lowest = services.iter().map(|one| one.priority).min();
-    let first = || services.iter().filter(|one| Some(one.priority) == lowest);
-    let highest = first().map(|one| u32::from(one.weight)).max().unwrap_or(0);
-    let weight = |one: &Service| match u32::from(one.weight) {
-        weight if highest <= MOST_WEIGHT => weight.max(1),
-        weight => (weight * MOST_WEIGHT / highest).max(1),
+    let priorities: BTreeSet<u16> = services.iter().map(|one| one.priority).collect();
+    let group = |one: &Service| {
+        let lower = priorities.range(..one.priority).count();
+        u8::try_from(lower).map_or(MAX_PRIORITY, |lower| lower.min(MAX_PRIORITY))
     };
-    let backend = |one: &Service| Backend {
-        weight: weight(one),
-        ..backend(one.address, &one.host, identity)
+    let backend = |one: &Service| {
+        let beside = services.iter().filter(|other| group(other) == group(one));
+        let highest = beside.map(|other| other.weight).max().unwrap_or(0);
+        let (weight, highest) = (u32::from(one.weight), u32::from(highest));
+        let scaled = match highest > MOST_WEIGHT {
+            true => weight * MOST_WEIGHT / highest,
+            false => weight,
+        };
+        Backend {
+            weight: scaled.max(1),
+            priority: group(one),
+            ..backend(one.address, &one.host, identity)
+        }
     };
-    first().map(backend).collect()
+    services.iter().map(backend).collect()
 }
 
 /// The same in order, each address once, and no more than there may be. Name servers change the order
@@ -100,11 +109,22 @@ mod tests {
     }
 
     #[test]
-    fn those_of_the_lowest_priority_are_used() {
-        let services = [service(1, 20, 1), service(2, 10, 1), service(3, 10, 1)];
+    fn priorities_are_groups_in_their_order_and_weigh_by_themselves() {
+        let services = [
+            service(1, 20, 65535),
+            service(2, 10, 3),
+            service(3, 10, 1),
+            service(4, 1000, 2),
+        ];
         let backends = of_services(&services, &Identity::Nobody);
-        let ports: Vec<u16> = backends.iter().map(|one| one.address.port()).collect();
-        assert_eq!(ports, [2, 3]);
+        let found: Vec<_> = backends
+            .iter()
+            .map(|one| (one.address.port(), one.priority, one.weight))
+            .collect();
+        assert_eq!(found, [(1, 1, 100), (2, 0, 3), (3, 0, 1), (4, 2, 2)]);
+        let many: Vec<_> = (1..=300).map(|port| service(port, port, 1)).collect();
+        let groups = of_services(&many, &Identity::Nobody);
+        assert_eq!(groups.last().map(|one| one.priority), Some(MAX_PRIORITY));
     }
 
     #[test]

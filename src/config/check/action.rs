@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 
 use super::Checker;
-use super::upstream::{is_url, url};
+use super::address::{is_url, url};
 use crate::config::file;
 use crate::config::model::{Action, FixedResponse, Redirect, Rewrite, WeightedUpstream};
 use crate::config::pattern::{HostPattern, PathPattern, regex};

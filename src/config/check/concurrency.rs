@@ -1,5 +1,7 @@
 //! Checks how many requests may be in flight at the same time.
 
+use std::num::NonZeroU32;
+
 use super::Checker;
 use super::ratelimit::key_part;
 use crate::config::file::{self, OneOrMany};
@@ -128,8 +130,10 @@ impl Checker<'_> {
                 slack: adaptive.slack.0,
             }
         });
+        let per_backend = written.per_backend.and_then(NonZeroU32::new);
         let (limit, queue) = match (written.limit, &adaptive) {
             (Some(limit), None) => (limit, 0),
+            (None, None) if per_backend.is_some() => (u32::MAX, 0),
             (None, Some(adaptive)) => {
                 let first = FIRST_LIMIT.min(adaptive.max).max(adaptive.min);
                 (first, ADAPTIVE_QUEUE)
@@ -142,7 +146,10 @@ impl Checker<'_> {
             (None, None) => {
                 // What was refused below is not missing.
                 if self.is_whole(at) {
-                    self.refuse(at, "has no limit, expected `limit` or `adaptive`");
+                    self.refuse(
+                        at,
+                        "has no limit, expected `limit`, `per_backend` or `adaptive`",
+                    );
                 }
                 return None;
             }
@@ -153,6 +160,7 @@ impl Checker<'_> {
                 queue: written.queue.unwrap_or(queue),
                 queue_timeout: written.queue_timeout.0,
             },
+            per_backend,
             adaptive,
             top: Priority::Low,
         })

@@ -1,6 +1,7 @@
 //! `File` → `Config`: what single values mean together. Collects every problem with its key.
 
 mod action;
+mod address;
 mod auth;
 mod backend_tls;
 mod balance;

@@ -44,11 +44,16 @@ pub struct UpstreamConcurrency {
     /// How many at the same time. Either this or `adaptive`.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub limit: Option<u32>,
+    /// How many each backend is given at the same time, by all workers of this process together. All of
+    /// them together are then given at most as many times this as there are backends in use, so that
+    /// requests wait in the queue, and not for a backend. Alone, or beside `limit` or `adaptive`.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub per_backend: Option<u32>,
     /// A limit that follows what the backends can do, by the latency of their answers. `{}` does so with
     /// the defaults.
     pub adaptive: Option<Adaptive>,
-    /// How many more may wait; beyond it they are refused. When left out, 0 with `limit` and 100 with
-    /// `adaptive`. The more important come first, otherwise those who came first, and those who came
+    /// How many more may wait; beyond it they are refused. When left out, 100 with `adaptive` and 0
+    /// otherwise. The more important come first, otherwise those who came first, and those who came
     /// last when the queue has not been empty for half of `queue_timeout`.
     #[schemars(range(min = 0, max = 100_000))]
     pub queue: Option<u32>,

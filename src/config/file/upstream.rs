@@ -191,6 +191,10 @@ pub struct Timeouts {
 pub struct Pool {
     /// How long an unused connection is kept. Set it below the backends' own keep-alive time.
     pub idle_timeout: Duration,
+    /// How many unused connections of HTTP/1 to each backend are kept, by all workers together; 0 uses
+    /// each for one request. When left out, as many as a worker keeps in all.
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub max_idle: Option<u32>,
 }
 
 pub(super) fn one() -> u32 {
@@ -237,6 +241,7 @@ impl Default for Pool {
     fn default() -> Self {
         Self {
             idle_timeout: secs(30),
+            max_idle: None,
         }
     }
 }

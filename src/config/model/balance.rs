@@ -23,6 +23,17 @@ pub enum Balance {
     Random,
 }
 
+impl Balance {
+    /// In what time a peak of latency fades, if latency is regarded at all.
+    pub fn decay(&self) -> Option<Duration> {
+        match self {
+            Self::PeakEwma { decay } => Some(*decay),
+            Self::Hash(hash) => hash.fallback.decay(),
+            Self::RoundRobin | Self::LeastRequests | Self::Random => None,
+        }
+    }
+}
+
 /// Consistent hashing with bounded load.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HashBalance {

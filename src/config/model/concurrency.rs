@@ -1,5 +1,6 @@
 //! What `concurrency` means: how many requests may be in flight at the same time.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub struct Bounds {
 pub struct UpstreamConcurrency {
     /// How many, and how many more; with `adaptive` how many in the beginning.
     pub bounds: Bounds,
+    /// How many at each backend, and so how many times this at all of them.
+    pub per_backend: Option<NonZeroU32>,
     /// How the limit follows what the backends can do; `None`: it is fixed.
     pub adaptive: Option<Adaptive>,
     /// The most important class of the routes that lead here.

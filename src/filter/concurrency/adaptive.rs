@@ -159,7 +159,7 @@ impl Adaptive {
         let limit = found.gradient.limit(&self.settings);
         drop(found);
         // Requests of a generation that is past go on telling what they see.
-        if line.follows(self.number) && limit != line.limit() {
+        if line.follows(self.number) {
             line.set_limit(limit, now);
         }
     }

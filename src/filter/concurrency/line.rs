@@ -24,6 +24,8 @@ const WAITER: u64 = 1 << 32;
 pub(super) struct Line {
     state: AtomicU64,
     limit: AtomicU32,
+    /// What the backends that are in use may be given, whatever the limit is.
+    cap: AtomicU32,
     /// The most important class that comes here.
     top: AtomicU8,
     /// How long the queue may stand, in milliseconds.
@@ -32,6 +34,8 @@ pub(super) struct Line {
     held_back: AtomicBool,
     /// The number of what finds the limit; 0 for a fixed one.
     followed: AtomicU64,
+    /// The number of the limit that is in force.
+    in_force: AtomicU64,
     queue: Mutex<Waiters>,
     pub metrics: Arc<ConcurrencyMetrics>,
 }
@@ -53,10 +57,12 @@ impl Line {
         Arc::new(Self {
             state: AtomicU64::new(0),
             limit: AtomicU32::new(bounds.limit),
+            cap: AtomicU32::new(u32::MAX),
             top: AtomicU8::new(top as u8),
             patience: AtomicU64::new(patience(bounds)),
             held_back: AtomicBool::new(false),
             followed: AtomicU64::new(0),
+            in_force: AtomicU64::new(0),
             queue: Mutex::default(),
             metrics,
         })
@@ -79,7 +85,7 @@ impl Line {
 
     /// How many may have one.
     pub fn limit(&self) -> u32 {
-        self.limit.load(Relaxed)
+        self.limit.load(Relaxed).min(self.cap.load(Relaxed))
     }
 
     /// From now on the limit is found by what has this number; 0: it is fixed.
@@ -92,16 +98,30 @@ impl Line {
         self.followed.load(Relaxed) == number
     }
 
-    /// Other settings hold from now on, but for the limit.
-    pub fn adopt(&self, bounds: &Bounds, top: Priority) {
+    /// Other settings hold from now on, but for the limit: those of the limit of this number.
+    pub fn adopt(&self, number: u64, bounds: &Bounds, top: Priority) {
+        self.in_force.store(number, Relaxed);
         self.top.store(top as u8, Relaxed);
         self.patience.store(patience(bounds), Relaxed);
     }
 
     /// Another limit holds from now on. What it has room for is given to those who wait.
     pub fn set_limit(self: &Arc<Self>, limit: u32, now: Instant) {
-        self.metrics.set_limit(limit);
         self.limit.store(limit, Relaxed);
+        self.make_room(now);
+    }
+
+    /// The backends may be given so many from now on, says the limit of this number. One that is not in
+    /// force any more says nothing.
+    pub fn set_cap(self: &Arc<Self>, number: u64, cap: u32, now: Instant) {
+        let is_in_force = self.in_force.load(Relaxed) == number;
+        if is_in_force && self.cap.swap(cap, Relaxed) != cap {
+            self.make_room(now);
+        }
+    }
+
+    fn make_room(self: &Arc<Self>, now: Instant) {
+        self.metrics.set_limit(self.limit());
         if self.state.load(Acquire) >= WAITER {
             self.admit_queued(&mut self.lock(), now);
         }

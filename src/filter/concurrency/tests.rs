@@ -338,6 +338,7 @@ fn what_was_found_outlives_a_reload_and_other_settings() {
     let now = Instant::now();
     let mut config = UpstreamConcurrency {
         bounds: bounds(50, 10),
+        per_backend: None,
         adaptive: Some(crate::config::model::Adaptive {
             min: 4,
             max: 1000,

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 /// When to come back while others probe.
 const WHILE_PROBING: Duration = Duration::from_secs(1);
 
-/// How long a probe keeps others away. One that takes longer, such as a call that goes on for hours, says
-/// nothing, and must not keep the circuit half-open.
+/// How long a probe keeps others away. One that takes longer, such as a call that goes on for hours, must not
+/// keep the circuit half-open: another one is let in beside it.
 const PROBE_TIME: Duration = Duration::from_secs(10);
 
 /// The states of a circuit, as the metric counts them.
@@ -56,8 +56,8 @@ pub enum Why {
     ProbeFailed,
     /// Its time is over.
     TimeOver,
-    /// Probes have said nothing for too long.
-    ProbesLate,
+    /// A probe's answer has begun well, and goes on for so long that it counts as good.
+    ProbeGoesOn,
     /// Health checks find a backend well again.
     HealthCheck,
     /// Enough probes succeeded.
@@ -77,7 +77,7 @@ impl fmt::Display for Why {
             Self::ErrorRate(failed, total) => write!(f, "{failed} of {total} requests failed"),
             Self::ProbeFailed => f.write_str("a probing request failed"),
             Self::TimeOver => f.write_str("its time is over"),
-            Self::ProbesLate => f.write_str("probing requests have said nothing for too long"),
+            Self::ProbeGoesOn => f.write_str("the answer to a probing request goes on"),
             Self::HealthCheck => f.write_str("a health check succeeded"),
             Self::ProbesSucceeded => f.write_str("probing requests succeeded"),
             Self::Forced => f.write_str("forced by an operator"),
@@ -119,13 +119,15 @@ pub enum Pass {
 pub struct Probe {
     gate: Arc<Gate>,
     pub(super) generation: u64,
+    /// Those that have the places together.
+    round: u64,
 }
 
 impl Drop for Probe {
     fn drop(&mut self) {
-        let _inner = self.gate.lock();
-        // A change takes all places back.
-        if self.gate.generation() == self.generation {
+        let inner = self.gate.lock();
+        // A change, or being late, takes all places back.
+        if inner.round == self.round {
             self.gate.probing.fetch_sub(1, Relaxed);
         }
     }
@@ -166,6 +168,10 @@ struct Inner {
     forced: bool,
     /// Successful probes of this generation.
     successes: u32,
+    /// One of them has an answer that has begun well; so many good ones are needed.
+    begun: Option<u32>,
+    /// Grows when places are taken back from those that have them.
+    round: u64,
     since: Instant,
     opened: u64,
 }
@@ -186,6 +192,8 @@ impl Gate {
             inner: Mutex::new(Inner {
                 forced: false,
                 successes: 0,
+                begun: None,
+                round: 0,
                 since: now,
                 opened: 0,
             }),
@@ -224,6 +232,11 @@ impl Gate {
         self.view.load(Relaxed) == generation << 2
     }
 
+    /// Whether it is half-open still, in the generation of this probe.
+    pub fn is_probed_by(&self, probe: &Probe) -> bool {
+        self.view.load(Relaxed) == probe.generation << 2 | State::HalfOpen as u64
+    }
+
     /// Asks to be let in, with at most so many probes at the same time.
     pub fn admit(self: &Arc<Self>, probes: u32, now: Instant) -> Result<Pass, Refused> {
         let view = self.view.load(Relaxed);
@@ -238,23 +251,34 @@ impl Gate {
     fn admit_probe(self: &Arc<Self>, probes: u32, now: Instant) -> Result<Pass, Refused> {
         let mut inner = self.lock();
         self.half_open_when_due(&mut inner, now);
-        let is_full = self.probing.load(Relaxed) >= probes;
+        self.go_on_without_late_ones(&mut inner, probes, now);
         match self.state() {
             State::Closed => Ok(Pass::Ordinary(self.generation())),
             State::Open => Err(self.refused(now)),
             State::HalfOpen if !self.has_room(probes, now) => Err(BUSY),
             State::HalfOpen => {
-                if is_full {
-                    self.change(&mut inner, State::HalfOpen, Why::ProbesLate, None, now);
-                }
                 self.probing.fetch_add(1, Relaxed);
                 let until = self.millis(now + PROBE_TIME);
                 self.until.store(until, Relaxed);
                 Ok(Pass::Probe(Probe {
                     gate: Arc::clone(self),
                     generation: self.generation(),
+                    round: inner.round,
                 }))
             }
+        }
+    }
+
+    /// Probes that have had their time give their places to others. What they say in the end still counts.
+    fn go_on_without_late_ones(&self, inner: &mut Inner, probes: u32, now: Instant) {
+        let is_full = self.probing.load(Relaxed) >= probes;
+        if self.state() != State::HalfOpen || !is_full || !self.has_room(probes, now) {
+            return;
+        }
+        inner.round += 1;
+        self.probing.store(0, Relaxed);
+        if let Some(needed) = inner.begun.take() {
+            self.count_success(inner, needed, Why::ProbeGoesOn, now);
         }
     }
 
@@ -292,10 +316,23 @@ impl Gate {
         if inner.forced || self.generation() != probe.generation {
             return false;
         }
+        self.count_success(&mut inner, needed, Why::ProbesSucceeded, now)
+    }
+
+    /// Notes that the answer to a probe has begun well. One that goes on and on counts as a good one of
+    /// those that are `needed`, when the next probe is due.
+    pub fn begun(&self, probe: &Probe, needed: u32) {
+        let mut inner = self.lock();
+        if self.generation() == probe.generation {
+            inner.begun = Some(needed);
+        }
+    }
+
+    fn count_success(&self, inner: &mut Inner, needed: u32, why: Why, now: Instant) -> bool {
         inner.successes += 1;
         let closes = inner.successes >= needed;
         if closes {
-            self.change(&mut inner, State::Closed, Why::ProbesSucceeded, None, now);
+            self.change(inner, State::Closed, why, None, now);
         }
         closes
     }
@@ -307,16 +344,19 @@ impl Gate {
         }
     }
 
-    /// Lets probes in before the time is over, if it has been open for at least this long.
-    pub fn half_open_early(&self, least: Duration, why: Why, now: Instant) {
+    /// Lets probes in before the time is over, if it has been open for at least this long. Says whether
+    /// it did.
+    pub fn half_open_early(&self, least: Duration, why: Why, now: Instant) -> bool {
         if self.state() != State::Open {
-            return;
+            return false;
         }
         let mut inner = self.lock();
         let is_long = now.saturating_duration_since(inner.since) >= least;
-        if is_long && self.state() == State::Open && !inner.forced {
+        let may = is_long && self.state() == State::Open && !inner.forced;
+        if may {
             self.change(&mut inner, State::HalfOpen, why, None, now);
         }
+        may
     }
 
     /// Holds it open or closed, or leaves it to itself again, closed at first.
@@ -332,6 +372,14 @@ impl Gate {
             None => (State::Closed, Why::Released),
         };
         self.change(&mut inner, to, why, None, now);
+    }
+
+    /// Begins anew with it closed, unless an operator holds it: who was let in decides nothing any more.
+    pub fn renew(&self, why: Why, now: Instant) {
+        let mut inner = self.lock();
+        if !inner.forced {
+            self.change(&mut inner, State::Closed, why, None, now);
+        }
     }
 
     /// Closes it, unless an operator holds it open.
@@ -373,6 +421,8 @@ impl Gate {
         now: Instant,
     ) {
         inner.successes = 0;
+        inner.begun = None;
+        inner.round += 1;
         inner.since = now;
         if to == State::Open {
             inner.opened += 1;

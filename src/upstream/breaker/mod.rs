@@ -146,10 +146,15 @@ impl Breaker {
         self.forget();
     }
 
-    /// Closes it: nothing would do so any more.
+    /// Closes it, and has whoever was let in say nothing any more: nothing would close it again.
     pub fn switch_off(&self, now: Instant) {
-        self.gate.close(Why::SwitchedOff, now);
+        self.gate.renew(Why::SwitchedOff, now);
         self.forget();
+    }
+
+    /// Keeps one closed that is switched off: requests of the generation before may have opened it.
+    pub fn keep_off(&self, now: Instant) {
+        self.gate.close(Why::SwitchedOff, now);
     }
 
     /// How it stands.

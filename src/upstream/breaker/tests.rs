@@ -230,6 +230,47 @@ fn a_probe_that_says_nothing_keeps_others_away_for_a_time_only() {
 }
 
 #[test]
+fn a_probe_that_takes_long_counts_all_the_same() {
+    let now = Instant::now();
+    let (breaker, _) = opened(now);
+    let mut at = now + 34 * SECOND;
+    let mut slow = Vec::new();
+    for _ in 0..2 {
+        slow.extend(breaker.admit(Some(&policy()), at));
+        at += 12 * SECOND;
+    }
+    assert_eq!(slow.len(), 2, "another one after ten seconds");
+    for probe in slow {
+        breaker.settle(&policy(), probe, true, at);
+    }
+    assert_eq!(state(&breaker, at), State::Closed);
+}
+
+#[test]
+fn one_that_is_switched_off_is_never_open() {
+    let now = Instant::now();
+    let (breaker, _) = breaker(now);
+    let admit = || breaker.admit(Some(&policy()), now);
+    let early: Vec<_> = (0..5).filter_map(|_| admit().ok()).collect();
+    breaker.switch_off(now);
+    for pass in early {
+        breaker.settle(&policy(), pass, false, now);
+    }
+    assert_eq!(state(&breaker, now), State::Closed);
+    // A request that began with the old policy after that.
+    let late: Vec<_> = (0..5).filter_map(|_| admit().ok()).collect();
+    for pass in late {
+        breaker.settle(&policy(), pass, false, now);
+    }
+    assert_eq!(state(&breaker, now), State::Open);
+    breaker.keep_off(now);
+    assert_eq!(state(&breaker, now), State::Closed);
+    breaker.force(Some(true), now);
+    breaker.keep_off(now);
+    assert_eq!(state(&breaker, now), State::Open, "an operator wants it so");
+}
+
+#[test]
 fn it_stays_open_longer_after_each_probe_that_fails() {
     let mut now = Instant::now();
     let (breaker, heard) = breaker(now);

@@ -90,6 +90,8 @@ pub struct Outlier {
     hangs: AtomicBool,
     /// Requests that it was given although it is ejected.
     guests: AtomicU32,
+    /// It has come back, and its upstream has yet to take that in.
+    is_back: AtomicBool,
     /// What it is compared with the others by.
     pub tally: Tally,
 }
@@ -114,6 +116,7 @@ impl Outlier {
             growth: Mutex::default(),
             hangs: AtomicBool::new(false),
             guests: AtomicU32::new(0),
+            is_back: AtomicBool::new(false),
             tally: Tally::default(),
         }
     }
@@ -149,7 +152,19 @@ impl Outlier {
 
     /// Lets a request in, if there is room.
     pub fn admit(&self, now: Instant) -> Option<Pass> {
-        self.gate.admit(PROBES, now).ok()
+        let returns = self.gate.state() == State::HalfOpen;
+        let pass = self.gate.admit(PROBES, now).ok();
+        if returns && matches!(pass, Some(Pass::Ordinary(_))) {
+            // Answers that go on and on have brought it back.
+            self.forget();
+            self.is_back.store(true, Relaxed);
+        }
+        pass
+    }
+
+    /// Whether it has come back since this was last asked, without an answer that came to its end.
+    pub fn has_come_back(&self) -> bool {
+        self.is_back.load(Relaxed) && self.is_back.swap(false, Relaxed)
     }
 
     /// Records that an answer has begun. Says what follows. Of a backend that is ejected, or returns,
@@ -166,8 +181,12 @@ impl Outlier {
                 reset(&self.unanswered);
                 self.count_server_error(policy, is_server_error)
             }
-            Some(Pass::Probe(_)) if is_server_error && policy.consecutive_5xx > 0 => {
-                Learned::Bad(Ejection::Probe)
+            Some(Pass::Probe(probe)) if self.gate.is_probed_by(probe) => {
+                if is_server_error && policy.consecutive_5xx > 0 {
+                    return Learned::Bad(Ejection::Probe);
+                }
+                self.gate.begun(probe, GOOD_PROBES);
+                Learned::Nothing
             }
             _ => Learned::Nothing,
         }
@@ -195,35 +214,41 @@ impl Outlier {
                     return Learned::Well;
                 }
             }
-            None => self
-                .gate
-                .half_open_early(Duration::ZERO, Why::ProbesSucceeded, now),
+            None => {
+                let why = Why::ProbesSucceeded;
+                if self.gate.half_open_early(Duration::ZERO, why, now) {
+                    return Learned::Returns;
+                }
+            }
         }
         Learned::Nothing
     }
 
     /// Records an attempt that failed.
     pub fn failed(&self, policy: &model::Outlier, failed: Failed) -> Learned {
-        let (row, is_probe) = match failed {
+        let row = match failed {
             Failed::Unanswered(Some(Pass::Ordinary(generation))) => {
                 if !self.gate.is_closed_in(generation) {
                     return Learned::Nothing;
                 }
-                (&self.unanswered, false)
+                &self.unanswered
             }
-            Failed::Unanswered(Some(Pass::Probe(_))) => (&self.unanswered, true),
+            Failed::Unanswered(Some(Pass::Probe(probe)))
+            | Failed::BrokenOff(Some(Pass::Probe(probe))) => {
+                // One of an earlier generation decides nothing any more.
+                return match self.gate.is_probed_by(&probe) {
+                    true => Learned::Bad(Ejection::Probe),
+                    false => Learned::Nothing,
+                };
+            }
             // It is ejected, and stays so.
             Failed::Unanswered(None) | Failed::BrokenOff(None) => return Learned::Nothing,
-            Failed::BrokenOff(Some(Pass::Ordinary(_))) => (&self.broken, false),
-            Failed::BrokenOff(Some(Pass::Probe(_))) => (&self.broken, true),
+            Failed::BrokenOff(Some(Pass::Ordinary(_))) => &self.broken,
         };
         let failures = row.fetch_add(1, Relaxed) + 1;
         let is_off = policy.consecutive_failures == 0;
-        match is_probe {
-            true => Learned::Bad(Ejection::Probe),
-            false if !is_off && failures >= policy.consecutive_failures => {
-                Learned::Bad(Ejection::Failures(failures))
-            }
+        match !is_off && failures >= policy.consecutive_failures {
+            true => Learned::Bad(Ejection::Failures(failures)),
             false => Learned::Nothing,
         }
     }
@@ -287,6 +312,8 @@ pub enum Learned {
     Nothing,
     /// The backend should be ejected.
     Bad(Ejection),
+    /// Its ejection ends before its time.
+    Returns,
     /// It is well again.
     Well,
 }

@@ -162,8 +162,63 @@ fn a_guest_that_is_answered_ends_the_ejection() {
     let failed = Failed::Unanswered(None);
     assert_eq!(outlier.failed(&policy(), failed), Learned::Nothing);
     assert_eq!(outlier.state(now), State::Open);
-    outlier.completed(None, now);
+    assert_eq!(outlier.completed(None, now), Learned::Returns);
     assert_eq!(outlier.state(now), State::HalfOpen);
+    assert_eq!(outlier.completed(None, now), Learned::Nothing);
+}
+
+#[test]
+fn answers_that_go_on_bring_it_back() {
+    let now = Instant::now();
+    let outlier = Outlier::new(now);
+    let time = assert_lasts(outlier.eject(&policy(), false, now), 10 * SECOND);
+    let mut at = now + time + SECOND / 100;
+    let mut streams = Vec::new();
+    for _ in 0..2 {
+        let probe = outlier.admit(at);
+        assert_eq!(
+            outlier.answered(&policy(), probe.as_ref(), false),
+            Learned::Nothing
+        );
+        assert!(!outlier.has_room(at), "one at a time");
+        streams.push(probe);
+        at += 10 * SECOND;
+    }
+    assert!(!outlier.has_come_back());
+    assert!(matches!(outlier.admit(at), Some(Pass::Ordinary(_))));
+    assert_eq!(outlier.state(at), State::Closed);
+    assert!(outlier.has_come_back() && !outlier.has_come_back());
+    // What becomes of them then says nothing more than other answers do.
+    for stream in streams {
+        let broken = outlier.failed(&policy(), Failed::BrokenOff(stream));
+        assert_eq!(broken, Learned::Nothing);
+    }
+}
+
+#[test]
+fn a_probe_without_an_answer_brings_nobody_back() {
+    let now = Instant::now();
+    let outlier = Outlier::new(now);
+    let time = assert_lasts(outlier.eject(&policy(), false, now), 10 * SECOND);
+    let mut at = now + time + SECOND / 100;
+    let mut silent = Vec::new();
+    for _ in 0..5 {
+        silent.extend(outlier.admit(at));
+        at += 10 * SECOND;
+    }
+    assert_eq!((silent.len(), outlier.state(at)), (5, State::HalfOpen));
+    // What is late counts.
+    for probe in silent.drain(3..) {
+        let late = Some(probe);
+        outlier.answered(&policy(), late.as_ref(), false);
+        outlier.completed(late, at);
+    }
+    assert_eq!(outlier.state(at), State::Closed);
+    // And one of before decides nothing any more.
+    for probe in silent {
+        let failed = Failed::Unanswered(Some(probe));
+        assert_eq!(outlier.failed(&policy(), failed), Learned::Nothing);
+    }
 }
 
 #[test]

@@ -253,7 +253,7 @@ fn slow_and_failing_members_are_avoided_by_latency() {
     let upstream = members(&["", "", ""], "balance: peak_ewma");
     let (now, all) = (Instant::now(), upstream.members());
     let answer = |at: usize, status, latency, now| {
-        upstream.answered(&mut all[at].admit_guest(now), status, latency, now);
+        upstream.answered(&mut guest(&all[at], now), status, latency, now);
     };
     answer(0, 200, Duration::from_millis(2), now);
     answer(1, 200, Duration::from_millis(400), now);
@@ -268,6 +268,53 @@ fn slow_and_failing_members_are_avoided_by_latency() {
     answer(2, 200, Duration::from_millis(1), now + minute);
     let later = drawn(&upstream, now + Duration::from_secs(60), 900);
     assert!(of(&later, 3) < 0.2, "{later:?}");
+}
+
+#[test]
+fn what_stands_in_for_a_hash_measures_as_well() {
+    let balance = "{ policy: hash, key: path, fallback: peak_ewma }";
+    let upstream = members(&["", ""], &format!("balance: {balance}"));
+    let (now, all) = (Instant::now(), upstream.members());
+    for (at, millis) in [(0, 1), (1, 400)] {
+        let latency = Duration::from_millis(millis);
+        upstream.answered(&mut guest(&all[at], now), 200, latency, now);
+    }
+    let select = || upstream.select(Wish::at(now), &mut Tried::default());
+    let chosen = (0..100).filter_map(|_| select());
+    assert!(chosen.map(|one| port(one.backend())).all(|port| port == 1));
+}
+
+#[test]
+fn a_copy_says_something_of_its_backend_alone() {
+    let upstream = members(&[""], "concurrency: { adaptive: {} }");
+    upstream.measure_answers();
+    let (now, backend) = (Instant::now(), &upstream.members()[0]);
+    let limit = || upstream.concurrency.as_ref()?.standing();
+    let before = limit().map(|standing| standing.limit);
+    for second in 1..20 {
+        let at = now + Duration::from_secs(second);
+        for _ in 0..100 {
+            let mut copy = guest(backend, at).of_copy();
+            upstream.answered(&mut copy, 200, Duration::from_secs(1), at);
+        }
+        upstream.failed(
+            &mut guest(backend, at).of_copy(),
+            FailureReason::Timeout,
+            at,
+        );
+    }
+    assert_eq!(limit().map(|standing| standing.limit), before);
+    assert_eq!(upstream.percentile(0.5), None);
+    let outlier = members(&["", ""], "");
+    for _ in 0..5 {
+        let first = &outlier.members()[0];
+        outlier.failed(
+            &mut guest(first, now).of_copy(),
+            FailureReason::Connect,
+            now,
+        );
+    }
+    assert_eq!(outlier.members()[0].state(now), State::Ejected);
 }
 
 /// What may happen to an upstream.

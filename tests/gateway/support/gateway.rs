@@ -212,6 +212,15 @@ impl Gateway {
         self.stderr.lock().unwrap().clone()
     }
 
+    /// Waits for a line of the log that has all of this in it. What a line tells of can be seen before
+    /// the line.
+    #[track_caller]
+    pub fn wait_log(&self, parts: &[&str]) -> String {
+        let matches = |line: &String| parts.iter().all(|part| line.contains(part));
+        until(|| self.log_lines().into_iter().find(matches))
+            .unwrap_or_else(|| panic!("no line with {parts:?} in {:#?}", self.log_lines()))
+    }
+
     /// Standard output so far.
     pub fn output_lines(&self) -> Vec<String> {
         self.stdout.lock().unwrap().clone()

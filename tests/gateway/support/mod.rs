@@ -35,4 +35,4 @@ pub use redis_cluster::RedisCluster;
 pub use script::{Gate, Script};
 pub use sentinel::{FakeSentinel, Sentinel};
 pub use succession::Line;
-pub use wait::eventually;
+pub use wait::{Finally, eventually};

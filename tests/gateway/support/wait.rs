@@ -25,3 +25,12 @@ pub fn until<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+/// Does this at the end of a scope, also when something in it fails.
+pub struct Finally<F: Fn()>(pub F);
+
+impl<F: Fn()> Drop for Finally<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
