@@ -5,6 +5,7 @@ mod documents;
 mod keys;
 mod meaning;
 mod refusals;
+mod together;
 
 use std::path::Path;
 

@@ -176,9 +176,7 @@ fn ejections_that_cannot_be_meant_are_refused() {
     let file = folder.path().join("gateway.yaml");
     let text = "upstreams:
   a: { backends: ['127.0.0.1:1'], outlier: { base_ejection: 1m, max_ejection: 1s } }
-  b: { backends: ['127.0.0.1:1'], outlier: { slow_factor: 0, slow_at_least: 1s } }
-  c: { backends: ['127.0.0.1:1'], outlier: { slow_factor: 0, failure_rate: 0, minimum_requests: 5 } }
-  d: { backends: ['127.0.0.1:1'], outlier: { failure_rate: 120% } }
+  b: { backends: ['127.0.0.1:1'], outlier: { failure_rate: 120% } }
 routes:
   - { upstream: a }";
     fs::write(&file, text).unwrap();
@@ -186,9 +184,7 @@ routes:
     assert_eq!(run.code, Some(1));
     for expected in [
         ":2: upstreams.a.outlier.max_ejection: is shorter than `base_ejection`",
-        ":3: upstreams.b.outlier.slow_at_least: has no effect without `slow_factor`",
-        ":4: upstreams.c.outlier.minimum_requests: has no effect without",
-        ":5: upstreams.d.outlier.failure_rate: ",
+        ":3: upstreams.b.outlier.failure_rate: ",
     ] {
         assert!(run.stderr.contains(expected), "{expected}\n{}", run.stderr);
     }

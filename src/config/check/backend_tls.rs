@@ -37,11 +37,7 @@ impl Checker<'_> {
                 "{at}: `verify` is false: nobody checks who the backends are, and whoever is between \
                  can read and change everything"
             ));
-            if written.ca.is_some() {
-                let at = at.key("ca");
-                let what = "has no effect beside `verify: false`";
-                self.warnings.push(format!("{at}: {what}"));
-            }
+            self.idle(at, &["ca"], "with `verify: false`");
         }
         let authorities = match &written.ca {
             Some(file) => self.bundle(file, &at.key("ca")),

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use super::Checker;
 use super::ratelimit::key_part;
+use super::reach;
 use crate::config::file::{self, Policy};
-use crate::config::model::{Balance, Failover, HashBalance, HashKey, SlowStart, Zones};
+use crate::config::model::{
+    Balance, Failover, HashBalance, HashKey, KeyPart, Route, SlowStart, Upstream, Zones,
+};
 use crate::config::problem::{Invalid, quote};
 use crate::config::tree::Path;
 
@@ -98,6 +101,45 @@ impl Checker<'_> {
         (!key.is_empty()).then_some(key)
     }
 
+    /// Checks that what upstreams hash by is there in requests of a route that leads to them.
+    pub(super) fn hash_keys_found(&mut self, upstreams: &[Upstream], routes: &[Route]) {
+        let parts = |upstream| vec![false; hash_parts(upstream).len()];
+        let mut found: Vec<Option<Vec<bool>>> = vec![None; upstreams.len()];
+        for route in routes {
+            let copies = route.mirror.as_ref().map(|mirror| mirror.upstream);
+            for at in reach::upstreams(route, upstreams).into_iter().chain(copies) {
+                let upstream = &upstreams[at];
+                let found = found[at].get_or_insert_with(|| parts(upstream));
+                for (part, is_found) in hash_parts(upstream).iter().zip(found) {
+                    *is_found |= has_part(route, part);
+                }
+            }
+        }
+        let root = Path::Root;
+        let list = root.key("upstreams");
+        for (upstream, found) in upstreams.iter().zip(found) {
+            // What no route leads to is not told of it.
+            let known = hash_parts(upstream).iter().zip(found.into_iter().flatten());
+            let item = list.key(&upstream.name);
+            let balance = item.key("balance");
+            for (part, _) in known.filter(|(_, is_found)| !is_found) {
+                self.hash_part_missing(part, &balance.key("key"));
+            }
+        }
+    }
+
+    fn hash_part_missing(&mut self, part: &HashKey, at: &Path<'_>) {
+        if let HashKey::Part(KeyPart::PathParam(name)) = part {
+            let detail = format!("{} is in no path of a route that leads here", quote(name));
+            let invalid = Invalid::new(detail, "a parameter of one");
+            self.accept(at, Err::<(), _>(invalid));
+        } else {
+            let what =
+                "goes by who calls, but no route that leads here asks: the `fallback` decides";
+            self.warnings.push(format!("{at}: {what}"));
+        }
+    }
+
     pub(super) fn slow_start(&mut self, written: &file::SlowStart, at: &Path<'_>) -> SlowStart {
         if written.min_weight.0 <= 0.0 {
             let key = at.key("min_weight");
@@ -146,6 +188,26 @@ impl Checker<'_> {
             self.refuse(at, what);
         }
         Some(zone.into())
+    }
+}
+
+/// What an upstream hashes by, if it does.
+fn hash_parts(upstream: &Upstream) -> &[HashKey] {
+    match &upstream.balance {
+        Balance::Hash(hash) => &hash.key,
+        _ => &[],
+    }
+}
+
+/// Whether requests of this route can have it.
+fn has_part(route: &Route, part: &HashKey) -> bool {
+    match part {
+        HashKey::Path => true,
+        HashKey::Part(KeyPart::PathParam(name)) => {
+            let paths = &route.matcher.paths;
+            paths.iter().any(|path| path.has_parameter(name))
+        }
+        HashKey::Part(part) => route.auth.is_some() || !part.needs_identity(),
     }
 }
 

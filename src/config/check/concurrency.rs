@@ -3,11 +3,13 @@
 use std::num::NonZeroU32;
 
 use super::Checker;
+use super::idle::NO_QUEUE;
 use super::ratelimit::key_part;
+use super::reach;
 use crate::config::file::{self, OneOrMany};
 use crate::config::model::{
-    Action, Adaptive, Bounds, Concurrency, Fallback, KeyPart, MAX_CONCURRENCY_LIMITS, Priority,
-    Route, Upstream, UpstreamConcurrency,
+    Adaptive, Bounds, Concurrency, KeyPart, MAX_CONCURRENCY_LIMITS, Priority, Route, Upstream,
+    UpstreamConcurrency,
 };
 use crate::config::pattern::PathPattern;
 use crate::config::tree::Path;
@@ -91,6 +93,9 @@ impl Checker<'_> {
             let what = "counts by who calls, but nobody is asked: clients' addresses are counted";
             self.warnings.push(format!("{at}: {what}"));
         }
+        if written.queue == 0 {
+            self.idle(at, &["queue_timeout"], NO_QUEUE);
+        }
         let label = written.key.iter().collect::<Vec<_>>().join("+");
         Some(Concurrency {
             label: if key.is_empty() {
@@ -154,10 +159,14 @@ impl Checker<'_> {
                 return None;
             }
         };
+        let queue = written.queue.unwrap_or(queue);
+        if queue == 0 {
+            self.idle(at, &["queue_timeout"], NO_QUEUE);
+        }
         Some(UpstreamConcurrency {
             bounds: Bounds {
                 limit,
-                queue: written.queue.unwrap_or(queue),
+                queue,
                 queue_timeout: written.queue_timeout.0,
             },
             per_backend,
@@ -170,22 +179,7 @@ impl Checker<'_> {
 /// Tells the limits of upstreams which class of their requests is the most important.
 pub(super) fn rank(upstreams: &mut [Upstream], routes: &[Route]) {
     for route in routes {
-        let Action::Proxy(branches) = &route.action else {
-            continue;
-        };
-        let mut targets: Vec<usize> = branches.iter().map(|branch| branch.upstream).collect();
-        let of_upstreams = targets
-            .iter()
-            .filter_map(|at| upstreams.get(*at)?.fallback.as_ref());
-        let stand_ins: Vec<usize> = of_upstreams
-            .chain(&route.fallback)
-            .filter_map(|fallback| match fallback {
-                Fallback::Upstream(other) => Some(*other),
-                Fallback::Respond(_) => None,
-            })
-            .collect();
-        targets.extend(stand_ins);
-        for target in targets {
+        for target in reach::upstreams(route, upstreams) {
             let upstream = upstreams.get_mut(target);
             if let Some(limit) = upstream.and_then(|upstream| upstream.concurrency.as_mut()) {
                 limit.top = limit.top.max(route.priority);

@@ -3,6 +3,7 @@
 use http::HeaderValue;
 
 use super::Checker;
+use super::idle::DISABLED;
 use crate::config::file::{self, ClientAuthMode, HttpsRedirect, TlsVersion};
 use crate::config::model::{CertificateFiles, ClientAuth, ListenerTls, Tickets};
 use crate::config::problem::quote;
@@ -86,8 +87,11 @@ impl Checker<'_> {
     }
 
     fn tickets(&mut self, written: &file::SessionTickets, at: &Path<'_>) -> Tickets {
+        if !written.enabled {
+            self.idle(at, &["file"], DISABLED);
+            return Tickets::Off;
+        }
         match &written.file {
-            _ if !written.enabled => Tickets::Off,
             None => Tickets::Random,
             Some(file) => {
                 self.file_name(&at.key("file"), file);

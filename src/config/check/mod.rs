@@ -11,6 +11,7 @@ mod cors;
 mod discovery;
 mod header;
 mod health_check;
+mod idle;
 mod ip_access;
 mod listener_tls;
 mod matching;
@@ -18,6 +19,7 @@ mod mirror;
 mod outlier;
 mod process;
 mod ratelimit;
+mod reach;
 mod redis;
 mod retries;
 mod route;
@@ -144,9 +146,12 @@ impl Checker<'_> {
         let routes = self.routes(&file.routes, &known);
         let routes = self.told_apart(routes);
         self.warn_of_limits(&file.limits);
+        self.idle_process(file);
         let mut upstreams = upstreams.into_values().collect::<Option<Vec<_>>>()?;
         let routes = routes?;
         concurrency::rank(&mut upstreams, &routes);
+        self.idle_retries(&upstreams, &routes);
+        self.hash_keys_found(&upstreams, &routes);
         Some(Config {
             server: process::server(&file.server, self.source.base)?,
             listeners,

@@ -15,19 +15,6 @@ impl Checker<'_> {
                 "is shorter than `base_ejection`, expected at least that",
             );
         }
-        for (key, without, is_off) in [
-            ("slow_at_least", "slow_factor", written.slow_factor == 0),
-            (
-                "minimum_requests",
-                "failure_rate` or `slow_factor",
-                written.slow_factor == 0 && written.failure_rate.0 == 0.0,
-            ),
-        ] {
-            if is_off && self.is_written(&at.key(key)) {
-                let what = format!("has no effect without `{without}`, expected it to be left out");
-                self.refuse(&at.key(key), what);
-            }
-        }
         Outlier {
             consecutive_failures: written.consecutive_failures,
             consecutive_5xx: written.consecutive_5xx,

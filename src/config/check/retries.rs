@@ -11,13 +11,13 @@ impl Checker<'_> {
     pub(super) fn retries(&mut self, written: &file::Retries, at: &Path<'_>) -> Retries {
         Retries {
             attempts: written.attempts as usize,
-            on: self.causes(&written.on, written.attempts > 0, at),
+            on: self.causes(&written.on, at),
             non_idempotent: written.non_idempotent,
             idempotency_key: written.idempotency_key,
             backoff: self.backoff(&written.backoff, &at.key("backoff")),
             // At most 1 MiB, by the schema.
             max_body: usize::try_from(written.max_body.0).unwrap_or(0),
-            hedge: self.hedge(written.hedge.as_ref(), written.attempts > 0, at),
+            hedge: self.hedge(written.hedge.as_ref(), at),
             budget: written.budget.0,
             min_per_second: written.min_per_second,
         }
@@ -29,27 +29,17 @@ impl Checker<'_> {
         written: &file::RouteRetries,
         at: &Path<'_>,
     ) -> RouteRetries {
-        let tried = written.attempts != Some(0);
         RouteRetries {
             attempts: written.attempts.map(|attempts| attempts as usize),
-            on: written.on.as_ref().map(|on| self.causes(on, tried, at)),
+            on: written.on.as_ref().map(|on| self.causes(on, at)),
             non_idempotent: written.non_idempotent,
             idempotency_key: written.idempotency_key,
-            hedge: self.hedge(written.hedge.as_ref(), tried, at),
+            hedge: self.hedge(written.hedge.as_ref(), at),
         }
     }
 
-    fn hedge(
-        &mut self,
-        written: Option<&file::Hedge>,
-        tried: bool,
-        at: &Path<'_>,
-    ) -> Option<Hedge> {
+    fn hedge(&mut self, written: Option<&file::Hedge>, at: &Path<'_>) -> Option<Hedge> {
         let (written, at) = (written?, at.key("hedge"));
-        if !tried {
-            let what = "has no effect with `attempts: 0`, expected it to be left out";
-            self.refuse(&at, what);
-        }
         self.at_most_one(&at, &["after", "percentile"]);
         match (&written.after, &written.percentile) {
             (Some(after), _) => Some(Hedge::After(after.0)),
@@ -71,14 +61,10 @@ impl Checker<'_> {
         }
     }
 
-    fn causes(&mut self, written: &List<RetryCause>, tried: bool, at: &Path<'_>) -> RetryOn {
+    fn causes(&mut self, written: &List<RetryCause>, at: &Path<'_>) -> RetryOn {
         let at = at.key("on");
-        if written.is_empty() && tried && self.is_whole(&at) {
-            let what = "is empty, expected at least one cause, or `attempts: 0` beside it";
-            self.refuse(&at, what);
-        }
-        if !tried && self.is_written(&at) {
-            let what = "has no effect with `attempts: 0`, expected it to be left out";
+        if written.is_empty() && self.is_whole(&at) {
+            let what = "is empty, expected at least one cause, or `attempts: 0` in its place";
             self.refuse(&at, what);
         }
         let mut on = RetryOn::default();

@@ -36,7 +36,7 @@ impl Checker<'_> {
                     let key = at.key("cookie");
                     let shown = self.shown(&key, name);
                     let what = format!(
-                        "{shown} is no name for a cookie, expected letters, digits, `_` or `-`"
+                        "{shown} is no name for a cookie, expected letters, digits, `_`, `-` and `.`"
                     );
                     self.refuse(&key, what);
                 }

@@ -172,6 +172,7 @@ impl Checker<'_> {
         let discovery = written.discovery.as_ref();
         let discovery =
             discovery.map(|written| self.discovery(written, encryption, &at.key("discovery")));
+        self.idle_upstream(written, at);
         let mut upstream = self.settings(name, backends, written, at)?;
         if let Some(discovery) = discovery {
             upstream.discovery = Some(discovery?);

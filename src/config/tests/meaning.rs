@@ -67,7 +67,7 @@ fn what_is_odd_about_the_certificates_of_an_upstream_is_a_warning() {
     let both = "upstreams.u.tls.ca: 1 of 2 certificates in it have expired";
     assert_eq!(of("ca: both.crt"), [both]);
     let unverified = of("ca: new.crt, verify: false");
-    let useless = "upstreams.u.tls.ca: has no effect beside `verify: false`";
+    let useless = "upstreams.u.tls.ca: has no effect with `verify: false`";
     assert_eq!(unverified.last().unwrap(), useless);
 }
 
