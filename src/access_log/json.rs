@@ -1,7 +1,7 @@
 //! A line for machines: one JSON object.
 //!
 //! `message` repeats the essentials as logfmt, because the people on call search for
-//! `status_code=5` and `auth_status=failure` as well as through the keys.
+//! `status_code=5`, `auth_status=failure` and `latency` as well as through the keys.
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -34,7 +34,8 @@ pub(super) fn write(out: &mut Vec<u8>, record: &Record<'_>, time: &str) {
         _ => put(out, b"\",\"level\":\"INFO\",\"message\":\""),
     }
     let duration = Millis::of(record.duration);
-    message(out, record, path, &duration);
+    let of_backend = record.backend_duration.map(Millis::of);
+    message(out, record, path, &duration, of_backend.as_ref());
     put(out, b"\",\"request_id\":\"");
     escape::json(out, record.request_id.as_bytes());
     put(out, b"\",\"route\":\"");
@@ -55,7 +56,7 @@ pub(super) fn write(out: &mut Vec<u8>, record: &Record<'_>, time: &str) {
     number(out, record.status_code.into());
     put(out, b",\"duration_ms\":");
     out.extend_from_slice(duration.as_bytes());
-    backend(out, record);
+    backend(out, record, of_backend.as_ref());
     client(out, record);
     outcome(out, record);
 }
@@ -68,7 +69,13 @@ pub(super) fn split(path_and_query: &[u8]) -> (&[u8], Option<&[u8]>) {
     }
 }
 
-fn message(out: &mut Vec<u8>, record: &Record<'_>, path: &[u8], duration: &Millis) {
+fn message(
+    out: &mut Vec<u8>,
+    record: &Record<'_>,
+    path: &[u8],
+    duration: &Millis,
+    of_backend: Option<&Millis>,
+) {
     escape::word(out, record.method.as_bytes());
     out.push(b' ');
     escape::word(out, cut(path, MESSAGE_PATH_BYTES));
@@ -78,20 +85,24 @@ fn message(out: &mut Vec<u8>, record: &Record<'_>, path: &[u8], duration: &Milli
     out.extend_from_slice(record.auth_status.as_str().as_bytes());
     put(out, b" duration_ms=");
     out.extend_from_slice(duration.as_bytes());
+    if let Some(latency) = of_backend {
+        put(out, b" backend_latency_ms=");
+        out.extend_from_slice(latency.as_bytes());
+    }
     if let Some(error_type) = record.error_type {
         put(out, b" error_type=");
         escape::word(out, error_type.as_bytes());
     }
 }
 
-fn backend(out: &mut Vec<u8>, record: &Record<'_>) {
+fn backend(out: &mut Vec<u8>, record: &Record<'_>, duration: Option<&Millis>) {
     put(out, b",\"backend_service\":");
     text_or_null(out, record.backend_service.map(str::as_bytes));
     put(out, b",\"backend\":");
     text_or_null(out, record.backend.map(str::as_bytes));
     put(out, b",\"backend_duration_ms\":");
-    match record.backend_duration {
-        Some(duration) => out.extend_from_slice(Millis::of(duration).as_bytes()),
+    match duration {
+        Some(duration) => out.extend_from_slice(duration.as_bytes()),
         None => put(out, b"null"),
     }
 }
@@ -268,7 +279,7 @@ mod tests {
     fn has_the_keys_of_the_contract() {
         let expected = concat!(
             r#"{"timestamp":"2026-01-02T03:04:05.678Z","level":"ERROR","#,
-            r#""message":"GET /x status_code=502 auth_status=none duration_ms=12.034 error_type=connect","#,
+            r#""message":"GET /x status_code=502 auth_status=none duration_ms=12.034 backend_latency_ms=11.000 error_type=connect","#,
             r#""request_id":"r-1","route":"users","method":"GET","host":"api.example.com","path":"/x","#,
             r#""query":"token=***&page=2","protocol":"HTTP/1.1","status_code":502,"duration_ms":12.034,"#,
             r#""backend_service":"users","backend":"10.0.0.11:3000","backend_duration_ms":11.000,"#,

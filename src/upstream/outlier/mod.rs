@@ -66,11 +66,13 @@ impl fmt::Display for Ejection {
             ),
             Self::Slow(own, others) => write!(
                 f,
-                "half of its answers take {}ms and more, {}ms at the others",
+                "half of its answers have a latency of {}ms and more, {}ms at the others",
                 own.as_millis(),
                 others.as_millis()
             ),
-            Self::Stalled => f.write_str("it answers nothing while others do"),
+            Self::Stalled => {
+                f.write_str("its latency has no end: it answers nothing while others do")
+            }
         }
     }
 }

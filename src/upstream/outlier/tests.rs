@@ -246,3 +246,13 @@ fn who_hangs_takes_no_guests_and_others_one_at_a_time() {
     outlier.eject(&policy(), true, back);
     assert!(!outlier.takes_guests());
 }
+
+#[test]
+fn an_ejection_for_slowness_is_found_by_the_word_latency() {
+    let (own, others) = (Duration::from_millis(812), Duration::from_millis(40));
+    let slow = Ejection::Slow(own, others).to_string();
+    let expected = "half of its answers have a latency of 812ms and more, 40ms at the others";
+    assert_eq!(slow, expected);
+    assert!(Ejection::Stalled.to_string().contains("latency"));
+    assert!(!Ejection::Failures(5).to_string().contains("latency"));
+}
