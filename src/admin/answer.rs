@@ -24,6 +24,10 @@ POST /maintenance  {\"enabled\": true, \"route\": \"users\"}; without a route, e
 GET  /revocations  how many tokens are revoked; ?jti= or ?subject= asks for one
 POST /revocations  {\"jti\": ...}, {\"subject\": ...} or {\"token\": ...}; expires_in, expires_at
 DELETE /revocations/{jti}  takes one back; ?subject= that of a subject
+GET  /upstreams/{upstream}/circuit_breaker  how the circuit to an upstream stands
+POST /upstreams/{upstream}/circuit_breaker  {\"state\": \"open\"}, \"closed\" or \"auto\"
+POST /upstreams/{upstream}/backends/{backend}/drain  lets it finish what it has; no new requests
+DELETE /upstreams/{upstream}/backends/{backend}/drain  takes it back in
 A POST or DELETE needs Authorization: Bearer with the token of admin.token.
 ";
 
@@ -93,6 +97,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::super::StatusSource;
+    use super::super::control::Call;
     use super::*;
     use crate::lifecycle::{Condition, Lifecycle};
     use crate::metrics::Metrics;
@@ -156,6 +161,30 @@ mod tests {
                 .1
                 .contains("# TYPE gateway_panics_total counter\n")
         );
+    }
+
+    #[test]
+    fn the_index_names_every_call() {
+        let all = [
+            (Call::Reload, &["POST"][..]),
+            (Call::Maintenance, &["GET", "POST"]),
+            (Call::Revocations, &["GET", "POST", "DELETE"]),
+            (Call::Circuit, &["GET", "POST"]),
+            (Call::Drain, &["POST", "DELETE"]),
+        ];
+        let mut named = Vec::new();
+        for line in INDEX.lines() {
+            let mut words = line.split_whitespace();
+            if let (Some(method), Some(path)) = (words.next(), words.next())
+                && path.starts_with('/')
+            {
+                named.push((Call::at(path), method));
+            }
+        }
+        let wanted = all
+            .iter()
+            .flat_map(|(call, methods)| methods.iter().map(|method| (Some(*call), *method)));
+        assert_eq!(named, wanted.collect::<Vec<_>>());
     }
 
     #[test]
