@@ -31,7 +31,7 @@ pub(super) const REQUESTS: Definition = counter(
 );
 pub(super) const REQUEST_DURATION: Definition = histogram(
     "http_request_duration_seconds",
-    "From the request header read to the last byte of the response sent.",
+    "From the first byte of the request to the last byte of the response sent.",
 );
 pub(super) const REQUEST_SIZE: Definition = histogram(
     "http_request_size_bytes",
@@ -106,7 +106,7 @@ pub(super) const DISCOVERY_BACKENDS: Definition = gauge(
 );
 pub(super) const DISCOVERY_ANSWER_AGE: Definition = gauge(
     "discovery_answer_age_seconds",
-    "Since the source of an upstream's backends last had a good answer.",
+    "Since the source of an upstream's backends last had a good answer; absent before the first one.",
 );
 pub(super) const DISCOVERY_UPDATES: Definition = counter(
     "discovery_updates_total",
@@ -223,7 +223,7 @@ pub(super) const POOL_CREATED: Definition = counter(
 
 pub(super) const BACKEND_UP: Definition = gauge(
     "backend_up",
-    "Whether a backend is given requests: 1 yes, 0 no.",
+    "1 while a backend is up; 0 while it is down, ejected, returning, draining or drained.",
 );
 pub(super) const BACKEND_DRAINING: Definition = gauge(
     "backend_draining",
