@@ -4,6 +4,7 @@ use std::task::{Context, Poll, Waker};
 
 use proptest::prelude::*;
 
+use super::super::tests::most_held;
 use super::*;
 use crate::metrics::{Format, Metrics, render};
 
@@ -247,37 +248,9 @@ proptest! {
 }
 
 #[test]
-fn workers_never_hold_more_places_than_there_are() {
-    use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
-
-    const LIMIT: u32 = 3;
+fn workers_never_hold_more_places_of_a_key_than_there_are() {
     let setup = setup();
-    let (held, most) = (AtomicU32::new(0), AtomicU32::new(0));
-    let work = || {
-        let runtime = tokio::runtime::Builder::new_current_thread().build();
-        runtime.unwrap().block_on(async {
-            for _ in 0..2000 {
-                let place = match setup.gate.enter(0, &bounds(LIMIT, 100)) {
-                    Entered::In(place) => place,
-                    Entered::Queued(mut waiting) => {
-                        std::future::poll_fn(|context| waiting.poll(context))
-                            .await
-                            .unwrap()
-                    }
-                    Entered::Full => panic!("full"),
-                };
-                most.fetch_max(held.fetch_add(1, SeqCst) + 1, SeqCst);
-                std::thread::yield_now();
-                held.fetch_sub(1, SeqCst);
-                drop(place);
-            }
-        });
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(work);
-        }
-    });
-    assert!(most.into_inner() <= LIMIT);
+    let most = most_held(|_| setup.gate.enter(0, &bounds(3, 100)));
+    assert!(most <= 3, "{most}");
     assert_eq!((setup.counts(), setup.keys()), ([0, 0, 0], 0));
 }
