@@ -1,6 +1,6 @@
 //! What asks for a reload beside operators: SIGHUP, and a file that has changed.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,10 +22,13 @@ pub struct Watch {
     reloader: Arc<Reloader>,
     access_log: Option<Arc<AccessLog>>,
     lifecycle: Arc<Lifecycle>,
+    /// Taken when the service begins.
+    hangup: Mutex<Option<Signal>>,
 }
 
 impl Watch {
-    /// Reloads with this, and reopens this log.
+    /// Reloads with this, and reopens this log. From here on SIGHUP does not end the process, and what
+    /// comes before the service begins is kept for it.
     pub fn new(
         reloader: Arc<Reloader>,
         access_log: Option<Arc<AccessLog>>,
@@ -35,6 +38,7 @@ impl Watch {
             reloader,
             access_log,
             lifecycle,
+            hangup: Mutex::new(hangup()),
         }
     }
 
@@ -59,7 +63,10 @@ impl Watch {
 #[async_trait]
 impl BackgroundService for Watch {
     async fn start(&self, mut shutdown: ShutdownWatch) {
-        let mut hangup = signal(SignalKind::hangup()).ok();
+        let mut hangup = {
+            let kept = self.hangup.lock();
+            kept.unwrap_or_else(PoisonError::into_inner).take()
+        };
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -84,6 +91,20 @@ impl BackgroundService for Watch {
             }
         }
     }
+}
+
+/// SIGHUP, also before there is a runtime: whichever comes first passes on what was received.
+fn hangup() -> Option<Signal> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build();
+    let watched = runtime.and_then(|runtime| {
+        let _entered = runtime.enter();
+        signal(SignalKind::hangup())
+    });
+    watched
+        .inspect_err(|error| log::error!("SIGHUP cannot be watched: {error}"))
+        .ok()
 }
 
 /// The next signal; never, when signals cannot be waited for.
