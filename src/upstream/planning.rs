@@ -58,8 +58,10 @@ impl Upstream {
         };
         let before = self.plan.load_full();
         let plan = Plan::new(members, &making, Some(&before));
+        let plan = Arc::new(plan);
+        // In force before it is told.
+        self.plan.store(Arc::clone(&plan));
         self.announce(&before, &plan);
-        self.plan.store(Arc::new(plan));
         self.fit_concurrency(now);
     }
 
