@@ -186,14 +186,10 @@ fn draining_is_for_operators_and_for_backends_that_are_there() {
 fn the_backup_answers_while_the_first_group_is_gone() {
     let mut origins = named(3);
     let each = ["", "", ", priority: 1"];
-    let check =
-        "health_check: { interval: 100ms, timeout: 100ms, unhealthy_after: 1, healthy_after: 1 }";
+    let check = "health_check: { interval: 2s, timeout: 2s, unhealthy_after: 1, healthy_after: 1 }";
     let gateway = Gateway::start(&config(&origins, &each, check));
     let active = [("backend_service", "u")];
-    assert_eq!(
-        gateway.metric("gateway_upstream_active_priority", &active),
-        0.0
-    );
+    gateway.wait_metric("gateway_upstream_active_priority", &active, 0.0);
     for origin in &mut origins[..2] {
         origin.stop();
     }

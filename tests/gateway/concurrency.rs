@@ -15,7 +15,8 @@ fn held(gate: &Gate) -> Origin {
 
 fn config(origin: &Origin, upstream: &str, routes: &str) -> String {
     format!(
-        "admin: {{ address: 127.0.0.1:0, token: key }}
+        "server: {{ threads: 2, watch: false }}
+admin: {{ address: 127.0.0.1:0, token: key }}
 listeners: [{{ name: main, address: 127.0.0.1:0, h2c: true }}]
 upstreams: {{ u: {{ backends: ['{}'] {upstream} }} }}
 routes:
@@ -141,8 +142,8 @@ fn so_many_unused_connections_are_kept() {
         });
         let pool = format!(", pool: {{ max_idle: {most} }}");
         let rest = config(&origin, &pool, "  - { name: all, upstream: u }");
-        let server = "server: { threads: 1, upgrade_socket: upgrade.sock }";
-        let gateway = Gateway::start(&format!("{server}\n{rest}"));
+        // One thread: each has a pool of its own.
+        let gateway = Gateway::start(&rest.replacen("threads: 2", "threads: 1", 1));
         for (gate, path) in gates.iter().zip(["/first", "/second"]) {
             let before = origin.requests();
             let mut clients: Vec<_> = (0..3).map(|_| begin(&gateway, path, "")).collect();
@@ -181,6 +182,8 @@ fn a_wait_ends_with_its_time() {
     );
     gate.open();
     assert_eq!(first.read_response().status, 200);
+    // A place is free only after the answer.
+    wait_counts(&gateway, 0.0, 0.0);
     assert_eq!(client.exchange(body).status, 200, "the connection stays");
     wait_counts(&gateway, 0.0, 0.0);
 }

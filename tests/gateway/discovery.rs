@@ -15,8 +15,13 @@ const U: [(&str, &str); 1] = [("backend_service", "u")];
 
 /// Asks this server for backends at this port, several times a second.
 fn dns(server: &NameServer, port: u16, further: &str) -> String {
+    asking(server, port, "2s", further)
+}
+
+/// The same, with this much time for an answer.
+fn asking(server: &NameServer, port: u16, timeout: &str, further: &str) -> String {
     format!(
-        "dns: {{ name: users.test, port: {port}, resolvers: ['{}'], timeout: 200ms, min_ttl: 100ms{further} }}",
+        "dns: {{ name: users.test, port: {port}, resolvers: ['{}'], timeout: {timeout}, min_ttl: 100ms{further} }}",
         server.address()
     )
 }
@@ -140,7 +145,9 @@ fn backends_come_and_go_under_load_and_no_request_fails() {
 fn a_name_server_that_fails_takes_no_backend_away() {
     let origins = Origin::fleet(2);
     let server = NameServer::start(zone(&origins));
-    let gateway = Gateway::start(&config(&dns(&server, port(&origins), "")));
+    let discovery = asking(&server, port(&origins), "300ms", "");
+    let gateway = Gateway::start(&config(&discovery));
+    gateway.wait_metric(BACKENDS, &U, 2.0);
     let stranger: IpAddr = Ipv4Addr::new(127, 0, 0, 99).into();
     for ill in [
         Zone::Failure,
@@ -177,9 +184,11 @@ fn a_name_that_is_gone_keeps_its_backends_for_a_while() {
         eventually("the name is missed", || {
             updates(&gateway, "missing") > before
         });
-        if begun.elapsed() < Duration::from_secs(1) {
-            assert_eq!(gateway.metric(BACKENDS, &U), 2.0, "{gone:?}");
-            assert_eq!(get(gateway.addr(), "/").status, 200, "{gone:?}");
+        let found = gateway.metric(BACKENDS, &U);
+        let status = get(gateway.addr(), "/").status;
+        // Whatever the machine did meanwhile, it was in that time.
+        if begun.elapsed() < Duration::from_secs(2) {
+            assert_eq!((found, status), (2.0, 200), "{gone:?}");
         }
         gateway.wait_metric(BACKENDS, &U, 0.0);
         get(gateway.addr(), "/").assert_refusal(503, "no_healthy_backend");
@@ -271,14 +280,13 @@ routes:
   - {{ name: a, match: {{ path: /a }}, upstream: a }}
   - {{ name: b, match: {{ path: /b }}, upstream: b }}"
     ));
+    gateway.wait_metric(BACKENDS, &[], 2.0);
     assert_eq!(get(gateway.addr(), "/a").status, 200);
     assert_eq!(get(gateway.addr(), "/b").status, 200);
     // What is probed is what was found.
-    gateway.wait_metric(
-        "gateway_backend_probes_total",
-        &[("result", "success")],
-        1.0,
-    );
+    eventually("it is probed", || {
+        gateway.metric("gateway_backend_probes_total", &[("result", "success")]) >= 1.0
+    });
     assert_eq!(server.questions().len(), 1, "{:?}", server.questions());
 }
 
@@ -286,7 +294,8 @@ routes:
 fn the_gateway_starts_while_name_servers_are_away() {
     let origins = Origin::fleet(1);
     let server = NameServer::start(Zone::Silence);
-    let gateway = Gateway::start(&config(&dns(&server, port(&origins), "")));
+    let discovery = asking(&server, port(&origins), "300ms", "");
+    let gateway = Gateway::start(&config(&discovery));
     get(gateway.addr(), "/").assert_refusal(503, "no_healthy_backend");
     server.set(zone(&origins));
     eventually("there is a backend", || {

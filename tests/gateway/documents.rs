@@ -221,7 +221,7 @@ fn busy_gateway(origin: &Origin) -> Gateway {
       client_auth: {{ mode: optional, ca: {at}/ca.pem }}
 upstreams:
   calls: {{ backends: ['{}'] }}
-  good: {{ backends: ['{}'], health_check: {{ interval: 100ms, timeout: 100ms }}, discovery: {{ file: {{ path: {at}/backends.yaml }} }} }}
+  good: {{ backends: ['{}'], health_check: {{ interval: 5s, timeout: 5s }}, discovery: {{ file: {{ path: {at}/backends.yaml }} }} }}
   dead: {{ backends: ['{}'] }}
   slow: {{ backends: ['{}'] }}
   hedged: {{ backends: ['{}', '{}'], retries: {{ hedge: {{ after: 1ms }} }} }}

@@ -95,7 +95,7 @@ fn a_websocket_frame_is_not_torn() {
     let script = Script::new()
         .send(accepts)
         .send("\u{1}\u{5}hel")
-        .delay(Duration::from_millis(1500))
+        .delay(Duration::from_millis(500))
         .send("lo")
         .hold();
     let origin = Origin::script(script);

@@ -19,7 +19,8 @@ fn assert_fault(script: Script, reason: &str) {
         "/well" => Script::answer("well"),
         _ => Script::new().read_body().and(&script),
     });
-    let settings = format!("{NO_EJECTION}\n    timeouts: {{ first_byte: 500ms }}");
+    let patience = if reason == "timeout" { "1s" } else { "1m" };
+    let settings = format!("{NO_EJECTION}\n    timeouts: {{ first_byte: {patience} }}");
     let gateway = Gateway::with_upstream(&[origin.address()], &settings);
     let mut client = gateway.connect();
     client.send(format_request("POST", "/ill", &[], b"body"));

@@ -181,12 +181,12 @@ fn replace(program: &std::path::Path, script: &str) {
 #[test]
 fn a_successor_that_crashes_or_never_serves_leaves_the_old_process_alone() {
     let (line, program) = replaceable(&format!(
-        "server: {{ threads: 1, upgrade_socket: up.sock, upgrade_timeout: 1s }}\n{HELLO}"
+        "server: {{ threads: 1, upgrade_socket: up.sock, upgrade_timeout: 5s }}\n{HELLO}"
     ));
     for (script, reason) in [
         ("#!/bin/sh\nexit 3\n", "exit status: 3"),
         ("#!/bin/sh\nkill -SEGV $$\n", "signal: 11"),
-        ("#!/bin/sh\nexec sleep 60\n", "did not serve within 1s"),
+        ("#!/bin/sh\nexec sleep 60\n", "did not serve within 5s"),
         ("no program at all", "cannot be started"),
     ] {
         replace(&program, script);
@@ -383,6 +383,7 @@ fn a_path_that_was_configured_since_is_no_obstacle() {
 }
 
 const SWITCHED: &str = "admin: { address: 127.0.0.1:0, token: key }
+shutdown: { keepalive_grace: 20s }
 upstreams: { u: { backends: ['127.0.0.1:1'] } }
 routes: [{ name: a, upstream: u }]";
 

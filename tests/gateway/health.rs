@@ -58,7 +58,7 @@ fn readiness_fails_first_and_requests_in_flight_finish() {
         _ => Script::answer("ok"),
     });
     let mut gateway = Gateway::start(&format!(
-        "shutdown: {{ delay: 1s, drain_timeout: 10s }}
+        "shutdown: {{ delay: 5s, drain_timeout: 10s }}
 routes: [{{ name: all, upstream: 'http://{}' }}]",
         origin.address()
     ));
@@ -87,7 +87,7 @@ routes: [{{ name: all, upstream: 'http://{}' }}]",
 fn a_draining_gateway_asks_clients_to_go_elsewhere() {
     let origin = Origin::echo();
     let mut gateway = Gateway::start(&format!(
-        "shutdown: {{ delay: 1s, drain_timeout: 5s }}
+        "shutdown: {{ delay: 5s, drain_timeout: 5s }}
 routes: [{{ name: all, upstream: 'http://{}' }}]",
         origin.address()
     ));

@@ -6,13 +6,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::support::client::get;
 use crate::support::{Act, DeadPort, Gateway, ModernOrigin, Origin, Request, Script, eventually};
 
-/// Fast enough for a test, and one result decides.
-const FAST: &str = "interval: 100ms, timeout: 100ms, unhealthy_after: 1, healthy_after: 1";
+/// The first probe is sent at once, and decides.
+const DECIDES: &str = "unhealthy_after: 1, healthy_after: 1";
+const IN_TIME: &str = "no answer in time";
 const UP: &str = "gateway_backend_up";
 const PROBES: &str = "gateway_backend_probes_total";
 
 fn check(settings: &str) -> String {
-    format!("    health_check: {{ {settings}, {FAST} }}")
+    format!("    health_check: {{ {settings}, interval: 5s, timeout: 5s, {DECIDES} }}")
+}
+
+/// The same, of a backend that does not answer in time.
+fn impatient(settings: &str) -> String {
+    format!("    health_check: {{ {settings}, interval: 300ms, timeout: 300ms, {DECIDES} }}")
 }
 
 /// Waits until the only backend is down, and says why it is.
@@ -64,7 +70,7 @@ fn what_is_no_good_answer_takes_a_backend_out_and_is_told() {
         (answer("200 OK", "all is ill"), "expected text"),
         (Script::new().send("no HTTP at all\r\n\r\n"), "understood"),
         (Script::new().close(), "closed"),
-        (Script::new().hold(), "no answer in time"),
+        (Script::new().hold(), IN_TIME),
         (
             Script::new()
                 .send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nall")
@@ -74,6 +80,11 @@ fn what_is_no_good_answer_takes_a_backend_out_and_is_told() {
     ];
     for (script, expected) in cases {
         let origin = Origin::script(script);
+        let check = if expected == IN_TIME {
+            impatient
+        } else {
+            check
+        };
         let settings = check("path: /health, expected_body: well");
         let gateway = Gateway::with_upstream(&[origin.address()], &settings);
         let why = why_down(&gateway);
@@ -90,19 +101,24 @@ fn without_a_path_a_connection_is_enough() {
     let gateway = Gateway::with_upstream(&[refusing.address()], &check("host: a"));
     assert_eq!(why_down(&gateway), "connection refused");
     let unanswering = DeadPort::unanswering();
-    let gateway = Gateway::with_upstream(&[unanswering.address()], &check("host: a"));
-    assert_eq!(why_down(&gateway), "no answer in time");
+    let gateway = Gateway::with_upstream(&[unanswering.address()], &impatient("host: a"));
+    assert_eq!(why_down(&gateway), IN_TIME);
 }
 
 #[test]
 fn a_grpc_backend_is_asked_by_its_own_protocol() {
     let message = |state: u8| vec![0, 0, 0, 0, 2, 8, state];
     let start = |act: Act, settings: &str| {
+        let answer = act.clone();
         let origin = ModernOrigin::h2c(move |asked| match asked.target.as_str() {
-            target if target.ends_with("/grpc.health.v1.Health/Check") => act.clone(),
+            target if target.ends_with("/grpc.health.v1.Health/Check") => answer.clone(),
             _ => Act::Describe,
         });
-        let settings = format!("    protocol: http2\n{}", check(settings));
+        let check = match act {
+            Act::Hang => impatient(settings),
+            _ => check(settings),
+        };
+        let settings = format!("    protocol: http2\n{check}");
         let gateway = Gateway::with_upstream(&[origin.address()], &settings);
         (origin, gateway)
     };
@@ -128,7 +144,7 @@ fn a_grpc_backend_is_asked_by_its_own_protocol() {
         (Act::TrailersOnly, "grpc-status 5"),
         (Act::Status(503), "status 503"),
         (Act::Bytes(100_000), "understood"),
-        (Act::Hang, "no answer in time"),
+        (Act::Hang, IN_TIME),
     ] {
         let (_origin, gateway) = start(act.clone(), asks);
         let why = why_down(&gateway);
@@ -188,8 +204,8 @@ routes:
     ));
     let probes = |upstream: &str| gateway.metric(PROBES, &[("backend_service", upstream)]);
     eventually("some probes", || probes("a") >= 5.0 && probes("b") >= 5.0);
-    let told = probes("a") + probes("b");
-    // One may be on its way.
+    // What is sent after this is told in vain.
     let seen = origin.requests() as f64;
+    let told = probes("a") + probes("b");
     assert!(seen <= told / 2.0 + 2.0, "{seen} probes for {told} results");
 }

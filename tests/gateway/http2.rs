@@ -383,8 +383,8 @@ fn a_client_that_does_not_read_loses_its_stream() {
     let line = gateway.wait_access(|line| line["path"] == "/large");
     assert_eq!(line["error_type"], "client_not_reading");
     // The connection is as good as before.
-    frames.send(h2::get_frame(3, "/small"));
-    frames.send(h2::frame(h2::WINDOW_UPDATE, 0, 3, &100u32.to_be_bytes()));
+    let window = h2::frame(h2::WINDOW_UPDATE, 0, 3, &100u32.to_be_bytes());
+    frames.send([h2::get_frame(3, "/small"), window].concat());
     assert_eq!(frames.next_of(h2::DATA).expect("a body").payload, b"small");
 }
 
@@ -433,7 +433,7 @@ fn a_body_is_sent_again_on_a_retry() {
 #[test]
 fn the_first_bytes_decide_on_the_protocol() {
     let origin = Origin::echo();
-    let gateway = start(&origin, "limits: { request_header_timeout: 500ms }");
+    let gateway = start(&origin, "");
     let mut client = Client::connect(gateway.addr());
     assert_eq!(client.get("/").status, 200);
     let mut client = Client::connect(gateway.addr());
@@ -450,6 +450,7 @@ fn the_first_bytes_decide_on_the_protocol() {
     frames.send(h2::frame(h2::SETTINGS, 0, 0, &[]));
     frames.send(h2::get_frame(1, "/"));
     assert!(frames.next_of(h2::HEADERS).is_some());
+    let gateway = start(&origin, "limits: { request_header_timeout: 500ms }");
     for half in [&h2::PREFACE[..2], &h2::PREFACE[..20]] {
         let mut frames = Frames::silent(gateway.addr());
         frames.send(half);
@@ -471,9 +472,9 @@ fn a_listener_without_h2c_speaks_http_1_alone() {
 #[test]
 fn a_half_sent_header_has_a_deadline_though_others_run() {
     let origin = Origin::script(Script::new().hold());
-    let gateway = start(&origin, "limits: { request_header_timeout: 300ms }");
-    let mut frames = Frames::connect(gateway.addr(), &[]);
-    frames.send(h2::get_frame(1, "/slow"));
+    let gateway = start(&origin, "limits: { request_header_timeout: 1s }");
+    let mut frames = Frames::silent(gateway.addr());
+    frames.send([h2::greeting(&[]), h2::get_frame(1, "/slow")].concat());
     eventually("the backend has it", || origin.requests() == 1);
     let block = h2::block(&h2::fields("GET", "/"));
     frames.send(h2::frame(h2::HEADERS, h2::END_STREAM, 3, &block));
@@ -485,8 +486,8 @@ fn a_half_sent_header_has_a_deadline_though_others_run() {
 fn an_idle_connection_is_told_and_closed() {
     let origin = Origin::echo();
     let gateway = start(&origin, "limits: { keepalive_timeout: 300ms }");
-    let mut frames = Frames::connect(gateway.addr(), &[]);
-    frames.send(h2::get_frame(1, "/"));
+    let mut frames = Frames::silent(gateway.addr());
+    frames.send([h2::greeting(&[]), h2::get_frame(1, "/")].concat());
     assert!(frames.next_of(h2::HEADERS).is_some());
     assert_eq!(frames.end(), Some(0));
     closed(&gateway, "idle_timeout");

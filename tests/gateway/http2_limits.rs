@@ -19,15 +19,21 @@ fn start(origin: &Origin, settings: &str) -> Gateway {
     ))
 }
 
+/// Asks for a large response with windows for all of it, in one piece: the time between pieces counts.
+fn ask_for_large(gateway: &Gateway) -> Frames {
+    let mut frames = Frames::narrow(gateway.addr());
+    let greeting = h2::greeting(&[(4, 10_000_000)]);
+    let update = h2::frame(h2::WINDOW_UPDATE, 0, 0, &10_000_000u32.to_be_bytes());
+    frames.send([greeting, update, h2::get_frame(1, "/large")].concat());
+    frames
+}
+
 /// Asks for a large response and reads it slowly; `meanwhile` is called once the first frame is there.
 /// Expects every byte.
 #[track_caller]
 fn read_slowly(gateway: &Gateway, meanwhile: impl FnOnce()) -> Frames {
     let mut meanwhile = Some(meanwhile);
-    let mut frames = Frames::connect_narrow(gateway.addr(), &[(4, 10_000_000)]);
-    let update = h2::frame(h2::WINDOW_UPDATE, 0, 0, &10_000_000u32.to_be_bytes());
-    frames.send(update);
-    frames.send(h2::get_frame(1, "/large"));
+    let mut frames = ask_for_large(gateway);
     let mut received = 0;
     loop {
         let frame = frames.next_of(h2::DATA).expect("more of the body");
@@ -75,10 +81,7 @@ fn a_reader_that_stops_is_not_waited_for() {
         &origin,
         "limits: { response_write_timeout: 500ms, keepalive_timeout: 200ms }",
     );
-    let mut frames = Frames::connect_narrow(gateway.addr(), &[(4, 10_000_000)]);
-    let update = h2::frame(h2::WINDOW_UPDATE, 0, 0, &10_000_000u32.to_be_bytes());
-    frames.send(update);
-    frames.send(h2::get_frame(1, "/large"));
+    let _frames = ask_for_large(&gateway);
     let active = "gateway_http2_connections_active";
     eventually("the backend has it", || origin.requests() == 1);
     gateway.wait_metric(active, &[("listener", "main")], 0.0);
@@ -126,11 +129,11 @@ fn interim_responses_are_bounded() {
 #[test]
 fn a_body_that_the_backend_has_yet_to_ask_for_is_not_late() {
     let script = Script::new()
-        .delay(Duration::from_millis(1500))
+        .delay(Duration::from_millis(2500))
         .send("HTTP/1.1 100 Continue\r\n\r\n")
         .and(&Script::answer("end"));
     let origin = Origin::script(script);
-    let gateway = start(&origin, "limits: { request_body_timeout: 700ms }");
+    let gateway = start(&origin, "limits: { request_body_timeout: 2s }");
     let mut frames = Frames::connect(gateway.addr(), &[]);
     let mut fields = h2::fields("POST", "/");
     fields.extend([("expect", "100-continue"), ("content-length", "4")]);

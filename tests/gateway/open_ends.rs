@@ -185,8 +185,8 @@ fn what_is_open_outlives_its_token_unless_the_route_asks_for_its_end() {
     let origin = events();
     let asks = ", auth: { any_of: [main], close_on_expiry: true }";
     let (strict, lax) = (start(&origin, asks), start(&origin, ""));
-    let mut ends = listen(&strict, &token("a", 3));
-    let mut goes_on = listen(&lax, &token("a", 3));
+    let mut goes_on = listen(&lax, &token("a", 6));
+    let mut ends = listen(&strict, &token("a", 6));
     assert_broken_off(&mut ends);
     let line = strict.wait_access(|line| line["path"] == "/");
     assert_eq!(line["error_type"], "expired");

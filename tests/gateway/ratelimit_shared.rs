@@ -15,6 +15,7 @@ use crate::support::{Gateway, Redis, eventually};
 const PATIENT: &str = "1s";
 /// Longer than Redis needs when all is well, and shorter than it is slow in these tests.
 const SHORT: &str = "250ms";
+const PATIENCE: Duration = Duration::from_millis(250);
 
 /// One route and one policy, with these keys.
 fn text(redis: SocketAddr, timeout: &str, policy: &str) -> String {
@@ -45,6 +46,18 @@ fn decided_by_redis(gateway: &Gateway) {
         get(gateway.addr(), "/");
         by_redis() > before
     });
+}
+
+/// Does an experiment again when some answer of Redis came too late for it, as a machine that stalls has it.
+fn undisturbed<T>(experiment: impl Fn() -> (Vec<Gateway>, T)) -> (Vec<Gateway>, T) {
+    for _ in 0..5 {
+        let (all, outcome) = experiment();
+        let errors = |one: &Gateway| one.metric("gateway_ratelimit_errors_total", &[]);
+        if all.iter().map(errors).sum::<f64>() == 0.0 {
+            return (all, outcome);
+        }
+    }
+    panic!("Redis was late again and again");
 }
 
 /// Three gateways, each of which knows of the others.
@@ -81,8 +94,13 @@ fn let_through(all: &[Gateway], count: usize) -> usize {
 #[test]
 fn three_gateways_let_through_the_limit_and_not_one_request_more() {
     let redis = Redis::start();
-    let all = three(&redis, "limit: 50/day");
-    assert_eq!(let_through(&all, 40), 50);
+    let (all, passed) = undisturbed(|| {
+        redis.ask(&["FLUSHALL"]);
+        let all = three(&redis, "limit: 50/day");
+        let passed = let_through(&all, 40);
+        (all, passed)
+    });
+    assert_eq!(passed, 50);
     let refused = get(all[0].addr(), "/");
     refused.assert_refusal(429, "rate_limited");
     assert!(refused.header("retry-after").is_some());
@@ -95,17 +113,21 @@ fn three_gateways_let_through_the_limit_and_not_one_request_more() {
 #[test]
 fn three_gateways_with_leases_stay_within_the_bound() {
     let redis = Redis::start();
-    let all = three(&redis, "mode: fast, limit: 300/day");
-    // Each knows of the others a second after they are there.
-    for gateway in &all {
-        decided_by_redis(gateway);
-    }
-    thread::sleep(Duration::from_secs(3));
-    let before: f64 = all
-        .iter()
-        .map(|one| decisions(one, "allowed", "redis"))
-        .sum();
-    let passed = let_through(&all, 300) as f64 + before;
+    let (_all, passed) = undisturbed(|| {
+        redis.ask(&["FLUSHALL"]);
+        let all = three(&redis, "mode: fast, limit: 300/day");
+        // Each knows of the others a second after they are there.
+        for gateway in &all {
+            decided_by_redis(gateway);
+        }
+        thread::sleep(Duration::from_secs(3));
+        let before: f64 = all
+            .iter()
+            .map(|one| decisions(one, "allowed", "redis"))
+            .sum();
+        let passed = let_through(&all, 300) as f64 + before;
+        (all, passed)
+    });
     assert!((240.0..=315.0).contains(&passed), "{passed}");
 }
 
@@ -159,12 +181,16 @@ fn fail_closed_refuses_and_says_when_to_come_back() {
 fn fail_local_has_its_share_of_the_limit() {
     for mode in ["precise", "fast"] {
         let mut redis = Redis::start();
-        let all = three(&redis, &format!("mode: {mode}, limit: 30/day"));
-        for gateway in &all {
-            decided_by_redis(gateway);
-        }
-        // Each has heard of the others.
-        thread::sleep(Duration::from_secs(3));
+        let (all, ()) = undisturbed(|| {
+            redis.ask(&["FLUSHALL"]);
+            let all = three(&redis, &format!("mode: {mode}, limit: 30/day"));
+            for gateway in &all {
+                decided_by_redis(gateway);
+            }
+            // Each has heard of the others.
+            thread::sleep(Duration::from_secs(3));
+            (all, ())
+        });
         redis.stop();
         eventually("redis is not asked any more", || {
             get(all[0].addr(), "/");
@@ -190,13 +216,16 @@ fn outage(redis: SocketAddr, begin: impl FnOnce(), end: impl FnOnce()) {
     eventually("lets through", || status() == 200);
     begin();
     eventually("refuses", || status() == 503);
-    let mut fast = 0;
-    let began = Instant::now();
-    while fast < 100 && status() == 503 {
-        fast += 1;
+    let mut slow = 0;
+    for _ in 0..100 {
+        let began = Instant::now();
+        if status() == 200 {
+            break;
+        }
+        slow += usize::from(began.elapsed() >= PATIENCE);
     }
-    // A hundred deadlines would be 25 seconds.
-    assert!(fast < 100 || began.elapsed() < Duration::from_secs(15));
+    // Whoever asks again and again whether it is back waits; the others do not.
+    assert!(slow < 30, "{slow} of 100 have waited");
     end();
     eventually("lets through again", || status() == 200);
 }
@@ -204,8 +233,7 @@ fn outage(redis: SocketAddr, begin: impl FnOnce(), end: impl FnOnce()) {
 #[test]
 fn a_pause_is_an_outage_and_passes() {
     let redis = Redis::start();
-    let pause = || drop(redis.ask(&["CLIENT", "PAUSE", "3000", "ALL"]));
-    outage(redis.address(), pause, || {});
+    outage(redis.address(), || redis.pause(), || redis.go_on());
 }
 
 #[test]
@@ -250,8 +278,12 @@ fn a_flush_fills_the_buckets_and_nothing_else() {
         "limit: 2/day, failure_mode: fail_closed",
     );
     eventually("lets through", || get(gateway.addr(), "/").status == 200);
-    redis.ask(&["FLUSHALL"]);
-    let statuses = [(); 3].map(|()| get(gateway.addr(), "/").status);
+    let mut statuses = [0; 3];
+    eventually("Redis answers in time", || {
+        redis.ask(&["FLUSHALL"]);
+        statuses = statuses.map(|_| get(gateway.addr(), "/").status);
+        !statuses.contains(&503)
+    });
     assert_eq!(statuses, [200, 200, 429]);
 }
 

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::net::TcpListener;
 
 use crate::support::command::{binary, finish};
+use crate::support::redis::TLS_PORT;
 use crate::support::{Authority, DeadPort, Gateway, Redis, eventually};
 
 const ROUTES: &str = "routes: [{ name: a, respond: {} }]";
@@ -43,7 +44,9 @@ fn connections_are_kept_and_made_again_when_the_server_is_back() {
     gateway.wait_metric("gateway_redis_connections", &[], 3.0);
     redis.stop();
     eventually("they are gone", || connections(0));
-    assert_eq!(gateway.status()["redis"]["state"], "down");
+    eventually("it is down", || {
+        gateway.status()["redis"]["state"] == "down"
+    });
     eventually("it is counted", || errors(&gateway, "connect") > 0.0);
     redis.start_again();
     eventually("they are back", || connections(3));
@@ -259,7 +262,7 @@ fn a_reload_goes_over_to_another_server_and_to_none() {
     });
     let clients = |redis: &Redis| redis.ask(&["CLIENT", "LIST"]).lines().count();
     eventually("the first is left", || clients(&first) == 1);
-    assert!(clients(&second) > 2);
+    eventually("the second has them", || clients(&second) > 2);
     gateway.rewrite(&text(""));
     gateway.call("/reload", "t", "");
     eventually("the second is left, too", || clients(&second) == 1);
@@ -275,10 +278,9 @@ fn tls_needs_the_right_authority_name_and_client() {
     ours.issue_client("gateway").write(folder.path(), "client");
     std::fs::write(path("ours.pem"), &ours.pem).unwrap();
     std::fs::write(path("other.pem"), &other.pem).unwrap();
-    let port = Redis::free_port();
-    let _redis = Redis::with(&[
+    let redis = Redis::with(&[
         "--tls-port",
-        &port.to_string(),
+        TLS_PORT,
         "--tls-cert-file",
         &path("server.crt"),
         "--tls-key-file",
@@ -286,6 +288,7 @@ fn tls_needs_the_right_authority_name_and_client() {
         "--tls-ca-cert-file",
         &path("ours.pem"),
     ]);
+    let port = redis.tls_port();
     let client = format!(
         "client_cert: '{}', client_key: '{}'",
         path("client.crt"),

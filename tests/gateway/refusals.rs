@@ -293,7 +293,7 @@ routes: [{{ name: all, upstream: 'http://{}' }}]",
 fn an_idle_connection_is_closed_without_a_word() {
     let origin = Origin::echo();
     let gateway = Gateway::start(&format!(
-        "limits: {{ keepalive_timeout: 1s }}
+        "limits: {{ keepalive_timeout: 3s }}
 routes: [{{ name: all, upstream: 'http://{}' }}]",
         origin.address()
     ));

@@ -3,7 +3,7 @@
 use std::net::Shutdown;
 use std::time::Duration;
 
-use crate::support::{Gateway, Origin, Script};
+use crate::support::{Gateway, Origin, Script, eventually};
 
 fn origin(response: &str) -> Origin {
     Origin::script(Script::new().read_body().send(response))
@@ -178,7 +178,9 @@ routes: [{{ upstream: 'http://{}' }}]",
     let mut client = gateway.connect();
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(1500));
     let listener = [("listener", "main")];
-    gateway.wait_metric("gateway_connections_active", &listener, 1.0);
+    eventually("the backend is asked", || origin.requests() > 0);
+    let closed = [("listener", "main"), ("reason", "write_timeout")];
+    gateway.wait_metric("gateway_connections_closed_total", &closed, 1.0);
     gateway.wait_metric("gateway_connections_active", &listener, 0.0);
     gateway.wait_metric("gateway_http_requests_in_flight", &listener, 0.0);
     drop(client);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::support::client::{format_request, get, request};
 use crate::support::gateway::NO_EJECTION;
-use crate::support::{DeadPort, Gateway, Origin, Script};
+use crate::support::{DeadPort, Finally, Gateway, Origin, Script};
 
 #[test]
 fn a_refused_connection_is_retried_on_the_other_backend() {
@@ -144,6 +144,7 @@ fn a_killed_backend_costs_no_request() {
     let gateway = Gateway::with_upstream(&[killed.address(), kept.address()], "");
     let stop = AtomicBool::new(false);
     let served = std::thread::scope(|scope| {
+        let _end = Finally(|| stop.store(true, Ordering::SeqCst));
         let clients: Vec<_> = (0..4)
             .map(|_| {
                 scope.spawn(|| {
@@ -186,7 +187,7 @@ fn a_failing_backend_is_left_out_and_comes_back() {
         assert_eq!(client.get("/").header("x-origin"), Some("kept"));
     }
     let retries = gateway.metric("gateway_backend_retries_total", &[]);
-    assert!(retries < 5.0, "ejected after two failures, not {retries}");
+    assert!(retries < 10.0, "ejected after two failures, not {retries}");
     failing.restart();
     crate::support::eventually("it is used again", || {
         client.get("/").header("x-origin") == Some("failing")
@@ -207,7 +208,7 @@ fn a_health_check_takes_a_backend_out_and_back() {
     });
     let gateway = Gateway::with_upstream(
         &[checked.address()],
-        "    health_check: { path: /healthz, interval: 100ms, timeout: 100ms, unhealthy_after: 2, healthy_after: 2 }",
+        "    health_check: { path: /healthz, interval: 2s, fast_interval: 50ms, timeout: 2s, unhealthy_after: 2, healthy_after: 2 }",
     );
     let labels = [("backend_service", "u")];
     gateway.wait_metric("gateway_backend_up", &labels, 1.0);
@@ -350,7 +351,7 @@ fn a_slow_backend_is_given_up_for_another_where_that_is_wanted() {
         Origin::script(Script::answer("well")),
     );
     let settings = format!(
-        "{}\n    timeouts: {{ first_byte: 200ms }}",
+        "{}\n    timeouts: {{ first_byte: 2s }}",
         retrying("timeout", "")
     );
     let gateway = Gateway::with_upstream(&[slow.address(), well.address()], &settings);

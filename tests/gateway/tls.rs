@@ -198,6 +198,12 @@ fn garbage_and_silence_end_the_connection_alone() {
     slow.send([22, 3, 1, 2, 0, 1, 0]);
     assert!(slow.is_closed());
     gateway.wait_metric(FAILURES, &[("reason", "timeout")], 2.0);
+    let line = format!("listener=main peer={from} TLS handshake failed: timeout");
+    gateway.wait_log(&[&line]);
+    // On a busy machine a handshake may take longer than that.
+    let client = until(|| authority.client().connect(gateway.addr(), "a.test").ok());
+    assert_eq!(client.unwrap().get("a.test", "/").status, 200);
+    let gateway = Gateway::start(&config);
     let mut garbage = TcpStream::connect(gateway.addr()).unwrap();
     garbage.set_read_timeout(Some(DEADLINE)).unwrap();
     garbage.write_all(&[22, 3, 1, 0, 4, 9, 9, 9, 9]).unwrap();
@@ -207,11 +213,11 @@ fn garbage_and_silence_end_the_connection_alone() {
     gateway.wait_metric(FAILURES, &[("reason", "malformed")], 1.0);
     drop(TcpStream::connect(gateway.addr()).unwrap());
     gateway.wait_metric(FAILURES, &[("reason", "disconnected")], 1.0);
-    // On a busy machine a handshake may take longer than that.
-    let client = until(|| authority.client().connect(gateway.addr(), "a.test").ok());
-    assert_eq!(client.unwrap().get("a.test", "/").status, 200);
-    let line = format!("listener=main peer={from} TLS handshake failed: timeout");
-    gateway.wait_log(&[&line]);
+    let mut client = authority
+        .client()
+        .connect(gateway.addr(), "a.test")
+        .unwrap();
+    assert_eq!(client.get("a.test", "/").status, 200);
 }
 
 #[test]
@@ -382,7 +388,9 @@ routes: [{ respond: {} }]",
 #[test]
 fn a_slow_handshake_does_not_hold_up_others() {
     let (authority, origin) = (Authority::new(), Origin::echo());
-    let gateway = simple(&authority, &origin, "");
+    authority.store("a", &["a.test"]);
+    let config = authority.config(&["a"], "", origin.address());
+    let gateway = Gateway::start(&format!("limits: {{ handshake_timeout: 1m }}\n{config}"));
     let held: Vec<_> = (0..100)
         .map(|_| {
             let mut stream = TcpStream::connect(gateway.addr()).unwrap();
@@ -396,6 +404,6 @@ fn a_slow_handshake_does_not_hold_up_others() {
         .connect(gateway.addr(), "a.test")
         .unwrap();
     assert_eq!(client.get("a.test", "/").status, 200);
-    assert!(started.elapsed() < Duration::from_secs(9));
+    assert!(started.elapsed() < Duration::from_secs(20));
     drop(held);
 }

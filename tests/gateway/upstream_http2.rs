@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::gateway::NO_EJECTION;
-use crate::support::{Act, Asked, Authority, Gateway, ModernOrigin, eventually};
+use crate::support::{Act, Asked, Authority, Finally, Gateway, ModernOrigin, eventually};
 
 /// A gateway with one worker in front of this backend, which it speaks HTTP/2 with, no TLS below.
 fn gateway(origin: &ModernOrigin, settings: &str) -> Gateway {
@@ -261,7 +261,7 @@ fn a_backend_that_hangs_is_given_up_and_its_connection_too() {
     let origin = describing();
     let gateway = gateway(
         &origin,
-        "    timeouts: { first_byte: 500ms }\n    outlier: { consecutive_failures: 0 }",
+        "    timeouts: { first_byte: 2s }\n    outlier: { consecutive_failures: 0 }",
     );
     let mut client = gateway.connect();
     assert_eq!(client.get("/").status, 200);
@@ -280,7 +280,7 @@ fn a_slow_request_does_not_give_up_a_connection_that_works() {
     });
     let gateway = gateway(
         &origin,
-        "    timeouts: { first_byte: 500ms }\n    outlier: { consecutive_failures: 0 }",
+        "    timeouts: { first_byte: 2s }\n    outlier: { consecutive_failures: 0 }",
     );
     let mut slow = gateway.connect();
     slow.send("GET /hang HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -322,6 +322,7 @@ fn no_request_is_lost_when_a_backend_says_goodbye() {
     let gateway = gateway(&origin, "");
     let (stop, done) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
+        let _end = Finally(|| stop.store(true, Ordering::Relaxed));
         for _ in 0..4 {
             scope.spawn(|| {
                 let mut client = gateway.connect();
@@ -367,7 +368,9 @@ fn what_is_spoken_is_agreed_on_in_the_handshake() {
         let origin = ModernOrigin::tls(config, |_| Act::Describe);
         let gateway = Gateway::with_upstream(
             &[origin.address()],
-            &format!("    protocol: {protocol}\n    tls: {{ ca: '{ca}' }}"),
+            &format!(
+                "    protocol: {protocol}\n    tls: {{ ca: '{ca}' }}\n    timeouts: {{ connect: 5s }}"
+            ),
         );
         let mut client = gateway.connect();
         let response = client.get("/");

@@ -63,8 +63,9 @@ fn killed_and_started_again_empty() {
 fn paused() {
     let redis = Redis::start();
     let instance = asking(&redis);
-    redis.ask(&["CLIENT", "PAUSE", "3000", "ALL"]);
+    redis.pause();
     falls(&instance);
+    redis.go_on();
     recovers(&instance);
 }
 
@@ -97,8 +98,9 @@ fn flushed() {
     let redis = Redis::start();
     let instance = asking(&redis);
     redis.ask(&["FLUSHALL"]);
-    recovers(&instance);
-    assert!(instance.shared.is_answering());
+    eventually("it answers", || {
+        asks(&instance) == Ok(true) && instance.shared.is_answering()
+    });
 }
 
 #[test]

@@ -101,7 +101,10 @@ impl H2 {
     ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
         let request = request.body(()).expect("a request");
         self.runtime.block_on(async {
-            let mut ready = self.sender.clone().ready().await?;
+            let ready = self.sender.clone().ready();
+            let mut ready = tokio::time::timeout(DEADLINE, ready)
+                .await
+                .expect("room for a stream")?;
             ready.send_request(request, end)
         })
     }
@@ -266,6 +269,16 @@ pub struct Frames {
     buffer: Vec<u8>,
 }
 
+/// The preface and these settings, to be sent together with what follows where a timeout is short.
+pub fn greeting(settings: &[(u16, u32)]) -> Vec<u8> {
+    let mut payload = Vec::new();
+    for (id, value) in settings {
+        payload.extend(id.to_be_bytes());
+        payload.extend(value.to_be_bytes());
+    }
+    [PREFACE, &frame(SETTINGS, 0, 0, &payload)].concat()
+}
+
 impl Frames {
     /// Connects and says nothing.
     #[track_caller]
@@ -273,14 +286,14 @@ impl Frames {
         Self::over(TcpStream::connect(address).expect("connect"))
     }
 
-    /// Connects so that the system takes little ahead, and sends the preface and these settings.
+    /// Connects so that the system takes little ahead, and sends nothing.
     #[track_caller]
-    pub fn connect_narrow(address: SocketAddr, settings: &[(u16, u32)]) -> Self {
+    pub fn narrow(address: SocketAddr) -> Self {
         let domain = socket2::Domain::for_address(address);
         let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).expect("a socket");
         socket.set_recv_buffer_size(8192).expect("a buffer");
         socket.connect(&address.into()).expect("connect");
-        Self::over(socket.into()).greet(settings)
+        Self::over(socket.into())
     }
 
     fn over(stream: TcpStream) -> Self {
@@ -295,18 +308,9 @@ impl Frames {
     /// Connects, and sends the preface and these settings.
     #[track_caller]
     pub fn connect(address: SocketAddr, settings: &[(u16, u32)]) -> Self {
-        Self::silent(address).greet(settings)
-    }
-
-    fn greet(mut self, settings: &[(u16, u32)]) -> Self {
-        let mut payload = Vec::new();
-        for (id, value) in settings {
-            payload.extend(id.to_be_bytes());
-            payload.extend(value.to_be_bytes());
-        }
-        self.send(PREFACE);
-        self.send(frame(SETTINGS, 0, 0, &payload));
-        self
+        let mut frames = Self::silent(address);
+        frames.send(greeting(settings));
+        frames
     }
 
     /// Sends these bytes.

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::json;
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::script::{Script, Step};
 use super::steps::{drip, fill, repeat};
@@ -96,6 +96,8 @@ struct Shared {
 /// A backend.
 pub struct Origin {
     address: SocketAddr,
+    /// Bound as long as it lives, so that nobody else is given its port while it is stopped.
+    _place: Socket,
     shared: Arc<Shared>,
     acceptor: Option<JoinHandle<()>>,
 }
@@ -129,28 +131,29 @@ impl Origin {
     /// So many of them, at the same port of 127.0.0.2, 127.0.0.3 and so on, as a name server names
     /// them. Each says its number.
     pub fn fleet(count: u8) -> Vec<Self> {
-        let start = |ip: Ipv4Addr, port| TcpListener::bind((ip, port));
+        let start = |ip: Ipv4Addr, port| hold((ip, port).into());
         let all = || {
             let first = start(Ipv4Addr::new(127, 0, 0, 2), 0)?;
-            let port = first.local_addr()?.port();
+            let port = address_of(&first)?.port();
             let others = (3..count + 2).map(|last| start(Ipv4Addr::new(127, 0, 0, last), port));
             let all = std::iter::once(Ok(first)).chain(others);
             all.collect::<std::io::Result<Vec<_>>>()
         };
-        let listeners = until(|| all().ok()).expect("a port that is free");
-        let numbered = listeners.into_iter().enumerate();
+        let places = until(|| all().ok()).expect("a port that is free");
+        let numbered = places.into_iter().enumerate();
         numbered
-            .map(|(number, listener)| Self::begin(listener, Plan::Echo(number.to_string())))
+            .map(|(number, place)| Self::begin(place, Plan::Echo(number.to_string())))
             .collect()
     }
 
     fn start(plan: Plan) -> Self {
-        Self::begin(TcpListener::bind("127.0.0.1:0").expect("bind"), plan)
+        Self::begin(hold((Ipv4Addr::LOCALHOST, 0).into()).expect("bind"), plan)
     }
 
-    fn begin(listener: TcpListener, plan: Plan) -> Self {
+    fn begin(place: Socket, plan: Plan) -> Self {
         let mut origin = Self {
-            address: listener.local_addr().expect("address"),
+            address: address_of(&place).expect("address"),
+            _place: place,
             shared: Arc::new(Shared {
                 plan,
                 stopping: AtomicBool::new(false),
@@ -160,11 +163,12 @@ impl Origin {
             }),
             acceptor: None,
         };
-        origin.accept_on(listener);
+        origin.accept();
         origin
     }
 
-    fn accept_on(&mut self, listener: TcpListener) {
+    fn accept(&mut self) {
+        let listener = TcpListener::bind(self.address).expect("bind the port that is kept");
         let shared = Arc::clone(&self.shared);
         self.acceptor = Some(std::thread::spawn(move || accept(&listener, &shared)));
     }
@@ -218,9 +222,8 @@ impl Origin {
 
     /// Opens the same port again after [`Origin::stop`].
     pub fn restart(&mut self) {
-        let listener = TcpListener::bind(self.address).expect("bind the same port");
         self.shared.stopping.store(false, Ordering::SeqCst);
-        self.accept_on(listener);
+        self.accept();
     }
 }
 
@@ -230,6 +233,19 @@ impl Drop for Origin {
             self.stop();
         }
     }
+}
+
+/// Keeps an address without listening there. A listener can be bound beside it.
+fn hold(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn address_of(socket: &Socket) -> io::Result<SocketAddr> {
+    let address = socket.local_addr()?.as_socket();
+    address.ok_or_else(|| io::Error::other("no address of IP"))
 }
 
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
@@ -242,6 +258,10 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             let number = shared.connections.fetch_add(1, Ordering::SeqCst);
             let handle = stream.try_clone().expect("clone");
             shared.open.lock().unwrap().insert(number, handle);
+            if shared.stopping.load(Ordering::SeqCst) {
+                // Whoever stops it may have looked at what is open before.
+                drop(stream.shutdown(Shutdown::Both));
+            }
             // The end of a connection, whatever its reason, ends only its thread.
             drop(shared.serve(stream, number));
             shared.open.lock().unwrap().remove(&number);

@@ -9,11 +9,15 @@ use tempfile::TempDir;
 
 use super::wait::{eventually, until};
 
+/// What [`Redis::with`] puts a port in the place of.
+pub const TLS_PORT: &str = "TLS_PORT";
+
 /// A server, killed on drop. Its data outlive a restart only where it was asked for.
 pub struct Redis {
     child: Option<Child>,
     folder: TempDir,
     port: u16,
+    tls_port: u16,
     arguments: Vec<String>,
 }
 
@@ -24,18 +28,20 @@ impl Redis {
         Self::with(&[])
     }
 
-    /// Starts one with further arguments, such as `--requirepass`.
+    /// Starts one with further arguments, such as `--requirepass`. [`TLS_PORT`] among them stands for a
+    /// port that is free.
     #[track_caller]
     pub fn with(arguments: &[&str]) -> Self {
         let mut redis = Self {
             child: None,
             folder: tempfile::tempdir().expect("a folder"),
             port: 0,
+            tls_port: 0,
             arguments: arguments.iter().map(|text| (*text).to_owned()).collect(),
         };
         // Another test may take a port between its choice and the start.
         let started = until(|| {
-            redis.port = Self::free_port();
+            (redis.port, redis.tls_port) = (Self::free_port(), Self::free_port());
             redis.try_start().then_some(())
         });
         assert!(
@@ -49,6 +55,11 @@ impl Redis {
     pub fn free_port() -> u16 {
         let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
         socket.local_addr().expect("an address").port()
+    }
+
+    /// The port that stands in the place of [`TLS_PORT`].
+    pub fn tls_port(&self) -> u16 {
+        self.tls_port
     }
 
     /// Starts it again, where it was.
@@ -66,13 +77,33 @@ impl Redis {
         }
     }
 
+    /// Lets it answer nobody, as one that hangs.
+    pub fn pause(&self) {
+        self.signal("STOP");
+    }
+
+    /// Ends what [`Redis::pause`] began.
+    pub fn go_on(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let child = self.child.as_ref().expect("a child");
+        let kill = format!("kill -{name} {}", child.id());
+        let status = Command::new("sh").arg("-c").arg(kill).status();
+        assert!(status.expect("run kill").success());
+    }
+
     fn try_start(&mut self) -> bool {
         let mut command = Command::new("redis-server");
         command
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
             .args(["--save", "", "--dir"])
             .arg(self.folder.path())
-            .args(&self.arguments)
+            .args(self.arguments.iter().map(|text| match text.as_str() {
+                TLS_PORT => self.tls_port.to_string(),
+                _ => text.clone(),
+            }))
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         self.child = Some(command.spawn().expect("redis-server"));
@@ -86,7 +117,23 @@ impl Redis {
             let answer = connection.ask(&["PING"])?;
             (!answer.contains("LOADING")).then_some(true)
         });
-        answers == Some(true)
+        answers == Some(true) && self.is_ours() == Some(true)
+    }
+
+    /// Whether it is this server that answers, and not one of another test that took the port.
+    fn is_ours(&self) -> Option<bool> {
+        let ours = self.child.as_ref()?.id();
+        let mut connection = Connection::open(self.address())?;
+        if let Some(password) = self.password() {
+            connection.ask(&["AUTH", password])?;
+        }
+        connection.is_to(ours)
+    }
+
+    fn password(&self) -> Option<&str> {
+        let mut arguments = self.arguments.iter();
+        arguments.find(|text| *text == "--requirepass")?;
+        arguments.next().map(String::as_str)
     }
 
     /// Where it is.
@@ -104,12 +151,8 @@ impl Redis {
     pub fn ask(&self, command: &[&str]) -> String {
         let connection = Connection::open(self.address());
         let mut connection = connection.expect("a connection to redis-server");
-        if let Some(place) = self
-            .arguments
-            .iter()
-            .position(|text| text == "--requirepass")
-        {
-            let answer = connection.ask(&["AUTH", &self.arguments[place + 1]]);
+        if let Some(password) = self.password() {
+            let answer = connection.ask(&["AUTH", password]);
             assert_eq!(answer.as_deref(), Some("OK"));
         }
         connection.ask(command).expect("an answer")
@@ -141,6 +184,13 @@ impl Connection {
         }
         self.0.get_mut().write_all(request.as_bytes()).ok()?;
         self.read()
+    }
+
+    /// Whether it is this process that answers. A test that lost its port to another one's server is
+    /// answered, too.
+    pub fn is_to(&mut self, process: u32) -> Option<bool> {
+        let told = self.ask(&["INFO", "server"])?;
+        Some(told.contains(&format!("process_id:{process}\r\n")))
     }
 
     /// One reply of RESP 2.

@@ -18,11 +18,17 @@ impl RedisCluster {
     /// Starts them, and waits until they agree.
     #[track_caller]
     pub fn start() -> Self {
+        Self::with_node_timeout("5000")
+    }
+
+    /// The same, with this many milliseconds until a server is taken for dead.
+    #[track_caller]
+    pub fn with_node_timeout(milliseconds: &str) -> Self {
         let arguments = [
             "--cluster-enabled",
             "yes",
             "--cluster-node-timeout",
-            "1500",
+            milliseconds,
             "--repl-diskless-sync-delay",
             "0",
         ];

@@ -51,7 +51,14 @@ impl Sentinel {
                 return Some(false);
             }
             let mut connection = Connection::open(SocketAddr::from(([127, 0, 0, 1], port)))?;
-            connection.ask(&["PING"]).map(|_| true)
+            connection.ask(&["PING"])?;
+            if let Some(password) = lines
+                .lines()
+                .find_map(|line| line.strip_prefix("requirepass "))
+            {
+                connection.ask(&["AUTH", password])?;
+            }
+            connection.is_to(child.id())
         });
         let sentinel = Self {
             child,

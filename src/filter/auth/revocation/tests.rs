@@ -161,10 +161,14 @@ fn a_long_list_is_quick_to_ask() {
     let all = (0..100_000).map(|n| token(&jti(n), NOW + 60)).collect();
     assert_eq!(list.learn(all, NOW), 100_000);
     let asked: Vec<String> = (50_000..150_000).map(jti).collect();
-    let began = std::time::Instant::now();
-    let revoked = asked.iter().filter(|jti| by_id(&list, jti, NOW)).count();
-    let each = began.elapsed() / 100_000;
-    assert_eq!(revoked, 50_000);
+    // The best of several rounds is the one that nothing else took the processor from.
+    let rounds = (0..5).map(|_| {
+        let began = std::time::Instant::now();
+        let revoked = asked.iter().filter(|jti| by_id(&list, jti, NOW)).count();
+        assert_eq!(revoked, 50_000);
+        began.elapsed() / 100_000
+    });
+    let each = rounds.min().unwrap_or_default();
     println!("{each:?} a question of 100 000");
     let began = std::time::Instant::now();
     list.add(token("one-more", NOW + 60)).unwrap_or_default();
