@@ -1,12 +1,11 @@
 //! API keys: whose they are, which are refused, how they are made and changed.
 
-use std::io::Write;
-use std::process::Stdio;
+use std::io::{Seek, Write};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::support::client::{Response, get, request};
-use crate::support::command::binary;
+use crate::support::command::{binary, finish};
 use crate::support::tokens::{SECRET, Signer};
 use crate::support::{Gateway, Origin, Redis, eventually};
 
@@ -221,22 +220,11 @@ fn a_changed_file_brings_new_keys_and_takes_old_ones_away() {
 
 /// Runs a command of the binary with this standard input.
 fn run(arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
-    let mut command = binary();
-    command.args(arguments).stdin(Stdio::piped());
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // It may end without reading.
-    drop(child.stdin.take().unwrap().write_all(input.as_bytes()));
-    let output = child.wait_with_output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (
-        output.status.code(),
-        text(output.stdout),
-        text(output.stderr),
-    )
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(input.as_bytes()).unwrap();
+    file.rewind().unwrap();
+    let run = finish(binary().args(arguments).stdin(file));
+    (run.code, run.stdout, run.stderr)
 }
 
 #[test]

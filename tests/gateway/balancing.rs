@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::client::{Client, format_request, request};
 use crate::support::script::{Gate, Step};
-use crate::support::{Gateway, Origin, Script, eventually};
+use crate::support::{Gateway, Line, Origin, Script, eventually};
 
 fn named(count: usize) -> Vec<Origin> {
     (0..count)
@@ -218,4 +220,75 @@ fn the_zone_of_the_gateway_comes_from_a_variable() {
     });
     let names = answered(&mut gateway.connect(), 6, |_| "X-A: b".to_owned());
     assert_eq!(counted(&names), [("o1", 6)].into());
+}
+
+#[test]
+fn a_drained_backend_stays_drained_over_an_upgrade() {
+    let origins = named(2);
+    let mut line = Line::of(Gateway::start(&config(&origins, &[], "")));
+    let address = origins[0].address();
+    assert_eq!(drain(&line.first, "POST", "u", address).0, 200);
+    line.upgrade();
+    assert!(line.first.wait_exit().success());
+    let header = |_| "X-A: b".to_owned();
+    let names = answered(&mut line.connect(), 6, header);
+    assert_eq!(counted(&names), [("o1", 6)].into());
+    let backend = &line.first.status()["upstreams"][0]["backends"][0];
+    assert_eq!(backend["state"], "draining");
+    assert_eq!(drain(&line.first, "DELETE", "u", address).0, 200);
+    let names = answered(&mut line.connect(), 6, header);
+    assert_eq!(counted(&names), [("o0", 3), ("o1", 3)].into());
+}
+
+#[test]
+fn unused_connections_to_a_drained_backend_are_closed() {
+    let origins = named(2);
+    let gateway = Gateway::start(&config(&origins, &[], ""));
+    answered(&mut gateway.connect(), 4, |_| "X-A: b".to_owned());
+    assert_eq!((origins[0].open(), origins[1].open()), (1, 1));
+    drain(&gateway, "POST", "u", origins[0].address());
+    eventually("it is closed", || origins[0].open() == 0);
+    assert_eq!(origins[1].open(), 1);
+}
+
+#[test]
+fn a_backend_of_no_weight_is_drained_by_the_file() {
+    let origins = named(2);
+    let gateway = Gateway::start(&config(&origins, &[", weight: 0"], ""));
+    let names = answered(&mut gateway.connect(), 6, |_| "X-A: b".to_owned());
+    assert_eq!(counted(&names), [("o1", 6)].into());
+    let backends = &gateway.status()["upstreams"][0]["backends"];
+    assert_eq!(backends[0]["state"], "drained");
+    gateway.rewrite(&config(&origins, &[], ""));
+    assert_eq!(gateway.call("/reload", "key", "").status, 200);
+    let names = answered(&mut gateway.connect(), 6, |_| "X-A: b".to_owned());
+    assert_eq!(counted(&names).len(), 2);
+}
+
+#[test]
+fn too_few_backends_that_are_up_are_not_believed() {
+    let ill = Arc::new(AtomicBool::new(true));
+    let origin = |name: &'static str| {
+        let ill = Arc::clone(&ill);
+        let good = format!("{{\"origin\":\"{name}\"}}");
+        Origin::answering(move |request| match request.target.as_str() {
+            "/health" if name != "well" && ill.load(Ordering::SeqCst) => {
+                Script::new().send("HTTP/1.1 500 Ill\r\nContent-Length: 0\r\n\r\n")
+            }
+            _ => Script::answer(&good),
+        })
+    };
+    let origins = [origin("one"), origin("two"), origin("well")];
+    let check = "panic_threshold: 50%, health_check: { path: /health, interval: 2s, \
+                 fast_interval: 100ms, timeout: 2s, unhealthy_after: 1, healthy_after: 1 }";
+    let gateway = Gateway::start(&config(&origins, &[], check));
+    let upstream = [("backend_service", "u")];
+    gateway.wait_metric("gateway_backend_up", &upstream, 1.0);
+    gateway.wait_metric("gateway_upstream_panic", &upstream, 1.0);
+    gateway.wait_log(&["upstream=u panics: "]);
+    let names = answered(&mut gateway.connect(), 6, |_| "X-A: b".to_owned());
+    assert_eq!(counted(&names).len(), 3, "{names:?}");
+    ill.store(false, Ordering::SeqCst);
+    gateway.wait_metric("gateway_upstream_panic", &upstream, 0.0);
+    gateway.wait_log(&["upstream=u panics no more"]);
 }

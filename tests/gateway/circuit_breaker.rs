@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::support::client::{format_request, get, request};
 use crate::support::command::{binary, finish};
 use crate::support::h2::{self, H2};
-use crate::support::{DeadPort, Gate, Gateway, Origin, Script, eventually};
+use crate::support::{DeadPort, Gate, Gateway, Line, Origin, Script, eventually};
 
 const STATE: &str = "gateway_circuit_breaker_state";
 const OF_U: [(&str, &str); 1] = [("backend_service", "u")];
@@ -413,4 +413,42 @@ routes:
     ] {
         assert!(run.stderr.contains(expected), "{expected}\n{}", run.stderr);
     }
+}
+
+#[test]
+fn a_call_that_ends_with_unavailable_is_a_failure() {
+    let unavailable = "HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\nGrpc-Status: 14\r\n\
+                       Content-Length: 0\r\n\r\n";
+    let origin = Origin::script(Script::new().read_body().send(unavailable));
+    let gateway = Gateway::start(&text(&origin, "timeout: 1h, failure_threshold: 3", ""));
+    let mut client = H2::connect(gateway.addr());
+    let mut call = || {
+        let call = h2::request("POST", "/a.B/C").header("content-type", "application/grpc");
+        assert_eq!(client.send(call, "x").header("grpc-status"), "14");
+    };
+    for _ in 0..3 {
+        call();
+    }
+    assert_eq!(gateway.metric(STATE, &OF_U), 2.0);
+    call();
+    assert_eq!(origin.requests(), 3, "the last one by the gateway");
+    gateway.wait_access(|line| line["error_type"] == "circuit_open");
+}
+
+#[test]
+fn what_an_operator_set_holds_over_an_upgrade() {
+    let origin = Origin::echo();
+    let mut line = Line::of(Gateway::start(&text(&origin, "timeout: 1h", "")));
+    let path = "/upstreams/u/circuit_breaker";
+    let set = |line: &Line, state: &str| {
+        let body = format!("{{\"state\": \"{state}\"}}");
+        line.first.call(path, "key", &body).status
+    };
+    assert_eq!(set(&line, "open"), 200);
+    line.upgrade();
+    assert!(line.first.wait_exit().success());
+    get(line.first.addr(), "/").assert_refusal(503, "circuit_open");
+    assert_eq!(get(line.first.admin(), path).json()["forced"], true);
+    assert_eq!(set(&line, "auto"), 200);
+    assert_eq!(get(line.first.addr(), "/").status, 200);
 }

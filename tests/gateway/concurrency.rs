@@ -380,3 +380,44 @@ routes:
         assert!(run.stderr.contains(expected), "{expected}\n{}", run.stderr);
     }
 }
+
+#[test]
+fn without_its_key_a_request_counts_for_its_address() {
+    let gate = Gate::new();
+    let origin = held(&gate);
+    let route = "  - { name: all, concurrency: { limit: 1, key: 'header:x-tenant' }, upstream: u }";
+    let rest = config(&origin, "", route);
+    let gateway = Gateway::start(&format!("{rest}\ntrusted_proxies: [127.0.0.0/8]"));
+    let from = |address: &str| format!("X-Forwarded-For: {address}\r\n");
+    let mut clients = vec![begin(&gateway, "/", &from("192.0.2.1"))];
+    wait_counts(&gateway, 1.0, 0.0);
+    let refused = begin(&gateway, "/", &from("192.0.2.1")).read_response();
+    refused.assert_refusal(429, "too_many_concurrent");
+    clients.push(begin(&gateway, "/", &from("192.0.2.2")));
+    wait_counts(&gateway, 2.0, 0.0);
+    let tenant = format!("{}X-Tenant: a\r\n", from("192.0.2.1"));
+    clients.push(begin(&gateway, "/", &tenant));
+    wait_counts(&gateway, 3.0, 0.0);
+    gate.open();
+    for client in &mut clients {
+        assert_eq!(client.read_response().status, 200);
+    }
+}
+
+#[test]
+fn the_time_in_the_queue_is_part_of_the_request() {
+    let gate = Gate::new();
+    let origin = held(&gate);
+    let limit = ", concurrency: { limit: 1, queue: 5, queue_timeout: 5m }";
+    let routes =
+        "  - { name: soon, match: { path: /soon }, upstream: u, timeouts: { request: 200ms } }
+  - { name: all, upstream: u }";
+    let gateway = Gateway::start(&config(&origin, limit, routes));
+    let mut first = begin(&gateway, "/", "");
+    wait_counts(&gateway, 1.0, 0.0);
+    get(gateway.addr(), "/soon").assert_refusal(504, "total_timeout");
+    wait_counts(&gateway, 1.0, 0.0);
+    gate.open();
+    assert_eq!(first.read_response().status, 200);
+    assert_eq!(origin.requests(), 1);
+}

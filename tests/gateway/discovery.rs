@@ -422,3 +422,35 @@ fn a_file_is_followed_and_a_bad_one_changes_nothing() {
     let (good, bad) = load.end();
     assert!(good > 10 && bad == 0, "{good} good, {bad} bad");
 }
+
+#[test]
+fn only_the_kind_of_address_that_is_named_is_asked_for() {
+    let both: Vec<IpAddr> = vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()];
+    for (kind, number, address) in [("a", 1, "127.0.0.1:9"), ("aaaa", 28, "[::1]:9")] {
+        let server = NameServer::start(Zone::Hosts(both.clone(), 0));
+        let discovery = dns(&server, 9, &format!(", type: {kind}"));
+        let gateway = Gateway::start(&config(&discovery));
+        gateway.wait_metric(BACKENDS, &U, 1.0);
+        let backend = &gateway.status()["upstreams"][0]["backends"][0];
+        assert_eq!(backend["address"], address);
+        let asked = server.questions();
+        assert!(asked.iter().all(|(_, asked)| *asked == number), "{asked:?}");
+    }
+}
+
+#[test]
+fn a_gateway_is_not_ready_before_it_has_what_it_requires() {
+    let origins = Origin::fleet(1);
+    let server = NameServer::start(Zone::Failure);
+    let discovery = dns(&server, port(&origins), "");
+    let text = config(&format!("{discovery}, required: true"));
+    std::thread::scope(|scope| {
+        // Ends when it is ready.
+        let start = scope.spawn(|| Gateway::start(&text));
+        eventually("it was asked for often", || server.questions().len() >= 4);
+        assert!(!start.is_finished());
+        server.set(zone(&origins));
+        let gateway = start.join().unwrap();
+        assert_eq!(get(gateway.addr(), "/").status, 200);
+    });
+}

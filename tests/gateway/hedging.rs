@@ -203,3 +203,56 @@ fn whose_session_is_with_one_backend_is_not_hedged() {
     }
     assert_eq!(first.requests() + second.requests(), before + 3);
 }
+
+#[test]
+fn a_key_of_idempotency_makes_a_request_harmless() {
+    let (slow, fast) = (Origin::script(Script::new().hold()), after(0, "fast"));
+    let backends = [slow.address(), fast.address()];
+    let gateway = Gateway::with_upstream(&backends, &hedged("idempotency_key: true"));
+    let mut client = gateway.connect();
+    let post = format_request("POST", "/", &["Idempotency-Key: \"a1\""], b"");
+    for _ in 0..4 {
+        assert_eq!(client.exchange(&post).text(), "fast");
+    }
+    assert!(hedges(&gateway, "won") >= 1.0);
+}
+
+#[test]
+fn a_route_without_attempts_has_no_hedge() {
+    let gate = Gate::new();
+    let (slow, other) = (held(&gate, "slow"), Origin::named("other"));
+    let gateway = Gateway::start(&format!(
+        "upstreams:\n  u:\n    backends: ['{}', '{}']\n{}\n\
+         routes: [{{ name: all, upstream: u, retries: {{ attempts: 0 }} }}]",
+        slow.address(),
+        other.address(),
+        hedged("")
+    ));
+    let mut client = gateway.connect();
+    client.send(format_request("GET", "/", &[], b""));
+    eventually("the first is asked", || slow.requests() == 1);
+    // Six times what a hedge waits.
+    std::thread::sleep(Duration::from_millis(300));
+    gate.open();
+    assert_eq!(client.read_response().text(), "slow");
+    assert_eq!(other.requests(), 0);
+}
+
+#[test]
+fn early_hints_of_hedged_requests_are_not_passed_on() {
+    let gate = Gate::new();
+    let hints = "HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n";
+    let first = Script::new().send(hints).wait(&gate);
+    let first = Origin::script(first.and(&Script::answer("first")));
+    let second = Origin::script(Script::new().send(hints).hold());
+    let gateway = Gateway::with_upstream(&[first.address(), second.address()], &hedged(""));
+    let mut client = gateway.connect();
+    client.send(format_request("GET", "/", &[], b""));
+    eventually("both are asked", || second.requests() == 1);
+    gate.open();
+    let response = client.read_response();
+    assert_eq!(
+        (response.text().as_str(), response.interim),
+        ("first", vec![])
+    );
+}

@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
-use crate::support::Gateway;
 use crate::support::command::binary;
+use crate::support::{Finally, Gateway};
 use drive::Driver;
 use fleet::Fleet;
 use load::{Endpoint, Load, Schedule};
@@ -87,6 +87,7 @@ fn upgrades_and_reloads_lose_nothing() {
     command.arg("-c").arg(setup.config_file());
     let gateway = Gateway::launch(command, None);
     let load = Arc::new(Load::new());
+    let _end = Finally(|| load.stop());
     let runtime = Runtime::new().expect("a runtime");
     let clients = start(&runtime, &load, &setup, &wanted);
     let socket_clients = start_sockets(&load, &setup, &wanted);

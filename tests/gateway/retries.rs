@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::support::client::{format_request, get, request};
 use crate::support::gateway::NO_EJECTION;
+use crate::support::h2::{self, H2};
 use crate::support::{DeadPort, Finally, Gateway, Origin, Script};
 
 #[test]
@@ -439,4 +440,72 @@ fn a_client_that_was_told_to_go_on_is_not_told_again() {
     assert!(origin.seen()[0].header("expect").is_some());
     assert_eq!(origin.seen()[1].header("expect"), None);
     assert_eq!(origin.seen()[1].body, b"body");
+}
+
+#[test]
+fn a_call_is_made_again_for_the_statuses_that_are_listed() {
+    let ended = |status: u8| {
+        Script::new().read_body().send(format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\nGrpc-Status: {status}\r\n\
+             Content-Length: 0\r\n\r\n"
+        ))
+    };
+    for (status, again) in [(14, true), (8, true), (13, false)] {
+        let origin = failing_first(ended(status));
+        let on = "grpc_unavailable, grpc_resource_exhausted";
+        let gateway = Gateway::start(&format!(
+            "listeners: [{{ name: main, address: 127.0.0.1:0, h2c: true }}]\n\
+             upstreams:\n  u:\n    backends: ['{}']\n{}\nroutes: [{{ name: all, upstream: u }}]",
+            origin.address(),
+            retrying(on, "")
+        ));
+        let call = h2::request("POST", "/a.B/C").header("content-type", "application/grpc");
+        let answer = H2::connect(gateway.addr()).send(call, "x");
+        let counted = [("backend_service", "u"), ("reason", "grpc_status")];
+        let retries = gateway.metric("gateway_backend_retries_total", &counted);
+        if again {
+            assert_eq!((answer.text().as_str(), retries), ("second", 1.0));
+            assert_eq!(origin.seen()[1].body, b"x");
+        } else {
+            assert_eq!((answer.header("grpc-status"), retries), ("13", 0.0));
+        }
+    }
+}
+
+#[test]
+fn a_budget_that_is_used_up_is_told() {
+    let origin = Origin::script(failing(503, ""));
+    let settings =
+        format!("{NO_EJECTION}\n    retries: {{ on: [503], budget: 0%, min_per_second: 0 }}");
+    let gateway = Gateway::with_upstream(&[origin.address()], &settings);
+    assert_eq!(get(gateway.addr(), "/").text(), "busy");
+    assert_eq!(origin.requests(), 1);
+    let skipped = [("backend_service", "u"), ("reason", "budget")];
+    assert_eq!(
+        gateway.metric("gateway_backend_retries_skipped_total", &skipped),
+        1.0
+    );
+    gateway.wait_access(|line| line["retry_skipped"] == "budget");
+}
+
+#[test]
+fn a_route_has_attempts_and_causes_of_its_own() {
+    let origin = Origin::answering(|request| match request.target.as_str() {
+        "/ill" => failing(500, ""),
+        _ => failing(503, ""),
+    });
+    let gateway = Gateway::start(&format!(
+        "upstreams:\n  u:\n    backends: ['{}']\n{}\nroutes:\n\
+         \x20 - {{ match: {{ path: /never }}, upstream: u, retries: {{ attempts: 0 }} }}\n\
+         \x20 - {{ match: {{ path: /ill }}, upstream: u, retries: {{ attempts: 3, on: [500] }} }}\n\
+         \x20 - {{ match: {{ path: /other }}, upstream: u, retries: {{ on: [500] }} }}\n\
+         \x20 - {{ upstream: u }}\n",
+        origin.address(),
+        retrying("503", "attempts: 1")
+    ));
+    for (path, times) in [("/", 2), ("/never", 1), ("/ill", 4), ("/other", 1)] {
+        let before = origin.requests();
+        assert_eq!(get(gateway.addr(), path).text(), "busy");
+        assert_eq!(origin.requests() - before, times, "{path}");
+    }
 }

@@ -1,6 +1,7 @@
 //! Clients that come back to their backend, by a signed cookie.
 
-use crate::support::client::{Response, format_request, request};
+use crate::support::client::{Response, format_request, get, request};
+use crate::support::tls::Authority;
 use crate::support::{Gateway, Origin};
 
 const KEY: &str = "a key of enough characters";
@@ -161,4 +162,53 @@ fn cookies_outlive_reloads_and_backends_that_are_gone_do_not_matter() {
     assert_eq!(gateway.call("/reload", "key", "").status, 200);
     let moved = ask(&gateway, &[&cookie(&first)]);
     assert!(origin(&moved) != "o0" && moved.header("set-cookie").is_some());
+}
+
+#[test]
+fn by_tls_the_cookie_is_for_tls_alone() {
+    let (authority, origin) = (Authority::new(), Origin::echo());
+    authority.store("a", &["a.test"]);
+    let at = authority.folder().display();
+    let gateway = Gateway::start(&format!(
+        "listeners:
+  - name: main
+    address: 127.0.0.1:0
+    tls: {{ certificates: [{{ cert: {at}/a.crt, key: {at}/a.key }}] }}
+  - {{ name: plain, address: '127.0.0.1:0' }}
+upstreams: {{ u: {{ backends: ['{}'], sticky: {{ keys: ['{KEY}'] }} }} }}
+routes: [{{ name: all, upstream: u }}]",
+        origin.address()
+    ));
+    let client = authority.client().connect(gateway.addr(), "a.test");
+    let answer = client.unwrap().get("a.test", "/");
+    let field = answer.header("set-cookie").unwrap();
+    assert!(field.ends_with("; SameSite=Lax; Secure"), "{field}");
+    let plain = get(gateway.listener("plain"), "/");
+    assert!(!cookie(&plain).is_empty());
+    let field = plain.header("set-cookie").unwrap();
+    assert!(!field.contains("Secure"), "{field}");
+}
+
+#[test]
+fn a_client_stays_when_another_group_is_preferred_again() {
+    let mut origins = named(2);
+    let backends: Vec<_> = origins.iter().map(Origin::address).collect();
+    let gateway = Gateway::start(&format!(
+        "server: {{ threads: 1, watch: false }}
+upstreams:
+  u:
+    backends: [{{ address: '{}' }}, {{ address: '{}', priority: 1 }}]
+    sticky: {{ keys: ['{KEY}'] }}
+    health_check: {{ interval: 2s, fast_interval: 100ms, timeout: 2s, unhealthy_after: 1, healthy_after: 1 }}
+routes: [{{ name: all, upstream: u }}]",
+        backends[0], backends[1]
+    ));
+    let active = [("backend_service", "u")];
+    origins[0].stop();
+    gateway.wait_metric("gateway_upstream_active_priority", &active, 1.0);
+    let given = cookie(&ask(&gateway, &[]));
+    origins[0].restart();
+    gateway.wait_metric("gateway_upstream_active_priority", &active, 0.0);
+    assert_eq!(origin(&ask(&gateway, &[&given])), "o1");
+    assert_eq!(origin(&ask(&gateway, &[])), "o0");
 }

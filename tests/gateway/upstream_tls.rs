@@ -37,7 +37,7 @@ impl Trust {
         let ca = self.path("ca.pem");
         Gateway::with_upstream(
             &[origin.address()],
-            &format!("    tls: {{ ca: '{ca}'{tls} }}\n{settings}"),
+            &format!("    timeouts: {{ connect: 5s }}\n    tls: {{ ca: '{ca}'{tls} }}\n{settings}"),
         )
     }
 }
@@ -62,7 +62,7 @@ fn trusts(command: &mut Command, file: &str) {
         .env("SSL_CERT_FILE", file);
 }
 
-const ONCE: &str = "    retries: { attempts: 0 }\n    timeouts: { connect: 5s }\n";
+const ONCE: &str = "    retries: { attempts: 0 }\n";
 
 #[test]
 fn a_backend_is_reached_under_its_own_address_or_another_name() {
@@ -144,7 +144,7 @@ fn a_plain_backend_gets_no_request_and_is_a_failed_handshake() {
     let ca = trust.path("ca.pem");
     let gateway = Gateway::with_upstream(
         &[plain.address()],
-        &format!("    tls: {{ ca: '{ca}' }}\n{ONCE}"),
+        &format!("    timeouts: {{ connect: 5s }}\n    tls: {{ ca: '{ca}' }}\n{ONCE}"),
     );
     assert_refuses(&gateway, "TLS");
 }
