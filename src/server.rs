@@ -175,7 +175,8 @@ pub fn run(
     if gateway.live.load().auth.remote_keys().next().is_none() {
         gateway.lifecycle.met(Condition::KeySets);
     }
-    if !probe::is_waited_for(&gateway.live.load()) {
+    // A process that takes over is in charge of requests already, and presumes all to be well.
+    if succession.predecessor.is_some() || !probe::is_waited_for(&gateway.live.load()) {
         gateway.lifecycle.met(Condition::HealthChecks);
     }
     let (close, closing) = watch::channel(false);

@@ -100,9 +100,12 @@ impl Snapshot {
         now: Instant,
         previous: Option<&Self>,
     ) -> Result<Self, CompileError> {
-        let upstreams = compile_upstreams(config, metrics, now, previous);
+        // What can fail comes first: upstreams share what they have learned with the generation before,
+        // and that must not be touched by one that never runs.
+        let router = Router::compile(&config.routes)?;
         let before = previous.map(|previous| &*previous.auth);
         let auth = Auth::compile(&config.auth, metrics, before).map_err(CompileError::Auth)?;
+        let upstreams = compile_upstreams(config, metrics, now, previous);
         let before = previous.map(|previous| &previous.rate_limits);
         let rate_limits = RateLimits::compile(&config.ratelimit, metrics, before);
         let routes = compile_routes(config, &upstreams, &auth, &rate_limits, metrics, previous);
@@ -112,7 +115,7 @@ impl Snapshot {
         Ok(Self {
             generation,
             source_hash: config.source_hash,
-            router: Router::compile(&config.routes)?,
+            router,
             has_cors: routes.iter().any(|route| route.cors.is_some()),
             routes,
             auth: Arc::new(auth),
@@ -195,22 +198,19 @@ impl Snapshot {
     /// Which backends operators drain, by the name of the upstream, for the successor of this process.
     pub fn draining(&self) -> BTreeMap<String, BTreeSet<String>> {
         let of = |upstream: &Arc<Upstream>| {
-            let members = upstream.members();
-            let draining = members.iter().filter(|backend| backend.is_draining());
-            let names: BTreeSet<_> = draining.map(|backend| backend.name.to_string()).collect();
+            let names = upstream.drained();
             (!names.is_empty()).then(|| (upstream.name.to_string(), names))
         };
         self.upstreams.iter().filter_map(of).collect()
     }
 
-    /// Takes over which backends are drained. Those that are gone are passed over.
+    /// Takes over which backends are drained, also of those that are still to be discovered. Upstreams
+    /// that are gone are passed over.
     pub fn drain(&self, draining: &BTreeMap<String, BTreeSet<String>>, now: Instant) {
+        let nobody = BTreeSet::new();
         for upstream in &self.upstreams {
             let names = draining.get(&*upstream.name);
-            for backend in upstream.members().iter() {
-                let drains = names.is_some_and(|names| names.contains(&*backend.name));
-                upstream.drain(backend, drains, now);
-            }
+            upstream.set_drained(names.unwrap_or(&nobody), now);
         }
     }
 
@@ -334,3 +334,6 @@ impl Live {
         self.current.load().limits
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::answer::json;
 use super::control::{Control, Peer, Refusal, broke_off};
-use super::revocations::decode;
+use super::percent::decode;
 use crate::metrics::AdminCall;
 use crate::snapshot::Snapshot;
 
@@ -71,14 +71,18 @@ struct Done {
 fn switch(snapshot: &Snapshot, upstream: &str, backend: &str, drains: bool) -> Option<Done> {
     let upstream = snapshot.upstream(upstream)?;
     let members = upstream.members();
-    let backend = members.iter().find(|one| *one.name == *backend)?;
+    let member = members.iter().find(|one| *one.name == *backend);
+    // One that has gone since it was drained can still be taken back: it would return drained.
+    if member.is_none() && (drains || !upstream.is_drained(backend)) {
+        return None;
+    }
     let now = Instant::now();
     upstream.drain(backend, drains, now);
     Some(Done {
         upstream: upstream.name.to_string(),
-        backend: backend.name.to_string(),
-        state: backend.state(now).label(),
-        in_flight: backend.in_flight(),
+        backend: backend.to_owned(),
+        state: member.map_or("gone", |one| one.state(now).label()),
+        in_flight: member.map_or(0, |one| one.in_flight()),
     })
 }
 

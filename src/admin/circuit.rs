@@ -5,6 +5,7 @@ use std::time::{Instant, SystemTime};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::percent::decode;
 use crate::upstream::Upstream;
 
 /// The body of a call.
@@ -48,11 +49,11 @@ impl Wanted {
     }
 }
 
-/// The upstream whose circuit a path is about.
-pub(super) fn upstream_of(path: &str) -> Option<&str> {
+/// The upstream whose circuit a path is about. One that is called by a URL may be written as it is.
+pub(super) fn upstream_of(path: &str) -> Option<String> {
     let name = path.strip_prefix("/upstreams/")?;
-    name.strip_suffix("/circuit_breaker")
-        .filter(|name| !name.is_empty())
+    let name = name.strip_suffix("/circuit_breaker")?;
+    decode(name).filter(|name| !name.is_empty())
 }
 
 /// How the circuit of an upstream stands, here and in `/status`.
@@ -85,14 +86,21 @@ mod tests {
     #[test]
     fn a_path_names_its_upstream() {
         let path = "/upstreams/users/circuit_breaker";
-        assert_eq!(upstream_of(path), Some("users"));
-        let of_url = "/upstreams/https://a.test:1/circuit_breaker";
-        assert_eq!(upstream_of(of_url), Some("https://a.test:1"));
+        assert_eq!(upstream_of(path).as_deref(), Some("users"));
+        for of_url in [
+            "https://a.test:1",
+            "https:%2F%2Fa.test:1",
+            "https%3a%2f%2fa.test%3a1",
+        ] {
+            let path = format!("/upstreams/{of_url}/circuit_breaker");
+            assert_eq!(upstream_of(&path).as_deref(), Some("https://a.test:1"));
+        }
         for wrong in [
             "/upstreams/circuit_breaker",
             "/upstreams//circuit_breaker",
             "/upstreams/users",
             "/upstreams/users/circuit_breaker/x",
+            "/upstreams/%f/circuit_breaker",
         ] {
             assert_eq!(upstream_of(wrong), None, "{wrong}");
         }

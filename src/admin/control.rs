@@ -183,7 +183,8 @@ impl Control {
             Ok(_) if is_lifted => self.lift(&peer, session).await,
             Ok(body) if call == Call::Revocations => self.revoke(&peer, &body).await,
             Ok(body) if call == Call::Circuit => {
-                self.hold(&peer, session.req_header().uri.path(), &body)
+                let path = session.req_header().uri.path();
+                self.hold(&peer, path, &body).await
             }
             Ok(body) => self.switch(&peer, &body).await,
         };
@@ -264,29 +265,43 @@ impl Control {
 
 /// Calls about circuits.
 impl Control {
-    fn hold(
+    async fn hold(
         &self,
         peer: &Peer,
         path: &str,
         body: &[u8],
     ) -> Result<(AdminCall, Response<Vec<u8>>), Refusal> {
-        let (snapshot, now) = (self.live.load(), Instant::now());
-        let named = circuit::upstream_of(path).and_then(|name| snapshot.upstream(name));
-        let upstream = named.ok_or(Refusal::NoSuchUpstream)?;
-        let wanted = circuit::Wanted::read(body).ok_or(Refusal::NoState)?;
-        log::warn!(
-            "admin: {peer} sets the circuit of {:?} to {}",
-            upstream.name,
-            wanted.as_str()
-        );
-        upstream.force_circuit(wanted.open(), now);
-        // Asked behind it: what was there before the hand-over began has gone with it.
-        if self.reloader.is_handed_over() {
-            return Err(Refusal::HandedOver);
+        let name = circuit::upstream_of(path).ok_or(Refusal::NoSuchUpstream)?;
+        let wanted = circuit::Wanted::read(body);
+        let reloader = Arc::clone(&self.reloader);
+        let held = tokio::task::spawn_blocking(move || {
+            reloader.in_charge(|snapshot| {
+                let done = hold(snapshot, &name, wanted);
+                done.map(|(state, shown)| (name, state, shown))
+            })
+        });
+        match held.await {
+            Ok(None) => Err(Refusal::HandedOver),
+            Ok(Some(Err(refusal))) => Err(refusal),
+            Ok(Some(Ok((name, state, shown)))) => {
+                log::warn!("admin: {peer} sets the circuit of {name:?} to {state}");
+                Ok((AdminCall::Done, json(StatusCode::OK, &shown)))
+            }
+            Err(_) => Ok(broke_off()),
         }
-        let shown = circuit::shown(upstream, now);
-        Ok((AdminCall::Done, json(StatusCode::OK, &shown)))
     }
+}
+
+/// Holds the circuit to an upstream, or leaves it to itself. Says where it was wanted, and how it stands.
+fn hold(
+    snapshot: &Snapshot,
+    upstream: &str,
+    wanted: Option<circuit::Wanted>,
+) -> Result<(&'static str, Value), Refusal> {
+    let upstream = snapshot.upstream(upstream).ok_or(Refusal::NoSuchUpstream)?;
+    let (wanted, now) = (wanted.ok_or(Refusal::NoState)?, Instant::now());
+    upstream.force_circuit(wanted.open(), now);
+    Ok((wanted.as_str(), circuit::shown(upstream, now)))
 }
 
 /// Calls about revocations.
@@ -299,7 +314,7 @@ impl Control {
             Call::Circuit => {
                 let snapshot = self.live.load();
                 let named = circuit::upstream_of(uri.path());
-                match named.and_then(|name| snapshot.upstream(name)) {
+                match named.and_then(|name| snapshot.upstream(&name)) {
                     Some(upstream) => circuit::shown(upstream, Instant::now()),
                     None => return Some(refuse_caller(Refusal::NoSuchUpstream)),
                 }

@@ -8,6 +8,7 @@ mod answer;
 mod backends;
 mod circuit;
 pub mod control;
+mod percent;
 mod providers;
 mod revocations;
 pub mod status;

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::percent::decode;
 use crate::background::revocations::{Revoker, Time};
 use crate::filter::auth::revocation::{MAX_NAME, Revocation, Target, Terms};
 
@@ -189,23 +190,6 @@ pub(super) fn named(path: &str, query: Option<&str>) -> Option<Target> {
         _ => return None,
     };
     fit(target).ok()
-}
-
-/// Undoes percent-encoding.
-pub(super) fn decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        let digit = |byte: u8| char::from(byte).to_digit(16);
-        match byte {
-            b'%' => {
-                let (high, low) = (digit(rest.next()?)?, digit(rest.next()?)?);
-                bytes.push(u8::try_from(high * 16 + low).ok()?);
-            }
-            _ => bytes.push(byte),
-        }
-    }
-    String::from_utf8(bytes).ok()
 }
 
 /// What there is, without the ids; what is asked for by name, with whether it is revoked.

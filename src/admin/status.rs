@@ -186,8 +186,10 @@ fn of_route(route: &Route) -> Value {
 }
 
 fn of_upstream(upstream: &Upstream, now: Instant) -> Value {
-    let backends: Vec<Value> = upstream
-        .members()
+    let members = upstream.members();
+    let mut drained = upstream.drained();
+    drained.retain(|name| members.iter().all(|one| *one.name != **name));
+    let backends: Vec<Value> = members
         .iter()
         .map(|backend| {
             json!({
@@ -205,6 +207,7 @@ fn of_upstream(upstream: &Upstream, now: Instant) -> Value {
         "concurrency": upstream.concurrency.as_ref().and_then(Limit::standing).map(of_limit),
         "circuit_breaker": circuit::shown(upstream, now),
         "backends": backends,
+        "draining_when_back": drained,
     })
 }
 

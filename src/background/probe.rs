@@ -192,7 +192,7 @@ impl Told {
         latest.members = members.iter().map(weak).collect();
         if let Some((up, reason)) = &latest.verdict {
             for (upstream, backend) in members {
-                upstream.probed(backend, *up, reason.as_deref(), Instant::now());
+                upstream.judged(backend, *up, reason.as_deref(), Instant::now());
             }
         }
     }
@@ -309,6 +309,37 @@ mod tests {
         assert_eq!(state(), crate::upstream::State::Down);
         probing.follow(&new);
         assert_eq!(state(), crate::upstream::State::Up);
+    }
+
+    #[tokio::test]
+    async fn an_old_result_says_nothing_of_a_circuit_that_has_opened_since() {
+        let metrics = crate::metrics::Metrics::new("gateway");
+        let text = "upstreams:
+  u: { backends: ['127.0.0.1:1'], health_check: { interval: 1h, timeout: 1s }, circuit_breaker: { timeout: 1h } }
+routes: [{ name: a, upstream: u }]";
+        let env = crate::config::FixedEnv::default();
+        let loaded = crate::config::parse(text, "test", std::path::Path::new("."), &env);
+        let config = loaded.unwrap_or_else(|error| panic!("{error}")).config;
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
+        let snapshot = Snapshot::compile(&config, 1, &metrics, long_ago, None);
+        let snapshot = snapshot.unwrap_or_else(|error| panic!("{error}"));
+        let mut probing = Probing::default();
+        probing.follow(&snapshot);
+        let running = probing.running.values().next().unwrap();
+        running.told.tell(&Ok(()), Some(true));
+        let upstream = &snapshot.upstreams[0];
+        for _ in 0..5 {
+            let pass = upstream.let_in(long_ago).unwrap();
+            upstream.judge(pass, 503, Duration::ZERO, long_ago);
+        }
+        let state = || upstream.circuit(Instant::now()).standing.state;
+        assert_eq!(state(), crate::upstream::CircuitState::Open);
+        running.told.tell(&Err(Unwell::Refused), None);
+        probing.follow(&snapshot);
+        assert_eq!(state(), crate::upstream::CircuitState::Open);
+        let running = probing.running.values().next().unwrap();
+        running.told.tell(&Ok(()), Some(true));
+        assert_eq!(state(), crate::upstream::CircuitState::HalfOpen);
     }
 
     #[tokio::test]

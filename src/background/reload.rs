@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Instant, SystemTime};
 
@@ -116,6 +117,9 @@ pub struct Reloader {
     /// switch does not wait for a name server.
     reading: Mutex<()>,
     state: Mutex<State>,
+    /// Another process is in charge, and knows what is switched. Written under `state`; read without, so
+    /// that nobody waits for a generation that is made.
+    handed_over: AtomicBool,
     /// Apart from `state`, so that nobody waits for a reload to be told of the last one.
     report: Mutex<Report>,
 }
@@ -134,8 +138,6 @@ struct State {
     /// Generations that requests in flight still hold. The last holder frees them, and that should
     /// not be a request.
     retired: Vec<Arc<Snapshot>>,
-    /// Another process is in charge, and knows what is switched.
-    handed_over: bool,
 }
 
 /// What came of a switch.
@@ -175,8 +177,8 @@ impl Reloader {
                 level: loaded.config.log.level,
                 written: loaded.written.hash(),
                 retired: Vec::new(),
-                handed_over: false,
             }),
+            handed_over: AtomicBool::new(false),
             report: Mutex::new(Report {
                 loaded: SystemTime::now(),
                 upgrade_needed: Vec::new(),
@@ -205,7 +207,7 @@ impl Reloader {
     /// Reads the configuration and puts it into force. Takes its time: not for an async task.
     pub fn reload(&self, trigger: Trigger) -> Outcome {
         let _alone = lock(&self.reading);
-        if lock(&self.state).handed_over {
+        if self.is_handed_over() {
             return handed_over(trigger);
         }
         let Some(path) = &self.path else {
@@ -231,13 +233,14 @@ impl Reloader {
     /// Changes nothing any more from here on; the answer is what is in force for good. A reload that
     /// is under way comes to nothing.
     pub fn hand_over(&self) -> Arc<Snapshot> {
-        lock(&self.state).handed_over = true;
+        let _alone = lock(&self.state);
+        self.handed_over.store(true, SeqCst);
         self.live.load()
     }
 
-    /// Whether another process is in charge.
+    /// Whether another process is in charge. Does not wait for anybody.
     pub fn is_handed_over(&self) -> bool {
-        lock(&self.state).handed_over
+        self.handed_over.load(SeqCst)
     }
 
     /// Takes over what another process had switched.
@@ -251,15 +254,15 @@ impl Reloader {
     /// Changes something of the generation in force; `None`: another process is in charge, and here
     /// it would be lost.
     pub fn in_charge<T>(&self, change: impl FnOnce(&Snapshot) -> T) -> Option<T> {
-        let state = lock(&self.state);
-        (!state.handed_over).then(|| change(&self.live.load()))
+        let _alone = lock(&self.state);
+        (!self.is_handed_over()).then(|| change(&self.live.load()))
     }
 
     /// Switches maintenance for everything or for one route.
     pub fn switch_maintenance(&self, on: bool, route: Option<&str>) -> Switched {
         // No other generation must come between the switch and its count.
-        let state = lock(&self.state);
-        if state.handed_over {
+        let _alone = lock(&self.state);
+        if self.is_handed_over() {
             return Switched::HandedOver;
         }
         let snapshot = self.live.load();
@@ -349,7 +352,7 @@ impl Reloader {
     /// switches maintenance waits for this alone.
     fn adopt(&self, config: &Config, written: u64, settings: Ready) -> Result<Option<u64>, String> {
         let mut state = lock(&self.state);
-        if state.handed_over {
+        if self.is_handed_over() {
             return Ok(None);
         }
         let current = self.live.load();

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use super::Upstream;
 use super::backend::Backend;
+use super::drained::Drained;
 use super::known::Known;
 use super::peer::Peers;
 use crate::config::model;
@@ -40,6 +41,7 @@ impl Members {
 pub(super) struct Maker<'a> {
     pub config: &'a model::Upstream,
     pub tls: Option<&'a BackendTls>,
+    pub drained: &'a Drained,
     pub metrics: &'a Metrics,
     pub now: Instant,
 }
@@ -50,7 +52,7 @@ impl Maker<'_> {
     pub fn compile(&self, wanted: &[model::Backend], before: &Members) -> Members {
         let make = |backend: &model::Backend| {
             let known = before.find(backend).map(|before| Arc::clone(&before.known));
-            let known = known.unwrap_or_else(|| self.nothing(before));
+            let known = known.unwrap_or_else(|| self.nothing(backend, before));
             if self.config.health_check.is_none() {
                 // No probe would ever bring it back.
                 known.probed.set(true);
@@ -72,16 +74,19 @@ impl Maker<'_> {
                 };
                 self.make(backend, Arc::clone(&other.known), peers)
             }
-            None => self.make(backend, self.nothing(before), self.peers(backend)),
+            None => self.make(backend, self.nothing(backend, before), self.peers(backend)),
         };
         Members(wanted.iter().map(make).collect())
     }
 
-    /// What is known of a new member: a check may want it judged before it gets requests.
-    fn nothing(&self, before: &Members) -> Arc<Known> {
+    /// What is known of a new member: a check may want it judged before it gets requests, and an operator
+    /// may have drained it when it was here before.
+    fn nothing(&self, backend: &model::Backend, before: &Members) -> Arc<Known> {
         let check = self.config.health_check.as_ref();
         let up = check.is_none_or(|check| check.starts_healthy);
-        Known::nothing(up, !before.is_empty(), self.now)
+        let known = Known::nothing(up, !before.is_empty(), self.now);
+        known.set_draining(self.drained.contains(&backend.name));
+        known
     }
 
     fn make(&self, backend: &model::Backend, known: Arc<Known>, peers: Arc<Peers>) -> Arc<Backend> {

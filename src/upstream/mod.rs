@@ -6,6 +6,7 @@ pub mod balance;
 mod breaker;
 mod circuit;
 mod complaint;
+mod drained;
 mod ejection;
 mod known;
 mod latency;
@@ -33,6 +34,7 @@ pub use breaker::{Pass, Refused, State as CircuitState};
 use circuit::Circuit;
 pub use circuit::Report as CircuitReport;
 use complaint::Complaints;
+use drained::Drained;
 use latency::Latencies;
 use members::Maker;
 pub use members::Members;
@@ -74,6 +76,8 @@ pub struct Upstream {
     pub sticky: Option<Sticky>,
     tls: Option<BackendTls>,
     complaints: Complaints,
+    /// Whom operators drain, in every generation.
+    drained: Arc<Drained>,
     budget: Arc<RetryBudget>,
     latencies: Arc<Latencies>,
     /// Whether somebody asks for them.
@@ -101,9 +105,11 @@ impl Upstream {
         previous: Option<&Self>,
     ) -> Self {
         let tls = config.tls.as_ref().map(BackendTls::new);
+        let drained = previous.map_or_else(Arc::default, |one| Arc::clone(&one.drained));
         let maker = Maker {
             config,
             tls: tls.as_ref(),
+            drained: &drained,
             metrics,
             now,
         };
@@ -149,6 +155,7 @@ impl Upstream {
             circuit: Circuit::compile(config, metrics, now, previous),
             tls,
             complaints: Complaints::default(),
+            drained,
             measured: AtomicBool::new(false),
             latencies: previous.map_or_else(Arc::default, |one| Arc::clone(&one.latencies)),
             budget: budget.unwrap_or_else(|| {
@@ -182,6 +189,7 @@ impl Upstream {
         let maker = Maker {
             config: &self.config,
             tls: self.tls.as_ref(),
+            drained: &self.drained,
             metrics,
             now,
         };
@@ -341,26 +349,26 @@ impl Upstream {
         }
     }
 
-    /// Lets a member finish the requests that it has and gives it no other, or takes it back in; until
-    /// then, whatever is reloaded. Says whether that is a change.
-    pub fn drain(&self, backend: &Backend, draining: bool, now: Instant) -> bool {
-        let is_change = backend.known.set_draining(draining);
-        if is_change {
-            self.changed(now);
-        }
-        is_change
-    }
-
-    /// Takes over what the row of a backend's probes comes to, and why.
+    /// Takes over what the row of a backend's probes comes to, and why. The last of them has just ended.
     pub fn probed(&self, backend: &Backend, up: bool, reason: Option<&str>, now: Instant) {
         let is_change = backend.known.probed.set(up);
         // That checks are good is no news of requests that fail all the same.
         if up && (backend.known.probed.was_ill() || is_change) {
             self.recovered(now);
         }
-        if !is_change {
-            return;
+        if is_change {
+            self.tell_judged(backend, up, reason, now);
         }
+    }
+
+    /// The same of probes that may be long over.
+    pub fn judged(&self, backend: &Backend, up: bool, reason: Option<&str>, now: Instant) {
+        if backend.known.probed.set(up) {
+            self.tell_judged(backend, up, reason, now);
+        }
+    }
+
+    fn tell_judged(&self, backend: &Backend, up: bool, reason: Option<&str>, now: Instant) {
         let (upstream, name) = (&self.name, &backend.name);
         match up {
             true => log::info!("upstream={upstream} backend={name} is up"),

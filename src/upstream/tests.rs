@@ -282,7 +282,7 @@ fn the_last_one_that_serves_is_not_ejected() {
     fail(&upstream, &members[1], now);
     assert_eq!(members[1].state(now), State::Ejected);
     // Nor is one beside another that an operator drains.
-    upstream.drain(&members[1], true, now);
+    upstream.drain(&members[1].name, true, now);
     for _ in 0..10 {
         fail(&upstream, &members[0], now);
     }

@@ -356,6 +356,22 @@ fn an_operator_opens_and_closes_it() {
 }
 
 #[test]
+fn the_circuit_to_a_url_is_named_as_it_is_or_encoded() {
+    let gateway = Gateway::start(
+        "admin: { address: 127.0.0.1:0, token: key }
+routes: [{ name: all, upstream: 'https://127.0.0.1:1' }]",
+    );
+    for name in ["https://127.0.0.1:1", "https:%2F%2F127.0.0.1:1"] {
+        let path = format!("/upstreams/{name}/circuit_breaker");
+        assert_eq!(get(gateway.admin(), &path).status, 200, "{name}");
+        let answer = gateway.call(&path, "key", "{\"state\": \"open\"}");
+        assert_eq!(answer.json()["state"], "open", "{name}");
+    }
+    let wrong = "/upstreams/https:%2F%2F127.0.0.1:2/circuit_breaker";
+    assert_eq!(get(gateway.admin(), wrong).status, 404);
+}
+
+#[test]
 fn an_open_circuit_stays_open_over_a_reload_that_changes_its_policy() {
     let (origin, status) = moody();
     let gateway = Gateway::start(&text(&origin, "timeout_secs: 3600", ""));

@@ -513,3 +513,40 @@ fn a_socket_that_is_gone_is_bound_anew_by_whoever_takes_charge() {
     wait_end(successor.pid());
     assert!(path.exists());
 }
+
+#[test]
+fn a_successor_is_ready_whatever_its_first_probes_are_waiting_for() {
+    let silent = Arc::new(AtomicBool::new(false));
+    let is_silent = Arc::clone(&silent);
+    let origin = Origin::answering(move |_| match is_silent.load(SeqCst) {
+        true => Script::new().hold(),
+        false => Script::answer("well"),
+    });
+    let mut line = Line::of(Gateway::with_upstream(
+        &[origin.address()],
+        "    health_check: { path: /, interval: 1h, timeout: 1h, initial: unhealthy }",
+    ));
+    silent.store(true, SeqCst);
+    line.upgrade();
+    eventually("a probe is on its way", || origin.requests() >= 2);
+    assert_eq!(get(line.first.addr(), "/ready").status, 200);
+}
+
+#[test]
+fn after_the_hand_over_the_old_process_leaves_its_circuits_alone() {
+    let mut line = Line::of(Gateway::start(SWITCHED));
+    let mut kept = Client::connect(line.first.admin());
+    let path = "/upstreams/u/circuit_breaker";
+    assert_eq!(kept.get(path).json()["forced"], false);
+    // Keeps the old process for a while.
+    let mut stays = line.connect();
+    assert_eq!(stays.get("/ready").status, 200);
+    line.upgrade();
+    let token = "Authorization: Bearer key";
+    let body = b"{\"state\": \"open\"}";
+    let refused = kept.exchange(format_request("POST", path, &[token], body));
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert_eq!(refused.json()["error"], "handed_over");
+    assert!(!line.logged("sets the circuit"));
+    assert!(!line.logged("circuit open"));
+}

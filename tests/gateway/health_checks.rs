@@ -98,10 +98,10 @@ fn without_a_path_a_connection_is_enough() {
     let gateway = Gateway::with_upstream(&[silent.address()], &check("initial: unhealthy"));
     gateway.wait_metric(UP, &[], 1.0);
     let refusing = DeadPort::refusing();
-    let gateway = Gateway::with_upstream(&[refusing.address()], &check("host: a"));
+    let gateway = Gateway::with_upstream(&[refusing.address()], &check("initial: healthy"));
     assert_eq!(why_down(&gateway), "connection refused");
     let unanswering = DeadPort::unanswering();
-    let gateway = Gateway::with_upstream(&[unanswering.address()], &impatient("host: a"));
+    let gateway = Gateway::with_upstream(&[unanswering.address()], &impatient("initial: healthy"));
     assert_eq!(why_down(&gateway), IN_TIME);
 }
 

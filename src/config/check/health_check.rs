@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderName, HeaderValue, Method, header};
 
 use super::Checker;
@@ -62,6 +63,13 @@ impl Checker<'_> {
             self.refuse(&grpc, "stands beside `path`, expected one of the two");
         }
         if written.path.is_none() && !self.is_written(&at.key("path")) {
+            let host = at.key("host");
+            if written.host.is_some() && !self.is_written(&at.key("grpc")) {
+                self.refuse(
+                    &host,
+                    "has no effect without `path` or `grpc`, expected one of them, too",
+                );
+            }
             for key in ONLY_HTTP {
                 let key = at.key(key);
                 if self.is_written(&key) {
@@ -183,11 +191,12 @@ fn method(text: &str) -> Result<Method, Invalid> {
     }
 }
 
+/// A path as a probe can send it, by HTTP/1.1 and HTTP/2.
 fn probe_path(path: &str) -> Result<String, Invalid> {
     let visible = path
         .bytes()
         .all(|byte| byte.is_ascii_graphic() && byte != b'#');
-    if path.starts_with('/') && visible {
+    if path.starts_with('/') && visible && path.parse::<PathAndQuery>().is_ok() {
         return Ok(path.to_owned());
     }
     Err(Invalid::new(
@@ -196,8 +205,13 @@ fn probe_path(path: &str) -> Result<String, Invalid> {
     ))
 }
 
+/// A host as a probe can send it: as `Host`, and as an authority. Whoever asks has no name there.
 fn probe_host(host: &str) -> Result<String, Invalid> {
-    if !host.is_empty() && !host.contains([' ', '/']) && HeaderValue::from_str(host).is_ok() {
+    let is_sound = |parsed: Authority| {
+        let name = parsed.host();
+        !name.is_empty() && (name.len() == host.len() || parsed.port_u16().is_some())
+    };
+    if !host.contains('@') && host.parse::<Authority>().is_ok_and(is_sound) {
         return Ok(host.to_owned());
     }
     Err(Invalid::new(

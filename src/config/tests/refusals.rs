@@ -281,6 +281,19 @@ fn upstreams_have_backends_that_can_be_dialled() {
     assert!(upstream("health_check: { path: /, headers: { 'a b': a } }").contains("header name"));
     assert!(upstream("health_check: { path: /, grpc: {} }").contains("beside `path`"));
     assert!(upstream("health_check: { grpc: { service: 'a b' } }").contains("name of a service"));
+    assert!(upstream("health_check: { host: a }").contains("no effect without `path` or `grpc`"));
+    for path in ["/a<b", "/a>b", "/a`b", "/a b", "/a#b"] {
+        let found = upstream(&format!("health_check: {{ path: '{path}' }}"));
+        assert!(found.contains("is not a path"), "{path}: {found}");
+    }
+    for host in [
+        "a:b:c", "a b", "a/b", "u@a", "a:", ":1", "a:65536", "[::1", "",
+    ] {
+        for question in ["path: /", "grpc: {}"] {
+            let found = upstream(&format!("health_check: {{ {question}, host: '{host}' }}"));
+            assert!(found.contains("is not a host"), "{host}: {found}");
+        }
+    }
     assert!(upstream("health_check: { port: 0 }").contains("`0`"));
     assert!(upstream("health_check: { initial: maybe }").contains("`healthy`"));
     let discovery = |text: &str| upstream(&format!("discovery: {{ {text} }}"));

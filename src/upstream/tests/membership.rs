@@ -132,3 +132,41 @@ fn a_discovery_keeps_its_members_across_a_reload_until_it_answers_anew() {
     let without = Upstream::compile(&written, &metrics, now, Some(&new));
     assert_eq!(ports(&without), [1], "nobody would take them out");
 }
+
+#[test]
+fn a_drained_member_is_drained_again_when_it_comes_back() {
+    let (now, metrics) = (Instant::now(), Metrics::new("gateway"));
+    let upstream = Upstream::compile(&config(2), &metrics, now, None);
+    assert!(upstream.drain("127.0.0.1:1", true, now));
+    upstream.set_members(&found(&[(2, 1)]), &metrics, now);
+    upstream.set_members(&found(&[(1, 1), (2, 1)]), &metrics, now);
+    assert_eq!(upstream.members()[0].state(now), State::Draining);
+    assert_eq!(chosen(&upstream, now, 2), ["127.0.0.1:2", "127.0.0.1:2"]);
+    // Over a reload without it, too.
+    let without = Upstream::compile(
+        &written("{ backends: ['127.0.0.1:2'] }"),
+        &metrics,
+        now,
+        Some(&upstream),
+    );
+    let with = Upstream::compile(&config(2), &metrics, now, Some(&without));
+    assert_eq!(with.members()[0].state(now), State::Draining);
+    assert!(with.is_drained("127.0.0.1:1"));
+    // What a predecessor says holds in the place of all that.
+    with.set_drained(&["127.0.0.1:2".to_owned()].into(), now);
+    let states: Vec<_> = with.members().iter().map(|one| one.state(now)).collect();
+    assert_eq!(states, [State::Up, State::Draining]);
+    assert_eq!(with.drained().len(), 1);
+}
+
+#[test]
+fn names_of_drained_members_that_never_return_are_not_kept_for_ever() {
+    let (now, metrics) = (Instant::now(), Metrics::new("gateway"));
+    let upstream = Upstream::compile(&config(1), &metrics, now, None);
+    upstream.drain("127.0.0.1:1", true, now);
+    for gone in 0..3000 {
+        upstream.drain(&format!("pod-{gone}"), true, now);
+    }
+    assert!(upstream.drained().len() <= 1000);
+    assert!(upstream.is_drained("127.0.0.1:1") && upstream.is_drained("pod-2999"));
+}

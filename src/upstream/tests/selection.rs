@@ -66,11 +66,11 @@ fn members_that_are_out_get_nothing_with_any_policy() {
         for _ in 0..5 {
             fail(&upstream, &all[1], now);
         }
-        assert!(upstream.drain(&all[3], true, now));
+        assert!(upstream.drain(&all[3].name, true, now));
         assert_eq!(drawn(&upstream, now, 200), [(5, 200)].into(), "{policy}");
         let states: Vec<_> = all.iter().map(|one| one.state(now).label()).collect();
         assert_eq!(states, ["down", "ejected", "drained", "draining", "up"]);
-        upstream.drain(&all[3], false, now);
+        upstream.drain(&all[3].name, false, now);
         upstream.probed(&all[0], true, None, now);
         let later = now + Duration::from_secs(300);
         let again = drawn(&upstream, later, 2000);
@@ -184,7 +184,7 @@ fn the_backup_is_used_while_too_few_are_up_and_left_again() {
 fn in_a_panic_members_that_are_down_are_used_but_none_that_drains() {
     let upstream = members(&["", "", ""], "panic_threshold: 50%");
     let (now, all) = (Instant::now(), upstream.members());
-    upstream.drain(&all[2], true, now);
+    upstream.drain(&all[2].name, true, now);
     upstream.probed(&all[0], false, None, now);
     assert_eq!(drawn(&upstream, now, 10), [(2, 10)].into());
     upstream.probed(&all[1], false, None, now);
@@ -231,19 +231,19 @@ fn a_retry_goes_to_the_next_group_before_it_goes_to_one_again() {
 fn draining_outlives_reloads_and_ends_where_it_is_said() {
     let upstream = members(&["", ""], "");
     let (now, metrics) = (Instant::now(), Metrics::new("gateway"));
-    upstream.drain(&upstream.members()[0], true, now);
+    upstream.drain(&upstream.members()[0].name, true, now);
     let mut changed = upstream.config.clone();
     changed.retries.attempts = 3;
     let reloaded = Upstream::compile(&changed, &metrics, now, Some(&upstream));
     assert_eq!(drawn(&reloaded, now, 10), [(2, 10)].into());
-    reloaded.drain(&reloaded.members()[0], false, now);
+    reloaded.drain(&reloaded.members()[0].name, false, now);
     assert_eq!(
         drawn(&upstream, now, 10).len(),
         2,
         "an older generation notices"
     );
     assert!(
-        !upstream.drain(&upstream.members()[0], false, now),
+        !upstream.drain(&upstream.members()[0].name, false, now),
         "no change"
     );
 }
@@ -383,7 +383,7 @@ proptest! {
                     upstream.probed(&all[at % all.len()], up, None, now);
                 }
                 Event::Drain(at, on) if !all.is_empty() => {
-                    upstream.drain(&all[at % all.len()], on, now);
+                    upstream.drain(&all[at % all.len()].name, on, now);
                 }
                 Event::Later(millis) => now += Duration::from_millis(millis),
                 Event::Members(count) => {
