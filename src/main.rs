@@ -196,6 +196,12 @@ fn serve_file(
     let mut loaded = config::load(path, &ProcessEnv).map_err(|problems| problems.to_string())?;
     check_files(&mut loaded).map_err(|problems| problems.to_string())?;
     if arguments.validate_config {
+        // A running gateway goes on with what it knows; here is the place to hear of them before.
+        let (problems, warnings) = config::lists(&loaded.config, &ProcessEnv);
+        if !problems.is_empty() {
+            return Err(problems.join("\n"));
+        }
+        loaded.warnings.extend(warnings);
         return report(path, &loaded);
     }
     let place = Place::new(loaded.config.server.upgrade_socket.as_deref(), path);

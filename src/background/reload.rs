@@ -333,7 +333,11 @@ impl Reloader {
         if let Some(discovery) = &self.discovery {
             discovery.prepare(&loaded.config);
         }
-        match self.adopt(&loaded.config, written, settings) {
+        let adopted = self.adopt(&loaded.config, written, settings);
+        if let Some(discovery) = &self.discovery {
+            discovery.settle();
+        }
+        match adopted {
             Ok(None) => handed_over(trigger),
             Ok(Some(generation)) => {
                 self.connect(&loaded.config);

@@ -30,7 +30,7 @@ mod yaml;
 use std::io::Read;
 use std::path::Path;
 
-pub use check::{backends, expiry};
+pub use check::{backends, expiry, lists};
 pub use env::{Env, FixedEnv, ProcessEnv};
 pub use faults::Fault;
 pub use model::{Config, Secret};

@@ -400,3 +400,34 @@ fn pipes_are_refused_and_not_waited_for() {
     assert_eq!(run.code, Some(1));
     assert!(run.stderr.contains("not a regular file"), "{}", run.stderr);
 }
+
+#[test]
+fn lists_of_backends_are_read_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.yaml");
+    let list = folder.path().join("backends.yaml");
+    let text = "upstreams: { u: { discovery: { file: { path: backends.yaml } } } }\n\
+                routes: [{ name: a, upstream: u }]\n";
+    std::fs::write(&file, text).unwrap();
+    let check = || finish(binary().arg("-t").arg(&file));
+    let run = check();
+    assert_eq!(run.code, Some(0), "{}", run.output());
+    let warning = "warning: upstreams.u.discovery.file.path: there is no ";
+    assert!(run.stdout.contains(warning), "{}", run.stdout);
+    for (bad, expected) in [
+        (
+            "- 127.0.0.1:1\n- nowhere\n",
+            "backends.yaml:2: [1]: `nowhere` has no port",
+        ),
+        ("[]", "has no backend"),
+        ("- { address: '127.0.0.1:1', weight: 0 }", "no weight"),
+    ] {
+        std::fs::write(&list, bad).unwrap();
+        let run = check();
+        assert_eq!(run.code, Some(1), "{bad}");
+        assert!(run.stderr.contains(expected), "{}", run.stderr);
+    }
+    std::fs::write(&list, "- 127.0.0.1:1\n").unwrap();
+    let run = check();
+    assert_eq!((run.code, run.stdout.contains("warning")), (Some(0), false));
+}

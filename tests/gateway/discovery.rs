@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::client::{Client, get};
+use crate::support::client::{Client, get, request};
 use crate::support::name_server::{NameServer, Zone};
-use crate::support::{Gateway, Origin, eventually};
+use crate::support::{Gateway, Line, Origin, eventually};
 
 const BACKENDS: &str = "gateway_discovery_backends";
 const UPDATES: &str = "gateway_discovery_updates_total";
@@ -250,6 +250,41 @@ fn services_say_port_weight_and_priority() {
 }
 
 #[test]
+fn too_many_services_are_cut_by_priority_and_always_the_same() {
+    let zone = |is_reversed: bool| {
+        let record = |port: u16| (u16::from(port <= 200), 1, port, "pod.users.test");
+        let mut records: Vec<_> = (1..=300).map(record).collect();
+        if is_reversed {
+            records.reverse();
+        }
+        Zone::Services(records, Ipv4Addr::LOCALHOST, 0)
+    };
+    let server = NameServer::start(zone(false));
+    let gateway = Gateway::start(&config(&format!(
+        "dns: {{ name: _http._tcp.users.test, type: srv, resolvers: ['{}'], min_ttl: 100ms }}",
+        server.address()
+    )));
+    gateway.wait_metric(BACKENDS, &U, 256.0);
+    let found = || {
+        let status = gateway.status();
+        let backends = status["upstreams"][0]["backends"].as_array().unwrap();
+        let names = backends.iter().map(|one| one["name"].to_string());
+        names.collect::<std::collections::BTreeSet<_>>()
+    };
+    let of_ports = (1..=156).chain(201..=300);
+    let expected = of_ports.map(|port: u16| format!("\"127.0.0.1:{port}\""));
+    let expected = expected.collect();
+    assert_eq!(found(), expected);
+    gateway.wait_log(&["44 are left out"]);
+    server.set(zone(true));
+    let good = updates(&gateway, "success");
+    eventually("other answers", || {
+        updates(&gateway, "success") > good + 1.0
+    });
+    assert_eq!(found(), expected);
+}
+
+#[test]
 fn ipv6_is_asked_for_where_there_is_no_ipv4() {
     let server = NameServer::start(Zone::Hosts(vec!["::1".parse().unwrap()], 0));
     let gateway = Gateway::start(&config(&dns(&server, 9, "")));
@@ -453,4 +488,144 @@ fn a_gateway_is_not_ready_before_it_has_what_it_requires() {
         let gateway = start.join().unwrap();
         assert_eq!(get(gateway.addr(), "/").status, 200);
     });
+}
+
+#[test]
+fn one_name_server_that_answers_is_enough() {
+    let origins = Origin::fleet(2);
+    let good = NameServer::start(zone(&origins));
+    let ill = [
+        Zone::Silence,
+        Zone::Failure,
+        Zone::Silence,
+        Zone::Garbage,
+        Zone::Silence,
+    ];
+    let ill = ill.map(NameServer::start);
+    let servers = ill.iter().chain([&good]);
+    let servers: Vec<_> = servers.map(|one| format!("'{}'", one.address())).collect();
+    let gateway = Gateway::start(&config(&format!(
+        "dns: {{ name: users.test, port: {}, resolvers: [{}], timeout: 1s, min_ttl: 100ms }}",
+        port(&origins),
+        servers.join(", ")
+    )));
+    eventually("several answers", || updates(&gateway, "success") >= 5.0);
+    assert_eq!(updates(&gateway, "failure"), 0.0);
+    assert_eq!(gateway.metric(BACKENDS, &U), 2.0);
+    for server in &ill {
+        assert!(!server.questions().is_empty(), "all are asked");
+    }
+}
+
+#[test]
+fn a_source_that_a_reload_drops_is_asked_no_more() {
+    let origins = Origin::fleet(1);
+    let [dropped, kept] = [(); 2].map(|()| NameServer::start(zone(&origins)));
+    let upstream = |server: &NameServer| {
+        let discovery = dns(server, port(&origins), "");
+        format!("{{ discovery: {{ {discovery} }} }}")
+    };
+    let text = |u: &str| {
+        format!(
+            "server: {{ watch: false }}
+admin: {{ address: 127.0.0.1:0, token: key }}
+upstreams: {{ u: {u}, v: {} }}
+routes: [{{ name: all, upstream: u }}]",
+            upstream(&kept)
+        )
+    };
+    let gateway = Gateway::start(&text(&upstream(&dropped)));
+    let written = format!("{{ backends: ['{}'] }}", origins[0].address());
+    gateway.rewrite(&text(&written));
+    assert_eq!(
+        gateway.call("/reload", "key", "").json()["result"],
+        "reloaded"
+    );
+    let asked = dropped.questions().len();
+    let until = kept.questions().len() + 10;
+    eventually("the other one goes on", || kept.questions().len() >= until);
+    let later = dropped.questions().len();
+    assert!(later <= asked + 1, "{asked} {later}: one was on its way");
+}
+
+#[test]
+fn a_list_that_cannot_be_used_is_read_again_untouched() {
+    let gateway = Gateway::start(&config("file: { path: /nowhere/backends.yaml }"));
+    eventually("it is read again", || updates(&gateway, "failure") >= 2.0);
+}
+
+/// A gateway whose backends are found, and where operators may drain them.
+fn drainable(discovery: &str) -> String {
+    format!(
+        "admin: {{ address: 127.0.0.1:0, token: key }}\n{}",
+        config(discovery)
+    )
+}
+
+fn drain(gateway: &Gateway, method: &str, backend: SocketAddr) -> (u16, serde_json::Value) {
+    let path = format!("/upstreams/u/backends/{backend}/drain");
+    let token = ["Authorization: Bearer key"];
+    let answer = request(gateway.admin(), method, &path, &token, b"");
+    (answer.status, answer.json()["state"].clone())
+}
+
+/// How the backend at this address stands; null when it is gone.
+fn state(gateway: &Gateway, backend: SocketAddr) -> serde_json::Value {
+    let status = gateway.status();
+    let backends = status["upstreams"][0]["backends"].as_array().unwrap();
+    let own = backends
+        .iter()
+        .find(|one| one["name"] == backend.to_string());
+    own.map_or(serde_json::Value::Null, |one| one["state"].clone())
+}
+
+#[test]
+fn a_backend_that_is_drained_is_so_when_it_comes_back() {
+    let origins = Origin::fleet(2);
+    let server = NameServer::start(zone(&origins));
+    let gateway = Gateway::start(&drainable(&dns(&server, port(&origins), "")));
+    gateway.wait_metric(BACKENDS, &U, 2.0);
+    let backend = origins[1].address();
+    assert_eq!(drain(&gateway, "POST", backend), (200, "draining".into()));
+    server.set(zone(&origins[..1]));
+    gateway.wait_metric(BACKENDS, &U, 1.0);
+    let left = || gateway.status()["upstreams"][0]["draining_when_back"].clone();
+    assert_eq!(left(), serde_json::json!([backend.to_string()]));
+    server.set(zone(&origins));
+    gateway.wait_metric(BACKENDS, &U, 2.0);
+    assert_eq!(state(&gateway, backend), "draining");
+    assert_eq!(left(), serde_json::json!([]));
+    for _ in 0..4 {
+        assert_eq!(get(gateway.addr(), "/").status, 200);
+    }
+    assert_eq!(origins[1].requests(), 0);
+    // It can be taken back while it is gone.
+    server.set(zone(&origins[..1]));
+    gateway.wait_metric(BACKENDS, &U, 1.0);
+    assert_eq!(drain(&gateway, "DELETE", backend), (200, "gone".into()));
+    assert_eq!(drain(&gateway, "DELETE", backend).0, 404);
+    assert_eq!(drain(&gateway, "POST", backend).0, 404);
+    server.set(zone(&origins));
+    gateway.wait_metric(BACKENDS, &U, 2.0);
+    assert_eq!(state(&gateway, backend), "up");
+}
+
+#[test]
+fn a_successor_that_has_not_found_a_drained_backend_yet_drains_it() {
+    let origins = Origin::fleet(2);
+    let server = NameServer::start(zone(&origins));
+    let mut line = Line::of(Gateway::start(&drainable(&dns(
+        &server,
+        port(&origins),
+        "",
+    ))));
+    line.first.wait_metric(BACKENDS, &U, 2.0);
+    let backend = origins[0].address();
+    assert_eq!(drain(&line.first, "POST", backend).0, 200);
+    server.set(Zone::Silence);
+    line.upgrade();
+    assert_eq!(state(&line.first, backend), serde_json::Value::Null);
+    server.set(zone(&origins));
+    eventually("it is found", || !state(&line.first, backend).is_null());
+    assert_eq!(state(&line.first, backend), "draining");
 }

@@ -1,20 +1,23 @@
 //! Asks name servers.
 //!
-//! The resolver is made anew for each answer, so that another `/etc/resolv.conf` counts at once, and
-//! nothing is remembered but by us.
+//! The resolvers are made anew for each answer, so that another `/etc/resolv.conf` counts at once, and
+//! nothing is remembered but by us. There is one for each name server, and all are asked at the same time:
+//! one resolver with several would end the question with the first failure, and ask most of them too late.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, select_ok};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
-    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ServerOrderingStrategy,
+    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
+    ServerOrderingStrategy,
 };
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{RData, RecordType};
+use hickory_resolver::system_conf::read_system_conf;
 
 use super::knowledge::Answer;
 use super::records::{self, Service};
@@ -31,17 +34,17 @@ type Found<T> = Result<Option<(Vec<T>, Duration)>, NetError>;
 
 /// Asks once.
 pub(super) async fn ask(dns: &Dns, identity: &Identity) -> Answer {
-    let resolver = match resolver(dns) {
-        Ok(resolver) => resolver,
+    let servers = match servers(dns) {
+        Ok(servers) => servers,
         Err(error) => return Answer::Failed(error.to_string()),
     };
     let answer = async {
         match dns.records {
-            Records::Srv => services(&resolver, dns, identity).await,
-            Records::Auto(port) => hosts(&resolver, dns, Kind::Auto, port, identity).await,
-            Records::A(port) => hosts(&resolver, dns, Kind::A, port, identity).await,
-            Records::Aaaa(port) => hosts(&resolver, dns, Kind::Aaaa, port, identity).await,
-            Records::All(port) => hosts(&resolver, dns, Kind::All, port, identity).await,
+            Records::Srv => services(&servers, dns, identity).await,
+            Records::Auto(port) => hosts(&servers, dns, Kind::Auto, port, identity).await,
+            Records::A(port) => hosts(&servers, dns, Kind::A, port, identity).await,
+            Records::Aaaa(port) => hosts(&servers, dns, Kind::Aaaa, port, identity).await,
+            Records::All(port) => hosts(&servers, dns, Kind::All, port, identity).await,
         }
     };
     match tokio::time::timeout(dns.timeout * QUESTIONS, answer).await {
@@ -51,15 +54,15 @@ pub(super) async fn ask(dns: &Dns, identity: &Identity) -> Answer {
     }
 }
 
-fn resolver(dns: &Dns) -> Result<TokioResolver, NetError> {
-    let mut builder = if dns.resolvers.is_empty() {
-        TokioResolver::builder_tokio()?
+/// One resolver for each name server; there is at least one.
+fn servers(dns: &Dns) -> Result<Vec<TokioResolver>, NetError> {
+    let (config, mut options) = if dns.resolvers.is_empty() {
+        read_system_conf()?
     } else {
         let servers = dns.resolvers.iter().map(server).collect();
         let config = ResolverConfig::from_parts(None, Vec::new(), servers);
-        TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+        (config, ResolverOpts::default())
     };
-    let options = builder.options_mut();
     options.timeout = dns.timeout;
     options.attempts = 1;
     options.cache_size = 0;
@@ -67,7 +70,22 @@ fn resolver(dns: &Dns) -> Result<TokioResolver, NetError> {
     if !dns.resolvers.is_empty() {
         options.use_hosts_file = ResolveHosts::Never;
     }
-    builder.build()
+    let (domain, search, servers) = config.into_parts();
+    let resolver = |server| {
+        let config = ResolverConfig::from_parts(domain.clone(), search.clone(), vec![server]);
+        let provider = TokioRuntimeProvider::default();
+        let mut builder = TokioResolver::builder_with_config(config, provider);
+        *builder.options_mut() = options.clone();
+        builder.build()
+    };
+    let servers: Vec<_> = servers
+        .into_iter()
+        .map(resolver)
+        .collect::<Result<_, _>>()?;
+    match servers.is_empty() {
+        true => Err(NetError::NoConnections),
+        false => Ok(servers),
+    }
 }
 
 /// By UDP first, by TCP when the answer does not fit.
@@ -91,13 +109,13 @@ enum Kind {
 }
 
 async fn hosts(
-    resolver: &TokioResolver,
+    servers: &[TokioResolver],
     dns: &Dns,
     kind: Kind,
     port: u16,
     identity: &Identity,
 ) -> Result<Answer, NetError> {
-    let Some((addresses, ttl)) = addresses(resolver, &dns.name, kind).await? else {
+    let Some((addresses, ttl)) = addresses(servers, &dns.name, kind).await? else {
         return Ok(Answer::Missing);
     };
     let backends = addresses.into_iter().map(|ip| {
@@ -105,12 +123,12 @@ async fn hosts(
         backend.weight = dns.weight;
         backend
     });
-    let backends = records::in_order(backends.collect());
-    Ok(Answer::Found(backends, ttl))
+    let (backends, left_out) = records::in_order(backends.collect());
+    Ok(Answer::Found(backends, ttl, left_out))
 }
 
-async fn addresses(resolver: &TokioResolver, name: &str, kind: Kind) -> Found<IpAddr> {
-    let of = |kind| of_kind(resolver, name, kind);
+async fn addresses(servers: &[TokioResolver], name: &str, kind: Kind) -> Found<IpAddr> {
+    let of = |kind| of_kind(servers, name, kind);
     match kind {
         Kind::A => of(RecordType::A).await,
         Kind::Aaaa => of(RecordType::AAAA).await,
@@ -132,26 +150,34 @@ async fn addresses(resolver: &TokioResolver, name: &str, kind: Kind) -> Found<Ip
     }
 }
 
-async fn of_kind(resolver: &TokioResolver, name: &str, kind: RecordType) -> Found<IpAddr> {
+async fn of_kind(servers: &[TokioResolver], name: &str, kind: RecordType) -> Found<IpAddr> {
     let address = |data: &RData| match data {
         RData::A(a) => Some(IpAddr::V4(a.0)),
         RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
         _ => None,
     };
-    lookup(resolver, name, kind, address).await
+    lookup(servers, name, kind, address).await
 }
 
-/// The records of a name, by what `read` takes of each.
+/// The records of a name, by what `read` takes of each. The first name server counts that can say
+/// something of the name, be it that there is no such record.
 async fn lookup<T>(
-    resolver: &TokioResolver,
+    servers: &[TokioResolver],
     name: &str,
     kind: RecordType,
     read: impl Fn(&RData) -> Option<T>,
 ) -> Found<T> {
-    let answer = match resolver.lookup(name, kind).await {
-        Ok(answer) => answer,
-        Err(error) if is_missing(&error) => return Ok(None),
-        Err(error) => return Err(error),
+    let asked = servers.iter().map(|server| {
+        Box::pin(async move {
+            match server.lookup(name, kind).await {
+                Ok(answer) => Ok(Some(answer)),
+                Err(error) if is_missing(&error) => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+    });
+    let (Some(answer), _) = select_ok(asked).await? else {
+        return Ok(None);
     };
     let mut found = Vec::new();
     let mut ttl = u32::MAX;
@@ -177,38 +203,54 @@ fn is_missing(error: &NetError) -> bool {
     )
 }
 
+/// What an SRV record says; in the order in which targets are asked for.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Target {
+    priority: u16,
+    host: String,
+    port: u16,
+    weight: u16,
+}
+
 async fn services(
-    resolver: &TokioResolver,
+    servers: &[TokioResolver],
     dns: &Dns,
     identity: &Identity,
 ) -> Result<Answer, NetError> {
     let read = |data: &RData| match data {
         // A target of `.` says that there is no such service (RFC 2782).
-        RData::SRV(srv) if !srv.target.is_root() => Some(srv.clone()),
+        RData::SRV(srv) if !srv.target.is_root() => Some(Target {
+            priority: srv.priority,
+            host: srv.target.to_utf8(),
+            port: srv.port,
+            weight: srv.weight,
+        }),
         _ => None,
     };
-    let found = lookup(resolver, &dns.name, RecordType::SRV, read).await?;
-    let Some((mut services, mut ttl)) = found else {
+    let found = lookup(servers, &dns.name, RecordType::SRV, read).await?;
+    let Some((mut targets, mut ttl)) = found else {
         return Ok(Answer::Missing);
     };
-    services.truncate(TARGETS);
+    // The order of an answer changes. What is left out is always the same, and of the last groups.
+    targets.sort_unstable();
+    let beyond = targets.len().saturating_sub(TARGETS);
+    targets.truncate(TARGETS);
     let mut members = Vec::new();
-    for some in services.chunks(TARGETS_AT_ONCE) {
-        let names: Vec<String> = some.iter().map(|srv| srv.target.to_utf8()).collect();
-        let asked = names
+    for some in targets.chunks(TARGETS_AT_ONCE) {
+        let asked = some
             .iter()
-            .map(|name| addresses(resolver, name, Kind::Auto));
-        for ((srv, name), found) in some.iter().zip(&names).zip(join_all(asked).await) {
+            .map(|target| addresses(servers, &target.host, Kind::Auto));
+        for (target, found) in some.iter().zip(join_all(asked).await) {
             // One failure makes a failure of all: the others alone would be too few.
             let Some((addresses, own)) = found? else {
                 continue;
             };
             ttl = ttl.min(own);
             members.extend(addresses.into_iter().map(|ip| Service {
-                priority: srv.priority,
-                weight: srv.weight,
-                host: name.clone(),
-                address: (ip, srv.port).into(),
+                priority: target.priority,
+                weight: target.weight,
+                host: target.host.clone(),
+                address: (ip, target.port).into(),
             }));
         }
     }
@@ -216,5 +258,6 @@ async fn services(
         return Ok(Answer::Missing);
     }
     let backends = records::of_services(&members, identity);
-    Ok(Answer::Found(records::in_order(backends), ttl))
+    let (backends, left_out) = records::in_order(backends);
+    Ok(Answer::Found(backends, ttl, left_out + beyond))
 }

@@ -14,8 +14,8 @@ const MISSING_RETRY: Duration = Duration::from_secs(5);
 /// What a source answered.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Answer {
-    /// These, never empty, in order; and for how long that counts.
-    Found(Arc<[Backend]>, Duration),
+    /// These, never empty, in order; for how long that counts; and how many more are left out.
+    Found(Arc<[Backend]>, Duration, usize),
     /// The source says that there are none.
     Missing,
     /// No answer, or none that can be understood: why.
@@ -88,7 +88,7 @@ impl Knowledge {
     pub fn take(&mut self, answer: &Answer, bounds: &Bounds, now: Instant) -> (Verdict, Duration) {
         self.answered = true;
         match answer {
-            Answer::Found(found, ttl) => {
+            Answer::Found(found, ttl, _) => {
                 (self.missing_since, self.failing_since, self.failures) = (None, None, 0);
                 let verdict = match self.found.as_ref() == Some(found) {
                     true => Verdict::Same,
@@ -100,15 +100,14 @@ impl Knowledge {
             Answer::Missing => {
                 (self.failing_since, self.failures) = (None, 0);
                 let since = *self.missing_since.get_or_insert(now);
-                let wait = MISSING_RETRY.clamp(bounds.min, bounds.max);
+                let wait = MISSING_RETRY.min(bounds.max);
                 self.keep(since, Some(bounds.keep_missing), wait, now)
             }
             Answer::Failed(_) => {
                 let since = *self.failing_since.get_or_insert(now);
                 let wait = FIRST_RETRY.saturating_mul(1 << self.failures.min(5));
                 self.failures = self.failures.saturating_add(1);
-                let wait = wait.min(LAST_RETRY).max(bounds.min);
-                self.keep(since, bounds.keep_stale, wait, now)
+                self.keep(since, bounds.keep_stale, wait.min(LAST_RETRY), now)
             }
         }
     }
@@ -157,7 +156,7 @@ mod tests {
         let at =
             |port: &u16| records::backend(([10, 0, 0, 1], *port).into(), "", &Identity::Nobody);
         let found: Vec<Backend> = ports.iter().map(at).collect();
-        Answer::Found(found.into(), Duration::from_secs(ttl))
+        Answer::Found(found.into(), Duration::from_secs(ttl), 0)
     }
 
     fn count(knowledge: &Knowledge) -> Option<usize> {
@@ -219,6 +218,21 @@ mod tests {
         let given_up = knowledge.take(&failed, &bounds(), late);
         assert_eq!(given_up.0, Verdict::Changed);
         assert_eq!(count(&knowledge), Some(0));
+    }
+
+    #[test]
+    fn what_is_not_known_is_asked_for_soon_however_long_answers_count() {
+        let (mut knowledge, now) = (Knowledge::default(), Instant::now());
+        let hourly = Bounds {
+            min: 3600 * SECOND,
+            max: 3600 * SECOND,
+            ..bounds()
+        };
+        let failed = Answer::Failed("away".to_owned());
+        let mut wait = |answer: &Answer| knowledge.take(answer, &hourly, now).1;
+        assert_eq!([&failed, &failed].map(&mut wait), [SECOND, 2 * SECOND]);
+        assert_eq!(wait(&Answer::Missing), 5 * SECOND);
+        assert_eq!(wait(&found(&[1], 5)), 3600 * SECOND);
     }
 
     #[test]

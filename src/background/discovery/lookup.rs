@@ -28,6 +28,8 @@ struct State {
     error: Option<(SystemTime, String)>,
     /// Whether the last answer was no good one, which is told once.
     is_bad: bool,
+    /// How many backends the last good answer had too many, which is told once.
+    left_out: usize,
 }
 
 /// What operators are told of a source.
@@ -101,8 +103,13 @@ impl Lookup {
         let (verdict, wait) = state.knowledge.take(answer, &self.bounds, now);
         let source = &self.key.0;
         let problem = match answer {
-            Answer::Found(..) => {
+            Answer::Found(_, _, left_out) => {
                 state.answered = Some(SystemTime::now());
+                if std::mem::replace(&mut state.left_out, *left_out) < *left_out {
+                    log::warn!(
+                        "discovery by {source}: it has too many backends, {left_out} are left out"
+                    );
+                }
                 if std::mem::take(&mut state.is_bad) {
                     log::info!("discovery by {source} works again");
                 }

@@ -72,26 +72,14 @@ impl Discovery {
     }
 
     /// Asks the sources of a configuration that is to run, and waits a short time for those that are
-    /// new. Takes its time: not for an async task.
+    /// new. Takes its time: not for an async task. Whatever becomes of it, [`Self::settle`] comes next.
     pub fn prepare(self: &Arc<Self>, config: &Config) {
-        let running = self.live.get().map(|live| live.load());
-        let mut keys: Vec<Key> = config.upstreams.iter().filter_map(key).collect();
-        if keys.is_empty() && running.is_none() {
+        let keys: Vec<Key> = config.upstreams.iter().filter_map(key).collect();
+        if keys.is_empty() {
             return;
         }
         self.measure(&config.upstreams);
         let wanted = self.ensure(&keys);
-        if let Some(running) = &running {
-            let configs = running.upstreams.iter().map(|one| &one.config);
-            keys.extend(configs.filter_map(key));
-        }
-        self.lock().lookups.retain(|key, lookup| {
-            let stays = keys.contains(key);
-            if !stays {
-                lookup.end();
-            }
-            stays
-        });
         let deadline = Instant::now() + FIRST_ANSWER;
         while Instant::now() < deadline && !wanted.iter().all(|lookup| lookup.is_answered()) {
             std::thread::sleep(LOOK);
@@ -124,6 +112,25 @@ impl Discovery {
             lookups.push(Arc::clone(lookup));
         }
         lookups
+    }
+
+    /// A configuration was put into force, or refused: what no upstream that runs names is asked and
+    /// measured no longer.
+    pub fn settle(&self) {
+        let Some(live) = self.live.get() else {
+            return;
+        };
+        let running = live.load();
+        self.fill(&running);
+        let upstreams = running.upstreams.iter();
+        let keys: Vec<Key> = upstreams.filter_map(|one| key(&one.config)).collect();
+        self.lock().lookups.retain(|key, lookup| {
+            let stays = keys.contains(key);
+            if !stays {
+                lookup.end();
+            }
+            stays
+        });
     }
 
     /// Gives the upstreams of a generation the backends that are known.
@@ -267,7 +274,7 @@ async fn follow(discovery: Arc<Discovery>, lookup: Arc<Lookup>) {
             loop {
                 let (at, who) = (path.clone(), identity.clone());
                 let looked = tokio::task::spawn_blocking(move || {
-                    let due = seen.is_due(Stamp::at(&at));
+                    let due = seen.is_due(Stamp::at(&at), Instant::now());
                     let answer = due.then(|| file::read(&at, &who));
                     (seen, answer)
                 });
@@ -278,10 +285,56 @@ async fn follow(discovery: Arc<Discovery>, lookup: Arc<Lookup>) {
                 };
                 seen = next;
                 if let Some(answer) = answer {
-                    discovery.take(&lookup, &answer);
+                    let wait = discovery.take(&lookup, &answer);
+                    if matches!(answer, Answer::Failed(_)) {
+                        seen.retry_at(Instant::now() + wait);
+                    }
                 }
                 tokio::time::sleep(file::LOOKS).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+mod tests {
+    use super::*;
+
+    fn config(upstreams: &str) -> Config {
+        let text = format!("upstreams: {{ {upstreams} }}\nroutes: [{{ name: a, upstream: u }}]");
+        let env = crate::config::FixedEnv::default();
+        let loaded = crate::config::parse(&text, "test", std::path::Path::new("."), &env);
+        loaded.unwrap_or_else(|error| panic!("{error}")).config
+    }
+
+    #[test]
+    fn what_a_configuration_that_was_refused_asks_for_is_not_asked_for_long() {
+        let metrics = Arc::new(Metrics::new("gateway"));
+        let discovery = Discovery::start(Arc::clone(&metrics), Arc::default()).unwrap();
+        let sources = |discovery: &Discovery| {
+            let state = discovery.lock();
+            let keys = state.lookups.keys().map(|(source, _)| source.to_string());
+            let mut measured: Vec<_> = state.measured.keys().map(ToString::to_string).collect();
+            measured.sort();
+            (keys.collect::<Vec<_>>(), measured)
+        };
+        let running = config("u: { discovery: { file: { path: /nowhere/1 } } }");
+        let snapshot = Snapshot::compile(&running, 1, &metrics, Instant::now(), None);
+        let snapshot = snapshot.unwrap_or_else(|error| panic!("{error}"));
+        discovery.prepare(&running);
+        discovery.fill(&snapshot);
+        discovery.run(Arc::new(Live::new(snapshot)));
+        discovery.prepare(&config(
+            "u: { discovery: { file: { path: /nowhere/2 } } }, \
+             v: { discovery: { file: { path: /nowhere/3 } } }",
+        ));
+        assert_eq!(sources(&discovery).0.len(), 3);
+        discovery.settle();
+        let own = (vec!["file /nowhere/1".to_owned()], vec!["u".to_owned()]);
+        assert_eq!(sources(&discovery), own);
+        discovery.prepare(&running);
+        discovery.settle();
+        assert_eq!(sources(&discovery), own);
     }
 }

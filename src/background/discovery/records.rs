@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::config::model::{Backend, Identity, MAX_PRIORITY};
 
-/// How many backends an answer may have; further ones are left out, by order of address.
+/// How many backends an answer may have; further ones are left out, by order of group and address.
 const MOST: usize = 1000;
 /// What weights of SRV records come to at most: they go up to 65535, and only their relation counts.
 const MOST_WEIGHT: u32 = 100;
@@ -65,14 +65,19 @@ pub(super) fn of_services(services: &[Service], identity: &Identity) -> Vec<Back
     services.iter().map(backend).collect()
 }
 
-/// The same in order, each address once, and no more than there may be. Name servers change the order
-/// from answer to answer, which is no change.
-pub(super) fn in_order(mut found: Vec<Backend>) -> Arc<[Backend]> {
+/// The same in order, each address once, and no more than there may be; and how many are left out. Name
+/// servers change the order from answer to answer, which is no change.
+pub(super) fn in_order(mut found: Vec<Backend>) -> (Arc<[Backend]>, usize) {
     let mut seen = HashSet::with_capacity(found.len());
     found.retain(|backend| seen.insert(backend.address));
+    let left_out = found.len().saturating_sub(MOST);
+    if left_out > 0 {
+        // Those that are left out must not be the ones that are used first.
+        found.sort_by_key(|backend| (backend.priority, backend.address));
+        found.truncate(MOST);
+    }
     found.sort_by_key(|backend| backend.address);
-    found.truncate(MOST);
-    found.into()
+    (found.into(), left_out)
 }
 
 /// The members of an upstream: those that are written, and those that were found beside them.
@@ -146,9 +151,24 @@ mod tests {
             in_order(vec![at(2), at(1), at(2)]),
             in_order(vec![at(1), at(2)])
         );
-        let many = (1..=2000).rev().map(at).collect();
-        let many = in_order(many);
-        assert_eq!((many.len(), many[0].address.port()), (MOST, 1));
+    }
+
+    #[test]
+    fn what_is_too_much_is_of_the_last_group_and_always_the_same() {
+        let at = |port: u16| Backend {
+            priority: u8::from(port <= 900),
+            ..backend(([10, 0, 0, 1], port).into(), "", &Identity::Nobody)
+        };
+        let cut = |ports: Vec<u16>| {
+            let (found, left_out) = in_order(ports.into_iter().map(at).collect());
+            let ports: Vec<u16> = found.iter().map(|one| one.address.port()).collect();
+            (ports, left_out)
+        };
+        let (found, left_out) = cut((1..=1500).rev().collect());
+        let kept: Vec<u16> = (1..=400).chain(901..=1500).collect();
+        assert_eq!((&found, left_out), (&kept, 500));
+        assert_eq!(cut((1..=1500).collect()).0, kept);
+        assert_eq!(cut((1..=1000).collect()).1, 0);
     }
 
     #[test]

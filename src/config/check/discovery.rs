@@ -4,11 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path as FilePath;
 use std::sync::Arc;
 
-use super::upstream::Encryption;
+use super::upstream::{Encryption, NO_WEIGHT, weigh_nothing};
 use super::{Checker, Source as Checked};
 use crate::config::env::Env;
 use crate::config::file::{self, Backend as WrittenBackend};
-use crate::config::model::{Backend, Discovery, Dns, Identity, Records, Source};
+use crate::config::model::{Backend, Config, Discovery, Dns, Identity, Records, Source};
 use crate::config::problem::{Invalid, Problem, Problems, quote};
 use crate::config::scalar::List;
 use crate::config::schema::backends_schema;
@@ -144,6 +144,30 @@ fn dns_name(text: &str) -> Result<String, Invalid> {
     Ok(text.to_ascii_lowercase())
 }
 
+/// Reads the files with lists of backends that a configuration names, for whoever wants to know whether they
+/// are good before it runs. Says what is wrong, and what is odd: a file need not be there yet.
+pub fn lists(config: &Config, env: &dyn Env) -> (Vec<String>, Vec<String>) {
+    let (mut problems, mut warnings) = (Vec::new(), Vec::new());
+    for upstream in &config.upstreams {
+        let Some(discovery) = &upstream.discovery else {
+            continue;
+        };
+        let Source::File(path) = &discovery.source else {
+            continue;
+        };
+        if !path.exists() {
+            warnings.push(format!(
+                "upstreams.{}.discovery.file.path: there is no {} yet",
+                upstream.name,
+                path.display()
+            ));
+        } else if let Err(found) = backends(path, &discovery.identity, env) {
+            problems.extend(found.to_string().lines().map(str::to_owned));
+        }
+    }
+    (problems, warnings)
+}
+
 /// Reads a file with a list of backends, as it stands below `backends`.
 pub fn backends(
     path: &FilePath,
@@ -185,8 +209,11 @@ pub fn backends(
         Err(_) => Vec::new(),
     };
     problems.extend(checker.problems);
-    if problems.is_empty() && backends.is_empty() {
-        let what = "has no backend, expected at least one".to_owned();
+    if problems.is_empty() && weigh_nothing(&backends) {
+        let what = match backends.is_empty() {
+            true => "has no backend, expected at least one".to_owned(),
+            false => format!("its backends {NO_WEIGHT}"),
+        };
         problems.push(Problem::of_the_whole(what));
     }
     match problems.is_empty() {

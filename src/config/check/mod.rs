@@ -33,7 +33,7 @@ use std::path::Path as FilePath;
 use std::sync::Arc;
 
 pub use self::auth::expiry;
-pub use self::discovery::backends;
+pub use self::discovery::{backends, lists};
 use self::route::Known;
 use super::conflict::conflicts;
 use super::env::Env;

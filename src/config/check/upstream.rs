@@ -43,6 +43,13 @@ impl Default for Membership {
     }
 }
 
+/// What is wrong with backends of which none would ever be given a request.
+pub(super) const NO_WEIGHT: &str = "have no weight, expected at least one above 0";
+
+pub(super) fn weigh_nothing(backends: &[Backend]) -> bool {
+    backends.iter().all(|backend| backend.weight == 0)
+}
+
 impl Checker<'_> {
     pub(super) fn upstreams(&mut self, written: &BTreeMap<String, file::Upstream>) -> Upstreams {
         let root = Path::Root;
@@ -146,10 +153,8 @@ impl Checker<'_> {
         at: &Path<'_>,
     ) -> Option<Upstream> {
         let list = at.key("backends");
-        if written.backends.is_empty()
-            && self.is_whole(&list)
-            && !self.is_written(&at.key("discovery"))
-        {
+        let is_alone = !self.is_written(&at.key("discovery"));
+        if written.backends.is_empty() && self.is_whole(&list) && is_alone {
             self.refuse(
                 &list,
                 "has no backend, expected at least one, or `discovery`",
@@ -166,8 +171,8 @@ impl Checker<'_> {
         self.written_server_name(encryption);
         let backends = self.backend_list(&written.backends, encryption, &list);
         let complete = backends.len() == written.backends.0.len() && !backends.is_empty();
-        if complete && backends.iter().all(|backend| backend.weight == 0) {
-            self.refuse(&list, "have no weight, expected at least one above 0");
+        if complete && is_alone && weigh_nothing(&backends) {
+            self.refuse(&list, NO_WEIGHT);
         }
         let discovery = written.discovery.as_ref();
         let discovery =

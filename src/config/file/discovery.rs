@@ -42,7 +42,8 @@ pub struct DnsDiscovery {
     #[serde(default)]
     #[schemars(extend("examples" = [["10.0.0.2:53"]]))]
     pub resolvers: List<Address>,
-    /// How long a name server may take for one question. It is asked twice.
+    /// How long the name servers may take for one question. All are asked at the same time, and twice when
+    /// none answers.
     #[serde(default = "two_seconds")]
     #[schemars(extend("x-min" = "10ms", "x-max" = "30s"))]
     pub timeout: Duration,

@@ -350,3 +350,28 @@ fn fifty_thousand_routes_are_read() {
     }
     assert_eq!(config(&text).routes.len(), 50_000);
 }
+
+#[test]
+fn written_backends_without_weight_may_stand_beside_a_discovery() {
+    let text = "upstreams: { a: { backends: [{ address: 127.0.0.1:1, weight: 0 }], \
+                discovery: { dns: { name: a, port: 1 } } } }\nroutes: [{ upstream: a }]";
+    let config = config(text);
+    assert_eq!(config.upstreams[0].backends[0].weight, 0);
+    assert!(config.upstreams[0].discovery.is_some());
+}
+
+#[test]
+fn a_list_in_a_file_needs_a_backend_with_a_weight() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("backends.yaml");
+    let read = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        let found = backends(&path, &model::Identity::Nobody, &env());
+        found.map_err(|problems| problems.to_string())
+    };
+    let idle = "{ address: 127.0.0.1:1, weight: 0 }";
+    let refused = read(&format!("[{idle}]")).unwrap_err();
+    assert!(refused.contains("have no weight"), "{refused}");
+    assert!(read("[]").unwrap_err().contains("has no backend"));
+    assert_eq!(read(&format!("[{idle}, 127.0.0.1:2]")).unwrap().len(), 2);
+}
