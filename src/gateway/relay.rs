@@ -100,6 +100,10 @@ impl<'a> Relay<'a> {
         // Whom an earlier attempt has told to go on waits for nobody.
         let asks = forward::expects_continue(exchange) && exchange.status().is_none();
         let waits = (asks && !link.is_http2()) || is_tunnel;
+        let owing_since = waits.then(Instant::now);
+        if let Some(attempt) = &mut context.attempt {
+            attempt.admitted.waits(owing_since);
+        }
         let (first_byte, read, write) = forward::timeouts(context);
         let route = context.route.as_ref();
         Self {
@@ -117,7 +121,7 @@ impl<'a> Relay<'a> {
                 write,
             },
             // The body may wait for the backend, so the backend is not given the body's time.
-            owing_since: waits.then(Instant::now),
+            owing_since,
             reading_since: None,
             early: None,
             flushing: false,
@@ -246,10 +250,18 @@ impl<'a> Relay<'a> {
 
     /// The backend takes no more of the request: it owes the answer that may say why.
     fn broken(&mut self, failed: Failed) -> Up {
-        if matches!(self.down, Down::Head) {
-            self.owing_since.get_or_insert_with(Instant::now);
+        if matches!(self.down, Down::Head) && self.owing_since.is_none() {
+            self.owes(Some(Instant::now()));
         }
         Up::Broken(failed)
+    }
+
+    /// The backend owes an answer since then, or nothing yet.
+    fn owes(&mut self, since: Option<Instant>) {
+        self.owing_since = since;
+        if let Some(attempt) = &mut self.context.attempt {
+            attempt.admitted.waits(since);
+        }
     }
 
     /// Moves the response on. Pending when it cannot be, ready with something when that was all.
@@ -346,9 +358,7 @@ impl<'a> Relay<'a> {
     ) -> Result<Option<Relayed>, Failure> {
         let owing_since = self.owing_since.take();
         if response.is_interim() {
-            if matches!(self.up, Up::Done) {
-                self.owing_since = Some(Instant::now());
-            }
+            self.owes(matches!(self.up, Up::Done).then(Instant::now));
             response.headers.remove(http::header::CONNECTION);
             self.exchange
                 .write_head(response, false)
