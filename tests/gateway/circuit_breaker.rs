@@ -452,6 +452,32 @@ fn a_call_that_ends_with_unavailable_is_a_failure() {
 }
 
 #[test]
+fn a_good_probe_of_health_ends_the_wait() {
+    let (origin, status) = moody();
+    status.store(503, Ordering::SeqCst);
+    // Found ill, but not yet taken out.
+    let check =
+        "path: /health, interval: 1s, fast_interval: 100ms, timeout: 1s, unhealthy_after: 100";
+    let gateway = Gateway::with_upstream(
+        &[origin.address()],
+        &format!("    circuit_breaker: {{ timeout: 1h }}\n    health_check: {{ {check} }}"),
+    );
+    eventually("the circuit opens", || {
+        get(gateway.addr(), "/");
+        gateway.metric(TRANSITIONS, &TO_OPEN) >= 1.0
+    });
+    eventually("a probe fails", || {
+        gateway.metric("gateway_backend_probes_total", &[("result", "failure")]) >= 1.0
+    });
+    status.store(200, Ordering::SeqCst);
+    eventually("it closes long before its time", || {
+        get(gateway.addr(), "/");
+        gateway.metric(STATE, &OF_U) == 0.0
+    });
+    assert_eq!(get(gateway.addr(), "/").status, 200);
+}
+
+#[test]
 fn what_an_operator_set_holds_over_an_upgrade() {
     let origin = Origin::echo();
     let mut line = Line::of(Gateway::start(&text(&origin, "timeout: 1h", "")));
