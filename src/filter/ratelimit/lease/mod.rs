@@ -7,12 +7,12 @@
 mod entry;
 mod order;
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use foldhash::fast::FixedState;
+use indexmap::IndexMap;
 use tokio::time::timeout_at;
 
 use self::entry::{Entry, Need, Next};
@@ -53,7 +53,8 @@ pub struct Leases {
 
 #[derive(Default)]
 struct Shard {
-    entries: HashMap<u64, Entry, FixedState>,
+    /// Without gaps: a map with entries in its buckets takes twice the memory once keys come and go.
+    entries: IndexMap<u64, Entry, FixedState>,
     /// Keys that have something to order, each of them once.
     due: Vec<u64>,
 }
@@ -291,13 +292,16 @@ impl Shard {
             return true;
         }
         // From anywhere: from the beginning, those who cannot make way would gather there.
-        let from = fastrand::usize(..self.entries.len().max(1));
-        let all = self.entries.iter();
-        let some = all.clone().skip(from).chain(all).take(LOOKED_AT);
-        let free = some.filter(|(_, entry)| entry.is_dispensable(now));
-        let oldest = free.min_by_key(|(_, entry)| entry.last_use());
-        let oldest = oldest.map(|(key, _)| *key);
-        oldest.is_some_and(|key| self.entries.remove(&key).is_some())
+        let (count, from) = (self.entries.len(), fastrand::usize(..self.entries.len().max(1)));
+        let some = (from..count).chain(0..from).take(LOOKED_AT);
+        let free = some.filter_map(|place| {
+            let (_, entry) = self.entries.get_index(place)?;
+            entry
+                .is_dispensable(now)
+                .then(|| (entry.last_use(), place))
+        });
+        let oldest = free.min();
+        oldest.is_some_and(|(_, place)| self.entries.swap_remove_index(place).is_some())
     }
 }
 
