@@ -292,13 +292,14 @@ impl Shard {
             return true;
         }
         // From anywhere: from the beginning, those who cannot make way would gather there.
-        let (count, from) = (self.entries.len(), fastrand::usize(..self.entries.len().max(1)));
+        let (count, from) = (
+            self.entries.len(),
+            fastrand::usize(..self.entries.len().max(1)),
+        );
         let some = (from..count).chain(0..from).take(LOOKED_AT);
         let free = some.filter_map(|place| {
             let (_, entry) = self.entries.get_index(place)?;
-            entry
-                .is_dispensable(now)
-                .then(|| (entry.last_use(), place))
+            entry.is_dispensable(now).then(|| (entry.last_use(), place))
         });
         let oldest = free.min();
         oldest.is_some_and(|(_, place)| self.entries.swap_remove_index(place).is_some())
