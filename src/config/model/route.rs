@@ -30,7 +30,7 @@ pub struct Route {
     /// How important its requests are when there is not room for all.
     pub priority: Priority,
     /// How many may be in flight at the same time: those with a key first, at most
-    /// [`MAX_CONCURRENCY_LIMITS`].
+    /// [`MAX_CONCURRENCY_LIMITS`](super::MAX_CONCURRENCY_LIMITS).
     pub concurrency: Vec<Concurrency>,
     /// How the path is changed for the backend.
     pub rewrite: Option<Rewrite>,
@@ -55,15 +55,15 @@ pub struct Route {
 /// A route's own timeouts; `None` leaves the upstream's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TimeoutOverrides {
-    /// See [`Timeouts::connect`].
+    /// See [`Timeouts::connect`](super::Timeouts::connect).
     pub connect: Option<Duration>,
-    /// See [`Timeouts::first_byte`].
+    /// See [`Timeouts::first_byte`](super::Timeouts::first_byte).
     pub first_byte: Option<Duration>,
-    /// See [`Timeouts::read`].
+    /// See [`Timeouts::read`](super::Timeouts::read).
     pub read: Option<Duration>,
-    /// See [`Timeouts::write`].
+    /// See [`Timeouts::write`](super::Timeouts::write).
     pub write: Option<Duration>,
-    /// See [`Timeouts::request`].
+    /// See [`Timeouts::request`](super::Timeouts::request).
     pub request: Option<Duration>,
 }
 
@@ -142,7 +142,7 @@ pub enum Action {
 /// One branch of a weighted split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WeightedUpstream {
-    /// Index into [`Config::upstreams`].
+    /// Index into [`Config::upstreams`](super::Config::upstreams).
     pub upstream: usize,
     /// Its share.
     pub weight: u32,
