@@ -131,11 +131,12 @@ impl Upstream {
         self.fit_concurrency(now);
     }
 
-    /// A health check finds a backend well: there may be no need to wait any longer.
-    pub(super) fn recovered(&self, now: Instant) {
+    /// A health check finds a backend well: there may be no need to wait any longer. Says whether nobody
+    /// waits; a check that began before the circuit opened is too early.
+    pub(super) fn recovered(&self, now: Instant) -> bool {
         let check = self.health_check.as_ref();
         let took = check.map_or(Duration::ZERO, |check| check.pace.timeout);
-        self.circuit.breaker.recovered(took, now);
+        self.circuit.breaker.recovered(took, now)
     }
 
     /// Holds the circuit open or closed, or leaves it to itself again.

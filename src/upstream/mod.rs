@@ -353,8 +353,8 @@ impl Upstream {
     pub fn probed(&self, backend: &Backend, up: bool, reason: Option<&str>, now: Instant) {
         let is_change = backend.known.probed.set(up);
         // That checks are good is no news of requests that fail all the same.
-        if up && (backend.known.probed.was_ill() || is_change) {
-            self.recovered(now);
+        if up && backend.known.probed.was_ill() && self.recovered(now) {
+            backend.known.probed.is_well_again();
         }
         if is_change {
             self.tell_judged(backend, up, reason, now);

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 #[derive(Debug)]
 pub(super) struct Probed {
     up: AtomicBool,
-    /// A probe has failed, and none has been good enough since.
+    /// A probe has failed, and nothing has come yet of those that are good again.
     ill: AtomicBool,
     /// Written by probes and read by operators, never by a request.
     last: Mutex<Findings>,
@@ -40,12 +40,20 @@ impl Probed {
 
     /// Takes over what the row of results comes to; says whether that is a change.
     pub fn set(&self, up: bool) -> bool {
+        if !up {
+            self.ill.store(true, Relaxed);
+        }
         self.up.swap(up, Relaxed) != up
     }
 
-    /// Whether a probe has failed since this was last asked.
+    /// Whether a probe has failed, and nothing has come yet of those that are good again.
     pub fn was_ill(&self) -> bool {
-        self.ill.swap(false, Relaxed)
+        self.ill.load(Relaxed)
+    }
+
+    /// What was to come of good probes has come.
+    pub fn is_well_again(&self) {
+        self.ill.store(false, Relaxed);
     }
 
     /// Notes one result: what was wrong, if anything.

@@ -135,9 +135,10 @@ impl Breaker {
     }
 
     /// A backend was found well by a check that took at most this long: if that began after the circuit
-    /// opened, there is no need to wait any longer.
-    pub fn recovered(&self, took: Duration, now: Instant) {
+    /// opened, there is no need to wait any longer. Says whether it is open no longer.
+    pub fn recovered(&self, took: Duration, now: Instant) -> bool {
         self.gate.half_open_early(took, Why::HealthCheck, now);
+        self.gate.state() != State::Open
     }
 
     /// Holds it open or closed, or leaves it to itself again.

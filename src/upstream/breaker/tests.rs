@@ -356,7 +356,9 @@ proptest! {
                 }
                 Event::Pass(millis) => now += Duration::from_millis(millis.into()),
                 Event::Tick => breaker.tick(now),
-                Event::Recover => breaker.recovered(Duration::ZERO, now),
+                Event::Recover => {
+                    breaker.recovered(Duration::ZERO, now);
+                }
                 Event::Force(open) => breaker.force(open, now),
                 Event::End(..) | Event::Lose(_) => {}
             }
