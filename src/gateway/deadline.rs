@@ -11,8 +11,8 @@ use crate::grpc;
 use crate::listener::exchange::{ClientFault, Exchange};
 use crate::metrics::FailureReason;
 
-/// Sets when the request has to be over, whatever was set for another upstream: by what its route and upstream allow, and by what a trusted peer
-/// says that is left.
+/// Sets when the request has to be over, whatever was set for another upstream: by what its route and
+/// upstream allow, and by what a trusted peer says that is left.
 pub(super) fn set(exchange: &mut Exchange, context: &Context) {
     let received = exchange.origin.received;
     let at = |left: Option<Duration>| left.and_then(|left| received.checked_add(left));

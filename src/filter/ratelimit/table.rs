@@ -38,12 +38,12 @@ use crate::filter::ratelimit::rate::{Nanos, Rate, Verdict};
 
 /// Entries that a key can have in a window.
 const WAYS: usize = 16;
-/// Parts that are locked apart, few enough for their locks to stay in the cache. A lock is held for some tens of
-/// nanoseconds, or until memory has answered.
+/// Parts that are locked apart, few enough for their locks to stay in the cache. A lock is held for some
+/// tens of nanoseconds, or until memory has answered.
 const PARTS: usize = 32;
 
-/// The entries' tags, which are the low halves of keys, and their TATs. A request needs one line of the cache
-/// of each. Two keys of a set with one tag would share a bucket; of a million live keys two do with a
+/// The entries' tags, which are the low halves of keys, and their TATs: a line of the cache, and two. A request
+/// reads all three at once (`find`). Two keys of a set with one tag would share a bucket; of a million live keys two do with a
 /// probability of 1 in 500. A plain tuple, because `vec!` asks for zeroed memory for it, which is not
 /// touched before it is used.
 type Set = ([u32; WAYS], [Nanos; WAYS]);
