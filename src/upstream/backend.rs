@@ -14,21 +14,24 @@ use super::probed::Findings;
 use crate::config::model;
 use crate::metrics::{BackendMetrics, ProbeResult};
 
-/// A member of an upstream.
+/// A member of an upstream. What each request reads comes first, beside the count of who holds it.
+#[repr(C)]
 pub struct Backend {
-    /// As configured: `host:port`, the `backend` of metrics and logs.
-    pub name: Arc<str>,
-    /// Its share of the traffic.
-    pub weight: u32,
-    /// What it was made from.
-    pub config: model::Backend,
+    pub(super) known: Arc<Known>,
     /// How many requests it is given at the same time.
     pub(super) most: Option<NonZeroU32>,
+    /// Its share of the traffic.
+    pub weight: u32,
+    /// The requests in flight at all members of the upstream, where the choice regards that.
+    pub(super) of_all: Option<Arc<AtomicUsize>>,
+    pub(super) peers: Arc<Peers>,
+    pub(super) metrics: Arc<BackendMetrics>,
+    /// As configured: `host:port`, the `backend` of metrics and logs.
+    pub name: Arc<str>,
     /// How its connections are kept.
     pub(super) pool: model::Pool,
-    pub(super) known: Arc<Known>,
-    pub(super) metrics: Arc<BackendMetrics>,
-    pub(super) peers: Arc<Peers>,
+    /// What it was made from.
+    pub config: model::Backend,
 }
 
 /// How a backend stands.
@@ -80,30 +83,19 @@ impl Backend {
         }
     }
 
-    /// Whether it may be given a request now, if it is among those that may be chosen. Asked for each
-    /// candidate, so it costs a few loads.
+    /// Whether it may be given a request now, if it is among those that may be chosen.
     pub fn accepts(&self, now: Instant) -> bool {
-        match self.state(now) {
-            State::Up => !self.is_full(),
-            State::Returning => self.known.outlier.has_room(now) && !self.is_full(),
-            State::Down | State::Ejected | State::Drained | State::Draining => false,
-        }
+        self.weight > 0 && self.known.accepts(self.most, now)
     }
 
     /// Whether it has as many requests as it may be given.
     pub(super) fn is_full(&self) -> bool {
-        self.most
-            .is_some_and(|most| self.in_flight() >= most.get() as usize)
+        self.known.is_full(self.most)
     }
 
     /// Whether an operator lets it finish what it has.
     pub fn is_draining(&self) -> bool {
         self.known.is_draining()
-    }
-
-    /// Whether it may be given a request in a panic, which passes over what probes and requests say.
-    pub(super) fn is_there(&self) -> bool {
-        self.weight > 0 && !self.is_draining() && !self.is_full()
     }
 
     /// What tells it from other backends, also of other generations.
@@ -211,7 +203,9 @@ impl Backend {
         if !self.known.begin(self.most) {
             return None;
         }
-        self.known.outlier.tally.begin();
+        if let Some(all) = &self.of_all {
+            all.fetch_add(1, Relaxed);
+        }
         Some(Admitted {
             backend: Arc::clone(self),
             pass,
@@ -219,7 +213,6 @@ impl Backend {
             is_guest: false,
             waits_since: Some(now),
             is_over: false,
-            all: None,
             is_kept: false,
             is_copy: false,
         })
@@ -264,7 +257,6 @@ pub struct Admitted {
     pub(super) waits_since: Option<Instant>,
     /// It was given back.
     is_over: bool,
-    all: Option<Arc<AtomicUsize>>,
     is_kept: bool,
     pub(super) is_copy: bool,
 }
@@ -295,7 +287,7 @@ impl Admitted {
             self.backend.known.outlier.count_guest(false);
         }
         self.backend.known.end();
-        if let Some(all) = &self.all {
+        if let Some(all) = &self.backend.of_all {
             all.fetch_sub(1, Relaxed);
         }
     }
@@ -307,12 +299,8 @@ impl Admitted {
         self
     }
 
-    /// Counts it among all of the upstream's as well, where there is a count of them.
-    pub(super) fn counted(mut self, all: Option<&Arc<AtomicUsize>>, is_kept: bool) -> Self {
-        if let Some(all) = all {
-            all.fetch_add(1, Relaxed);
-        }
-        self.all = all.cloned();
+    /// Whether it is the backend that the client had before.
+    pub(super) fn kept(mut self, is_kept: bool) -> Self {
         self.is_kept = is_kept;
         self
     }

@@ -159,12 +159,16 @@ impl Upstream {
             .iter()
             .partition(|member| member.state(now) == State::Up);
         for member in out {
-            member.known.outlier.tally.forget();
+            let known = &member.known;
+            known.outlier.tally.forget(known.begun());
         }
         let left = 1.0 - LOOK.as_secs_f32() / policy.window.as_secs_f32();
         let looks: Vec<_> = up
             .iter()
-            .map(|member| member.known.outlier.tally.look(left.max(0.0)))
+            .map(|member| {
+                let known = &member.known;
+                known.outlier.tally.look(left.max(0.0), known.begun())
+            })
             .collect();
         for (place, why) in judge(policy, &looks, LOOK) {
             let hangs = matches!(why, Ejection::Slow(..) | Ejection::Stalled);

@@ -5,6 +5,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use super::Upstream;
@@ -42,6 +43,7 @@ pub(super) struct Maker<'a> {
     pub config: &'a model::Upstream,
     pub tls: Option<&'a BackendTls>,
     pub drained: &'a Drained,
+    pub busy: Option<&'a Arc<AtomicUsize>>,
     pub metrics: &'a Metrics,
     pub now: Instant,
 }
@@ -97,6 +99,7 @@ impl Maker<'_> {
             pool: self.config.pool.clone(),
             most: self.config.concurrency.and_then(|limit| limit.per_backend),
             known,
+            of_all: self.busy.cloned(),
             metrics: self.metrics.backend(&self.config.name, &backend.name),
             peers,
         })

@@ -106,10 +106,17 @@ impl Upstream {
     ) -> Self {
         let tls = config.tls.as_ref().map(BackendTls::new);
         let drained = previous.map_or_else(Arc::default, |one| Arc::clone(&one.drained));
+        let is_hash = matches!(config.balance, model::Balance::Hash(_));
+        let busy = is_hash.then(|| {
+            previous
+                .and_then(|one| one.busy.clone())
+                .unwrap_or_default()
+        });
         let maker = Maker {
             config,
             tls: tls.as_ref(),
             drained: &drained,
+            busy: busy.as_ref(),
             metrics,
             now,
         };
@@ -130,8 +137,6 @@ impl Upstream {
         };
         let before = previous.map(|previous| previous.plan.load_full());
         let plan = Plan::new(Arc::new(members), &making, before.as_deref());
-        let busy = previous.and_then(|previous| previous.busy.clone());
-        let is_hash = matches!(config.balance, model::Balance::Hash(_));
         let retries = &config.retries;
         let budget = previous
             .map(|previous| Arc::clone(&previous.budget))
@@ -164,7 +169,7 @@ impl Upstream {
             }),
             changes,
             active,
-            busy: is_hash.then(|| busy.unwrap_or_default()),
+            busy,
             plan: ArcSwap::from_pointee(plan),
             epoch: now,
             planning: Mutex::new(()),
@@ -190,6 +195,7 @@ impl Upstream {
             config: &self.config,
             tls: self.tls.as_ref(),
             drained: &self.drained,
+            busy: self.busy.as_ref(),
             metrics,
             now,
         };
@@ -203,11 +209,11 @@ impl Upstream {
         if self.is_stale(&plan, wish.now) && self.try_plan(wish.now) {
             plan = self.plan.load();
         }
-        let busy = self.busy.as_ref();
-        let in_flight = busy.map_or(0, |busy| busy.load(Ordering::Relaxed));
+        let count = |busy: &Arc<AtomicUsize>| busy.load(Ordering::Relaxed);
+        let busy = self.busy.as_ref().map_or(0, count);
         // Another thread may have taken the one place that a candidate had.
         for _ in 0..RACES {
-            let chosen = plan.choose(wish, tried, in_flight);
+            let chosen = plan.choose(wish, tried, busy);
             let is_new = chosen.is_some_and(|(backend, _)| !tried.contains(backend.id()));
             let ejected = match is_new {
                 true => None,
@@ -220,7 +226,7 @@ impl Upstream {
             };
             if let Some(admitted) = admitted {
                 tried.push(backend.id());
-                return Some(admitted.counted(busy, is_kept));
+                return Some(admitted.kept(is_kept));
             }
         }
         None

@@ -2,11 +2,13 @@
 //!
 //! A plan is made when a member comes, goes or changes its state, and never changes itself.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::backend::{Backend, State};
 use super::balance::{Asked, Balancer, Candidates, Carried, Ring};
+use super::known::Known;
 use super::members::Members;
 use super::sticky::{Held, Names, Sticky};
 use super::weigh::{Rules, Standing, Weighed, weigh};
@@ -29,12 +31,20 @@ pub(super) struct Plan {
     pub priority: u8,
     /// Whether members are used though they are not up.
     pub panics: bool,
-    /// The share of each member; 0 for those that are out.
-    shares: Box<[u32]>,
+    seats: Box<[Seat]>,
     /// Those with a share.
     rotation: Box<[u16]>,
     balancer: Balancer,
     carried: Carried,
+}
+
+/// What a choice asks of a member, without a look at the member itself.
+struct Seat {
+    known: Arc<Known>,
+    /// Its share of the traffic; 0 when it is out.
+    share: u32,
+    /// How many requests it is given at the same time.
+    most: Option<NonZeroU32>,
 }
 
 /// What a plan is made from beside its members.
@@ -70,14 +80,19 @@ impl Plan {
         let weights = members.iter().map(|backend| backend.weight);
         let balancer = Balancer::new(&config.balance, &shares, weights, &carried);
         let rotation = (0u16..).zip(&shares).filter(|(_, share)| **share > 0);
+        let seats = members.iter().zip(&shares).map(|(backend, share)| Seat {
+            known: Arc::clone(&backend.known),
+            share: *share,
+            most: backend.most,
+        });
         Self {
             rotation: rotation.map(|(member, _)| member).collect(),
+            seats: seats.collect(),
             members,
             changes: making.changes,
             due: due.0,
             priority,
             panics,
-            shares: shares.into(),
             balancer,
             carried,
         }
@@ -159,37 +174,36 @@ struct Choice<'a> {
 }
 
 impl Choice<'_> {
-    fn backend(&self, member: u16) -> Option<&Backend> {
-        let backend = self.plan.members.get(usize::from(member));
-        backend.map(|backend| &**backend)
+    fn seat(&self, member: u16) -> Option<&Seat> {
+        self.plan.seats.get(usize::from(member))
     }
 }
 
 impl Candidates for Choice<'_> {
     fn takes(&self, member: u16) -> bool {
-        self.share(member) > 0
-            && self.backend(member).is_some_and(|backend| {
-                let may = match self.plan.panics {
-                    true => backend.is_there(),
-                    // The plan may be older than what was learned meanwhile.
-                    false => backend.accepts(self.now),
-                };
-                may && !self.tried.is_some_and(|tried| tried.contains(backend.id()))
-            })
+        let Some(seat) = self.seat(member).filter(|seat| seat.share > 0) else {
+            return false;
+        };
+        let known = &seat.known;
+        let may = match self.plan.panics {
+            true => known.is_there(seat.most),
+            // The plan may be older than what was learned meanwhile.
+            false => known.accepts(seat.most, self.now),
+        };
+        may && !self.tried.is_some_and(|tried| tried.contains(known.id))
     }
 
     fn in_flight(&self, member: u16) -> usize {
-        self.backend(member).map_or(0, Backend::in_flight)
+        self.seat(member).map_or(0, |seat| seat.known.in_flight())
     }
 
     fn share(&self, member: u16) -> u32 {
-        let share = self.plan.shares.get(usize::from(member));
-        share.copied().unwrap_or(0)
+        self.seat(member).map_or(0, |seat| seat.share)
     }
 
     fn latency(&self, member: u16, decay: Duration) -> f32 {
-        let known = self.backend(member).map(|backend| &backend.known);
-        known.map_or(0.0, |known| known.latency.estimate(decay, self.now))
+        self.seat(member)
+            .map_or(0.0, |seat| seat.known.latency.estimate(decay, self.now))
     }
 }
 

@@ -10,8 +10,8 @@ pub(super) struct Probed {
     up: AtomicBool,
     /// A probe has failed, and nothing has come yet of those that are good again.
     ill: AtomicBool,
-    /// Written by probes and read by operators, never by a request.
-    last: Mutex<Findings>,
+    /// Written by probes and read by operators, never by a request: elsewhere.
+    last: Box<Mutex<Findings>>,
 }
 
 /// What operators are told of the probes of a backend.
@@ -29,7 +29,7 @@ impl Probed {
         Self {
             up: AtomicBool::new(up),
             ill: AtomicBool::new(false),
-            last: Mutex::default(),
+            last: Box::default(),
         }
     }
 

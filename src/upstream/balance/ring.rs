@@ -12,6 +12,9 @@ use siphasher::sip::SipHasher13;
 /// of 1/160 then, 8 %.
 const POINTS: u64 = 160;
 
+/// How many points are looked at together: about as many as a part of the ring has.
+const STRIDE: usize = 8;
+
 /// The members on a ring.
 #[derive(Debug, Default)]
 pub struct Ring {
@@ -69,8 +72,15 @@ impl Ring {
         let hash = (mix(key) >> 32) as u32;
         let part = u64::from(hash) >> self.shift;
         let mut at = self.starts.get(part as usize).map_or(0, |at| *at as usize);
-        while self.points.get(at).is_some_and(|point| point.hash < hash) {
-            at += 1;
+        // Several at once: the processor cannot foresee at which of them a loop would end.
+        loop {
+            let points = self.points.get(at..).unwrap_or_default();
+            let points = points.get(..STRIDE).unwrap_or(points);
+            let before = points.iter().filter(|point| point.hash < hash).count();
+            at += before;
+            if before < STRIDE {
+                break;
+            }
         }
         let (before, behind) = self.points.split_at(at.min(self.points.len()));
         behind.iter().chain(before).map(|point| point.member)

@@ -165,7 +165,8 @@ mod tests {
     proptest! {
         #[test]
         fn a_cycle_has_each_choice_by_its_weight_and_spread(
-            weights in prop::collection::vec(0u32..50, 1..40),
+            // Their sum is less than a cycle may have, so that none is scaled.
+            weights in prop::collection::vec(0u32..26, 1..40),
         ) {
             let choices: Vec<_> = (0u16..).zip(weights.iter().copied()).collect();
             let schedule = Schedule::new(&choices);

@@ -8,95 +8,14 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::change::{Change, State, Why};
+
 /// When to come back while others probe.
 const WHILE_PROBING: Duration = Duration::from_secs(1);
 
 /// How long a probe keeps others away. One that takes longer, such as a call that goes on for hours, must not
 /// keep the circuit half-open: another one is let in beside it.
 const PROBE_TIME: Duration = Duration::from_secs(10);
-
-/// The states of a circuit, as the metric counts them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Requests go through.
-    Closed,
-    /// A few requests go through, to find out.
-    HalfOpen,
-    /// No request goes through.
-    Open,
-}
-
-impl State {
-    /// The word for it in logs, metrics and `/status`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::HalfOpen => "half_open",
-            Self::Open => "open",
-        }
-    }
-
-    fn of(view: u64) -> Self {
-        match view & 3 {
-            0 => Self::Closed,
-            1 => Self::HalfOpen,
-            _ => Self::Open,
-        }
-    }
-}
-
-/// Why a circuit changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// So many failed in a row.
-    Failures(u32),
-    /// So many of so many failed.
-    ErrorRate(u32, u32),
-    /// A probe failed.
-    ProbeFailed,
-    /// Its time is over.
-    TimeOver,
-    /// A probe's answer has begun well, and goes on for so long that it counts as good.
-    ProbeGoesOn,
-    /// Health checks find a backend well again.
-    HealthCheck,
-    /// Enough probes succeeded.
-    ProbesSucceeded,
-    /// An operator wants it so.
-    Forced,
-    /// An operator leaves it to itself.
-    Released,
-    /// It is not configured any more.
-    SwitchedOff,
-}
-
-impl fmt::Display for Why {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Failures(count) => write!(f, "{count} requests failed in a row"),
-            Self::ErrorRate(failed, total) => write!(f, "{failed} of {total} requests failed"),
-            Self::ProbeFailed => f.write_str("a probing request failed"),
-            Self::TimeOver => f.write_str("its time is over"),
-            Self::ProbeGoesOn => f.write_str("the answer to a probing request goes on"),
-            Self::HealthCheck => f.write_str("a health check succeeded"),
-            Self::ProbesSucceeded => f.write_str("probing requests succeeded"),
-            Self::Forced => f.write_str("forced by an operator"),
-            Self::Released => f.write_str("left to itself by an operator"),
-            Self::SwitchedOff => f.write_str("its breaker is switched off"),
-        }
-    }
-}
-
-/// A change of state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// What it is now.
-    pub to: State,
-    /// Why.
-    pub why: Why,
-    /// How long it stays open; `None`: until something else happens.
-    pub lasts: Option<Duration>,
-}
 
 /// A request is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +36,7 @@ pub enum Pass {
 /// A place among the probes, given back when it is dropped, whatever became of it.
 #[derive(Debug)]
 pub struct Probe {
-    gate: Arc<Gate>,
+    rest: Arc<Rest>,
     pub(super) generation: u64,
     /// Those that have the places together.
     round: u64,
@@ -125,10 +44,10 @@ pub struct Probe {
 
 impl Drop for Probe {
     fn drop(&mut self) {
-        let inner = self.gate.lock();
+        let inner = self.rest.lock();
         // A change, or being late, takes all places back.
         if inner.round == self.round {
-            self.gate.probing.fetch_sub(1, Relaxed);
+            self.rest.probing.fetch_sub(1, Relaxed);
         }
     }
 }
@@ -150,10 +69,15 @@ pub struct Standing {
     pub opened: u64,
 }
 
-/// A circuit.
+/// A circuit. Small, since whoever asks a closed one reads nothing else.
 pub struct Gate {
     /// The state in the two lowest bits, the generation above. Changed under `inner`.
     view: AtomicU64,
+    rest: Arc<Rest>,
+}
+
+/// What is of use while the circuit is not closed.
+struct Rest {
     /// When it is open no longer, or probes keep others away no longer, in milliseconds since `epoch`;
     /// `u64::MAX` for never.
     until: AtomicU64,
@@ -182,24 +106,49 @@ impl fmt::Debug for Gate {
     }
 }
 
+impl fmt::Debug for Rest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Rest").field(&self.probing).finish()
+    }
+}
+
+impl Rest {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic while the lock was held leaves values that are still whole.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.millis(now) >= self.until.load(Relaxed)
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.epoch);
+        since.as_secs() * 1000 + u64::from(since.subsec_millis())
+    }
+}
+
 impl Gate {
     /// A closed circuit. `tell` hears of each change, and must not ask the circuit.
-    pub fn new(now: Instant, tell: Box<dyn Fn(&Change) + Send + Sync>) -> Arc<Self> {
-        Arc::new(Self {
+    pub fn new(now: Instant, tell: Box<dyn Fn(&Change) + Send + Sync>) -> Self {
+        let inner = Inner {
+            forced: false,
+            successes: 0,
+            begun: None,
+            round: 0,
+            since: now,
+            opened: 0,
+        };
+        Self {
             view: AtomicU64::new(0),
-            until: AtomicU64::new(0),
-            probing: AtomicU32::new(0),
-            inner: Mutex::new(Inner {
-                forced: false,
-                successes: 0,
-                begun: None,
-                round: 0,
-                since: now,
-                opened: 0,
+            rest: Arc::new(Rest {
+                until: AtomicU64::new(0),
+                probing: AtomicU32::new(0),
+                inner: Mutex::new(inner),
+                epoch: now,
+                tell,
             }),
-            epoch: now,
-            tell,
-        })
+        }
     }
 
     /// Its state.
@@ -210,21 +159,21 @@ impl Gate {
     /// Its state at this time: one that is open for no longer is as good as half-open.
     pub fn state_at(&self, now: Instant) -> State {
         match self.state() {
-            State::Open if self.millis(now) >= self.until.load(Relaxed) => State::HalfOpen,
+            State::Open if self.rest.is_due(now) => State::HalfOpen,
             state => state,
         }
     }
 
     /// Whether there is room for another probe, of so many at the same time.
     pub fn has_room(&self, probes: u32, now: Instant) -> bool {
-        self.probing.load(Relaxed) < probes || self.millis(now) >= self.until.load(Relaxed)
+        self.rest.probing.load(Relaxed) < probes || self.rest.is_due(now)
     }
 
     /// When it is open no longer.
     pub fn open_until(&self) -> Option<Instant> {
-        let until = self.until.load(Relaxed);
+        let until = self.rest.until.load(Relaxed);
         let is_open = self.state() == State::Open && until != u64::MAX;
-        is_open.then(|| self.epoch + Duration::from_millis(until))
+        is_open.then(|| self.rest.epoch + Duration::from_millis(until))
     }
 
     /// Whether it is closed, in this generation.
@@ -238,18 +187,18 @@ impl Gate {
     }
 
     /// Asks to be let in, with at most so many probes at the same time.
-    pub fn admit(self: &Arc<Self>, probes: u32, now: Instant) -> Result<Pass, Refused> {
+    pub fn admit(&self, probes: u32, now: Instant) -> Result<Pass, Refused> {
         let view = self.view.load(Relaxed);
         match State::of(view) {
             State::Closed => Ok(Pass::Ordinary(view >> 2)),
             State::HalfOpen if !self.has_room(probes, now) => Err(BUSY),
-            State::Open if self.millis(now) < self.until.load(Relaxed) => Err(self.refused(now)),
+            State::Open if !self.rest.is_due(now) => Err(self.refused(now)),
             State::HalfOpen | State::Open => self.admit_probe(probes, now),
         }
     }
 
-    fn admit_probe(self: &Arc<Self>, probes: u32, now: Instant) -> Result<Pass, Refused> {
-        let mut inner = self.lock();
+    fn admit_probe(&self, probes: u32, now: Instant) -> Result<Pass, Refused> {
+        let mut inner = self.rest.lock();
         self.half_open_when_due(&mut inner, now);
         self.go_on_without_late_ones(&mut inner, probes, now);
         match self.state() {
@@ -257,11 +206,11 @@ impl Gate {
             State::Open => Err(self.refused(now)),
             State::HalfOpen if !self.has_room(probes, now) => Err(BUSY),
             State::HalfOpen => {
-                self.probing.fetch_add(1, Relaxed);
-                let until = self.millis(now + PROBE_TIME);
-                self.until.store(until, Relaxed);
+                self.rest.probing.fetch_add(1, Relaxed);
+                let until = self.rest.millis(now + PROBE_TIME);
+                self.rest.until.store(until, Relaxed);
                 Ok(Pass::Probe(Probe {
-                    gate: Arc::clone(self),
+                    rest: Arc::clone(&self.rest),
                     generation: self.generation(),
                     round: inner.round,
                 }))
@@ -271,28 +220,28 @@ impl Gate {
 
     /// Probes that have had their time give their places to others. What they say in the end still counts.
     fn go_on_without_late_ones(&self, inner: &mut Inner, probes: u32, now: Instant) {
-        let is_full = self.probing.load(Relaxed) >= probes;
+        let is_full = self.rest.probing.load(Relaxed) >= probes;
         if self.state() != State::HalfOpen || !is_full || !self.has_room(probes, now) {
             return;
         }
         inner.round += 1;
-        self.probing.store(0, Relaxed);
+        self.rest.probing.store(0, Relaxed);
         if let Some(needed) = inner.begun.take() {
             self.count_success(inner, needed, Why::ProbeGoesOn, now);
         }
     }
 
     fn refused(&self, now: Instant) -> Refused {
-        let retry_after = match self.until.load(Relaxed) {
+        let retry_after = match self.rest.until.load(Relaxed) {
             u64::MAX => WHILE_PROBING,
-            until => Duration::from_millis(until.saturating_sub(self.millis(now))),
+            until => Duration::from_millis(until.saturating_sub(self.rest.millis(now))),
         };
         Refused { retry_after }
     }
 
     /// Opens it for this long, if it is still as it was in this generation. Says whether it did.
     pub fn open(&self, generation: u64, lasts: Duration, why: Why, now: Instant) -> bool {
-        let mut inner = self.lock();
+        let mut inner = self.rest.lock();
         if inner.forced || self.generation() != generation {
             return false;
         }
@@ -302,7 +251,7 @@ impl Gate {
 
     /// Opens it for this long, unless it is open. Says whether it did.
     pub fn open_now(&self, lasts: Duration, why: Why, now: Instant) -> bool {
-        let mut inner = self.lock();
+        let mut inner = self.rest.lock();
         if inner.forced || self.state_at(now) == State::Open {
             return false;
         }
@@ -312,7 +261,7 @@ impl Gate {
 
     /// Counts a probe that succeeded; `needed` of them close the circuit. Says whether this one did.
     pub fn succeeded(&self, probe: &Probe, needed: u32, now: Instant) -> bool {
-        let mut inner = self.lock();
+        let mut inner = self.rest.lock();
         if inner.forced || self.generation() != probe.generation {
             return false;
         }
@@ -322,7 +271,7 @@ impl Gate {
     /// Notes that the answer to a probe has begun well. One that goes on and on counts as a good one of
     /// those that are `needed`, when the next probe is due.
     pub fn begun(&self, probe: &Probe, needed: u32) {
-        let mut inner = self.lock();
+        let mut inner = self.rest.lock();
         if self.generation() == probe.generation {
             inner.begun = Some(needed);
         }
@@ -339,8 +288,8 @@ impl Gate {
 
     /// Lets probes in once the time is over, though no request has asked.
     pub fn tick(&self, now: Instant) {
-        if self.state() == State::Open && self.millis(now) >= self.until.load(Relaxed) {
-            self.half_open_when_due(&mut self.lock(), now);
+        if self.state() == State::Open && self.rest.is_due(now) {
+            self.half_open_when_due(&mut self.rest.lock(), now);
         }
     }
 
@@ -350,7 +299,7 @@ impl Gate {
         if self.state() != State::Open {
             return false;
         }
-        let mut inner = self.lock();
+        let mut inner = self.rest.lock();
         let is_long = now.saturating_duration_since(inner.since) >= least;
         let may = is_long && self.state() == State::Open && !inner.forced;
         if may {
@@ -361,7 +310,7 @@ impl Gate {
 
     /// Holds it open or closed, or leaves it to itself again, closed at first.
     pub fn force(&self, open: Option<bool>, now: Instant) {
-        let mut inner = self.lock();
+        let mut inner = self.rest.lock();
         if open.is_none() && !inner.forced {
             return;
         }
@@ -376,7 +325,7 @@ impl Gate {
 
     /// Begins anew with it closed, unless an operator holds it: who was let in decides nothing any more.
     pub fn renew(&self, why: Why, now: Instant) {
-        let mut inner = self.lock();
+        let mut inner = self.rest.lock();
         if !inner.forced {
             self.change(&mut inner, State::Closed, why, None, now);
         }
@@ -384,7 +333,7 @@ impl Gate {
 
     /// Closes it, unless an operator holds it open.
     pub fn close(&self, why: Why, now: Instant) {
-        let mut inner = self.lock();
+        let mut inner = self.rest.lock();
         if !inner.forced && self.state() != State::Closed {
             self.change(&mut inner, State::Closed, why, None, now);
         }
@@ -392,22 +341,23 @@ impl Gate {
 
     /// How it stands.
     pub fn standing(&self, now: Instant) -> Standing {
-        let inner = self.lock();
+        let inner = self.rest.lock();
         let state = self.state();
-        let until = self.until.load(Relaxed);
+        let until = self.rest.until.load(Relaxed);
         let ends = state == State::Open && until != u64::MAX;
         Standing {
             state,
             forced: inner.forced,
             since: now.saturating_duration_since(inner.since),
-            remaining: ends.then(|| Duration::from_millis(until.saturating_sub(self.millis(now)))),
-            probing: self.probing.load(Relaxed),
+            remaining: ends
+                .then(|| Duration::from_millis(until.saturating_sub(self.rest.millis(now)))),
+            probing: self.rest.probing.load(Relaxed),
             opened: inner.opened,
         }
     }
 
     fn half_open_when_due(&self, inner: &mut Inner, now: Instant) {
-        if self.state() == State::Open && self.millis(now) >= self.until.load(Relaxed) {
+        if self.state() == State::Open && self.rest.is_due(now) {
             self.change(inner, State::HalfOpen, Why::TimeOver, None, now);
         }
     }
@@ -427,26 +377,16 @@ impl Gate {
         if to == State::Open {
             inner.opened += 1;
         }
-        self.probing.store(0, Relaxed);
-        let until = lasts.map(|lasts| self.millis(now + lasts));
-        self.until.store(until.unwrap_or(u64::MAX), Relaxed);
+        self.rest.probing.store(0, Relaxed);
+        let until = lasts.map(|lasts| self.rest.millis(now + lasts));
+        self.rest.until.store(until.unwrap_or(u64::MAX), Relaxed);
         let generation = self.generation().wrapping_add(1);
         self.view.store(generation << 2 | to as u64, Relaxed);
-        (self.tell)(&Change { to, why, lasts });
+        (self.rest.tell)(&Change { to, why, lasts });
     }
 
     fn generation(&self) -> u64 {
         self.view.load(Relaxed) >> 2
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        // A panic while the lock was held leaves values that are still whole.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn millis(&self, at: Instant) -> u64 {
-        let since = at.saturating_duration_since(self.epoch);
-        since.as_secs() * 1000 + u64::from(since.subsec_millis())
     }
 }
 

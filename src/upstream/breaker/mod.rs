@@ -3,21 +3,22 @@
 //! It counts what became of requests in the end, after retries. While the circuit is closed, a request
 //! that succeeds costs three loads and one addition.
 
+mod change;
 mod gate;
 mod window;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-pub use gate::{Change, Gate, Pass, Refused, Standing, State, Why};
+pub use change::{Change, State, Why};
+pub use gate::{Gate, Pass, Refused, Standing};
 use window::Window;
 
 use crate::config::model;
 
 /// A breaker. It outlives reloads; what opens it is passed in.
 pub struct Breaker {
-    gate: Arc<Gate>,
+    gate: Gate,
     consecutive: AtomicU32,
     /// Times in a row that it opened again because a probe failed.
     failed_probes: AtomicU32,

@@ -6,7 +6,7 @@
     reason = "a failed step is a failed test"
 )]
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 

@@ -111,7 +111,7 @@ mod tests {
     fn look(total: u32, failed: u32, latency: Duration) -> Look {
         let tally = Tally::default();
         (0..total).for_each(|number| tally.answered(latency, number < failed));
-        tally.look(0.9)
+        tally.look(0.9, 10)
     }
 
     fn ejected(looks: &[Look]) -> Vec<usize> {
@@ -158,16 +158,15 @@ mod tests {
         let tally = Tally::default();
         (0..60).for_each(|_| tally.answered(5 * MILLI, false));
         (0..40).for_each(|_| tally.answered(30_000 * MILLI, false));
-        assert!(ejected(&[quick(), tally.look(0.9), quick()]).is_empty());
+        assert!(ejected(&[quick(), tally.look(0.9, 10), quick()]).is_empty());
     }
 
     #[test]
     fn who_answers_nothing_while_others_do_stands_out() {
         let silent = || {
             let tally = Tally::default();
-            (0..10).for_each(|_| tally.begin());
-            tally.look(0.9);
-            tally.look(0.9)
+            tally.look(0.9, 10);
+            tally.look(0.9, 10)
         };
         let quick = || look(100, 0, 5 * MILLI);
         assert_eq!(ejected(&[quick(), silent()]), [1]);

@@ -9,7 +9,7 @@ pub mod tally;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::breaker::{Gate, Pass, State, Why, jittered};
@@ -77,16 +77,19 @@ impl fmt::Display for Ejection {
     }
 }
 
-/// What is known of one backend from the requests it was given.
+/// What is known of one backend from the requests it was given. What a choice reads comes first.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Outlier {
-    gate: Arc<Gate>,
+    gate: Gate,
     /// Attempts in a row that were not answered.
     unanswered: AtomicU32,
     /// Answers in a row that were broken off.
     broken: AtomicU32,
     /// Answers in a row with a status from 500 on.
     server_errors: AtomicU32,
+    /// What it is compared with the others by.
+    pub tally: Tally,
     growth: Mutex<Growth>,
     /// It was ejected because it keeps requests waiting.
     hangs: AtomicBool,
@@ -94,8 +97,6 @@ pub struct Outlier {
     guests: AtomicU32,
     /// It has come back, and its upstream has yet to take that in.
     is_back: AtomicBool,
-    /// What it is compared with the others by.
-    pub tally: Tally,
 }
 
 /// How long the next ejection lasts.
@@ -107,6 +108,10 @@ struct Growth {
 }
 
 impl Outlier {
+    /// How many bytes of it a choice reads, from its beginning.
+    #[cfg(test)]
+    pub const ASKED: usize = size_of::<Gate>();
+
     /// A backend nothing is known of.
     pub fn new(now: Instant) -> Self {
         Self {
@@ -115,11 +120,11 @@ impl Outlier {
             unanswered: AtomicU32::new(0),
             broken: AtomicU32::new(0),
             server_errors: AtomicU32::new(0),
+            tally: Tally::default(),
             growth: Mutex::default(),
             hangs: AtomicBool::new(false),
             guests: AtomicU32::new(0),
             is_back: AtomicBool::new(false),
-            tally: Tally::default(),
         }
     }
 

@@ -1,5 +1,5 @@
-//! What requests leave behind at a backend, to be compared with the others now and then: how many were
-//! begun, how many failed, and how long the answers took.
+//! What requests leave behind at a backend, to be compared with the others now and then: how many failed, and
+//! how long the answers took. How many were begun is counted beside those in flight.
 //!
 //! On the way of a request each is one addition. Whoever compares reads what was added since the last time,
 //! and keeps sums that fade, so that the recent past counts most.
@@ -15,7 +15,6 @@ const SHORTEST: u64 = 64;
 /// Counts of one backend. They wrap; differences stay right.
 #[derive(Debug)]
 pub struct Tally {
-    begun: AtomicU32,
     failed: AtomicU32,
     latency: [AtomicU32; BUCKETS],
     seen: Mutex<Seen>,
@@ -76,7 +75,6 @@ pub struct Look {
 impl Default for Tally {
     fn default() -> Self {
         Self {
-            begun: AtomicU32::new(0),
             failed: AtomicU32::new(0),
             latency: std::array::from_fn(|_| AtomicU32::new(0)),
             seen: Mutex::default(),
@@ -85,11 +83,6 @@ impl Default for Tally {
 }
 
 impl Tally {
-    /// An attempt begins.
-    pub fn begin(&self) {
-        self.begun.fetch_add(1, Relaxed);
-    }
-
     /// An answer came after this time; `failed` when it is one that says so.
     pub fn answered(&self, latency: Duration, failed: bool) {
         self.latency[bucket(latency)].fetch_add(1, Relaxed);
@@ -106,8 +99,9 @@ impl Tally {
         }
     }
 
-    /// What there was since the last look, and before, of which this share is left.
-    pub fn look(&self, left: f32) -> Look {
+    /// What there was since the last look, and before, of which this share is left, with all attempts that
+    /// were ever begun.
+    pub fn look(&self, left: f32, begun: u32) -> Look {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let mut fresh = Sample::default();
         let failed = self.failed.load(Relaxed);
@@ -120,7 +114,6 @@ impl Tally {
         }
         seen.faded.fade(left);
         seen.faded.add(&fresh);
-        let begun = self.begun.load(Relaxed);
         let since = begun.wrapping_sub(seen.begun);
         seen.begun = begun;
         let is_silent = fresh.total() == 0.0;
@@ -134,8 +127,8 @@ impl Tally {
     }
 
     /// Forgets what was before, because the backend was out meanwhile.
-    pub fn forget(&self) {
-        self.look(0.0);
+    pub fn forget(&self, begun: u32) {
+        self.look(0.0, begun);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.faded = Sample::default();
         seen.unanswered = 0;
@@ -239,28 +232,30 @@ mod tests {
         (0..8).for_each(|_| tally.answered(5 * MILLI, false));
         tally.failed(Some(MILLI));
         tally.failed(None);
-        let look = tally.look(0.5);
+        let look = tally.look(0.5, 0);
         assert_eq!((look.fresh.total(), look.fresh.failed), (9.0, 2.0));
         assert_eq!(look.fresh, look.faded);
         tally.answered(2000 * MILLI, true);
-        let look = tally.look(0.5);
+        let look = tally.look(0.5, 0);
         assert_eq!((look.fresh.total(), look.fresh.failed), (1.0, 1.0));
         assert_eq!((look.faded.total(), look.faded.failed), (5.5, 2.0));
         assert!(look.fresh.median() > 1000 * MILLI);
         assert!(look.faded.median() < 10 * MILLI);
-        tally.forget();
-        assert_eq!(tally.look(1.0), Look::default());
+        tally.forget(0);
+        assert_eq!(tally.look(1.0, 0), Look::default());
     }
 
     #[test]
     fn a_backend_that_answers_nothing_is_seen_after_two_looks() {
         let tally = Tally::default();
-        (0..5).for_each(|_| tally.begin());
-        assert_eq!(tally.look(0.9).stalled, 0, "they may have begun just now");
-        (0..3).for_each(|_| tally.begin());
-        assert_eq!(tally.look(0.9).stalled, 5);
+        assert_eq!(
+            tally.look(0.9, 5).stalled,
+            0,
+            "they may have begun just now"
+        );
+        assert_eq!(tally.look(0.9, 8).stalled, 5);
         tally.answered(MILLI, false);
-        assert_eq!(tally.look(0.9).stalled, 0);
-        assert_eq!(tally.look(0.9).stalled, 0, "nothing was begun");
+        assert_eq!(tally.look(0.9, 8).stalled, 0);
+        assert_eq!(tally.look(0.9, 8).stalled, 0, "nothing was begun");
     }
 }
