@@ -20,8 +20,10 @@ fn main() {
         .measurement_time(Duration::from_secs(2))
         .configure_from_args();
     for (keys, windows) in [(1, 1), (10_000, 1), (1_000_000, 1), (1, 4), (10_000, 4)] {
-        table(&mut criterion, keys, windows);
+        table(&mut criterion, keys, windows, 1);
     }
+    // Far within their limit: none is live when its next request comes.
+    table(&mut criterion, 10_000, 1, 10_000_000);
     flood(&mut criterion);
     for keys in [1, 10_000, 1_000_000] {
         sketch(&mut criterion, keys);
@@ -29,13 +31,13 @@ fn main() {
     criterion.final_summary();
 }
 
-/// So many a second, with more at once than a bench takes.
-fn rates(windows: usize) -> Vec<Rate> {
+/// So many a second, with more at once than a bench takes: a key that was asked for once is live to its end.
+fn rates(windows: usize, limit: u64) -> Vec<Rate> {
     let window = |index: usize| {
         Rate::new(Window {
-            limit: 10_000_000,
+            limit,
             period: Duration::from_secs(1 << index),
-            burst: 10_000_000,
+            burst: 1_000_000_000,
         })
     };
     (0..windows).map(window).collect()
@@ -47,11 +49,12 @@ fn hash(number: u64) -> u64 {
     (mixed ^ (mixed >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9)
 }
 
-fn table(criterion: &mut Criterion, keys: u64, windows: usize) {
+fn table(criterion: &mut Criterion, keys: u64, windows: usize, limit: u64) {
     let table = Table::new((keys as usize).max(MAX_KEYS), windows);
-    let rates = rates(windows);
+    let rates = rates(windows, limit);
     let mut number = 0;
-    criterion.bench_function(&format!("take/{keys} keys, {windows} windows"), |bencher| {
+    let name = format!("take/{keys} keys, {windows} windows, {limit}/s");
+    criterion.bench_function(&name, |bencher| {
         bencher.iter(|| {
             number += 1;
             let key = hash(number % keys);

@@ -1,11 +1,16 @@
-//! The limiter of one instance: a table of TATs of a fixed size, exact while it has room for the keys that
+//! The limiter of one instance: a table of TATs of bounded size, exact while it has room for the keys that
 //! are limited at the time, and never too generous when it has not.
 //!
 //! A key, which is a keyed hash, belongs to one set of `WAYS` entries in each window, and sets belong to
-//! parts that are locked apart. One lock covers all windows, so they are taken from together. An entry whose TAT has passed says nothing: its bucket is full. So there
-//! is nothing to sweep, and an entry is never removed, only taken over: a key that is not in its set takes
-//! the place with the smallest TAT AND INHERITS THAT TAT. This is Space-Saving (Metwally, Agrawal, El Abbadi,
-//! 2005) for times in the place of counts.
+//! parts that are locked apart. One lock covers all windows, so they are taken from together. An entry whose
+//! TAT has passed says nothing: its bucket is full. The others are live. So there is nothing to sweep, and an
+//! entry is never removed, only taken over: a key that is not in its set takes the place with the smallest
+//! TAT AND INHERITS THAT TAT. This is Space-Saving (Metwally, Agrawal, El Abbadi, 2005) for times in the
+//! place of counts.
+//!
+//! What a request waits for is memory, so the table begins small enough for the cache. A part whose set gets
+//! crowded with live entries doubles (`Sets::double`), until the table has its full size: each set becomes
+//! two, and a bit of the tags says which of both an entry belongs to.
 //!
 //! Whoever floods the table, a key that was pushed out never finds more than it had. For let R be a
 //! key's TAT as far as it was admitted, if nothing was ever forgotten. Then, at any time and for
@@ -14,13 +19,15 @@
 //! - The key loses its entry only as the smallest of its set, so none is below it, nor below R.
 //! - The smallest TAT of a set never falls: entries only grow, a newcomer begins at the smallest, and
 //!   what is given back stops at the smallest of the others (`give_back`).
+//! - A set that becomes two leaves either its own entries, and fills it up with its smallest TAT.
 //! - So a key without an entry begins with a TAT that is not below R.
 //!
 //! What is admitted against a TAT that is not below R is admitted against R, which is the limit. The
 //! other way round, if a key has no entry and the smallest TAT is past, so is R, and the key begins
 //! with a full bucket, as it should. Only while all entries of a set are live does a newcomer get less
 //! than its limit. With twice [`Table::new`]'s number of entries this is 1 set in 250 when that many keys
-//! are live at once (Poisson with a mean of 8), and fewer than one in 10¹⁰ when a quarter is.
+//! are live at once (Poisson with a mean of 8), and fewer than one in 10¹⁰ when a quarter is. Before the table
+//! has its full size, a part doubles while a quarter of a set is not live.
 //!
 //! A sketch in front (`pingora-limits` counts in one) would guard nothing: the table already takes the
 //! same memory and time for a known key and for the first of a flood. The sketch's estimate would refuse
@@ -38,14 +45,21 @@ use crate::filter::ratelimit::rate::{Nanos, Rate, Verdict};
 
 /// Entries that a key can have in a window.
 const WAYS: usize = 16;
-/// Parts that are locked apart, few enough for their locks to stay in the cache. A lock is held for some
-/// tens of nanoseconds, or until memory has answered.
+/// Parts that are locked apart, few enough for their locks to stay in the cache; more when they would have more
+/// than `SETS` sets otherwise. A lock is held for some tens of nanoseconds, or until memory has answered; while a
+/// part doubles, for tens of microseconds.
 const PARTS: usize = 32;
+/// What a part of full size has about, of all windows.
+const SETS: usize = 512;
+/// How often a part doubles at most: 64 times the size it begins with.
+const DOUBLINGS: u32 = 6;
+/// So many live entries make a set crowded. Whoever looks has just added one, so that some are left for
+/// newcomers when all entries of one set belong to the same of two.
+const CROWDED: u64 = 12;
 
 /// The entries' tags, which are the low halves of keys, and their TATs: a line of the cache, and two. A request
-/// reads all three at once (`find`). Two keys of a set with one tag would share a bucket; of a million live keys two do with a
-/// probability of 1 in 500. A plain tuple, because `vec!` asks for zeroed memory for it, which is not
-/// touched before it is used.
+/// reads all three at once (`find`). Two keys of a set with one tag would share a bucket; of a million live
+/// keys, with the `DOUBLINGS` highest bits the same for all of a set, two do with a probability of 1 in 17.
 type Set = ([u32; WAYS], [Nanos; WAYS]);
 
 /// The TATs of a policy's keys, for each of its windows.
@@ -53,13 +67,22 @@ pub struct Table {
     parts: Box<[Part]>,
     windows: usize,
     max_keys: usize,
-    /// Sets in a part and for a window.
-    sets: usize,
+    /// Sets in a part and for a window, to begin with.
+    first_sets: usize,
+    /// How often a part may double.
+    doublings: u32,
 }
 
 /// On a cache line of its own, so that threads disturb each other only where they meet.
 #[repr(align(64))]
-struct Part(Mutex<Vec<Set>>);
+struct Part(Mutex<Sets>);
+
+/// The sets of a part; those of all windows are neighbours.
+struct Sets {
+    all: Vec<Set>,
+    /// How often it has doubled.
+    doubled: u32,
+}
 
 /// Where a key is in its set, or would be.
 #[derive(Clone, Copy, Default)]
@@ -70,18 +93,30 @@ struct Place {
 
 impl Table {
     /// For so many keys that are limited at the same time, and so many windows: 24 bytes for each of
-    /// both. A large table takes from the system only what is used.
+    /// both at most, a small part of that to begin with.
     pub fn new(max_keys: usize, windows: usize) -> Self {
         let windows = windows.clamp(1, MAX_WINDOWS);
-        let sets = max_keys.saturating_mul(2).div_ceil(WAYS).max(1);
-        let parts = sets.min(PARTS);
-        let sets = sets.div_ceil(parts);
-        let part = || Part(Mutex::new(vec![([0; WAYS], [0; WAYS]); sets * windows]));
+        let all_sets = max_keys.saturating_mul(2).div_ceil(WAYS).max(1);
+        let most_parts = (all_sets.saturating_mul(windows) / SETS).max(PARTS);
+        // Parts of several sets at first, so that rounding adds little to the full size.
+        let doublings = (all_sets / (4 * most_parts)).checked_ilog2().unwrap_or(0);
+        let doublings = doublings.min(DOUBLINGS);
+        let all_first = all_sets.div_ceil(1 << doublings);
+        let first_sets = all_first.div_ceil(most_parts);
+        let part = || {
+            Part(Mutex::new(Sets {
+                all: vec![([0; WAYS], [0; WAYS]); first_sets * windows],
+                doubled: 0,
+            }))
+        };
         Self {
-            parts: (0..parts).map(|_| part()).collect(),
+            parts: (0..all_first.div_ceil(first_sets))
+                .map(|_| part())
+                .collect(),
             windows,
             max_keys,
-            sets,
+            first_sets,
+            doublings,
         }
     }
 
@@ -90,10 +125,16 @@ impl Table {
         self.max_keys == max_keys && self.windows == windows.clamp(1, MAX_WINDOWS)
     }
 
-    /// What it takes at most.
+    /// What it takes now, and at most.
     #[cfg(test)]
-    pub fn bytes(&self) -> usize {
-        self.parts.len() * (size_of::<Part>() + self.sets * self.windows * size_of::<Set>())
+    fn bytes(&self) -> (usize, usize) {
+        let of = |sets: usize| size_of::<Part>() + sets * size_of::<Set>();
+        let most = (self.first_sets * self.windows) << self.doublings;
+        let now = |part: &Part| of(part.lock().all.len());
+        (
+            self.parts.iter().map(now).sum(),
+            self.parts.len() * of(most),
+        )
     }
 
     /// Takes the cost from all windows, or from none if one of them refuses. `rates` are the windows of
@@ -112,9 +153,11 @@ impl Table {
     /// then and now the bucket may have become full without it, so a burst may be greater by what is given
     /// back while it lasts, but over time no more is let through than came in.
     pub fn give_back(&self, key: u64, rates: &[Rate], cost: u64) {
-        self.each(key, rates, |set, place, rate| {
+        let mut part = self.part(key).lock();
+        for (set, rate) in self.sets(&mut part, key).iter_mut().zip(rates) {
+            let place = find(set, key);
             give_back(set, place, rate.give_back(place.tat, cost));
-        });
+        }
     }
 
     /// Takes what a request has turned out to cost, beyond the limit if need be.
@@ -122,14 +165,23 @@ impl Table {
         if cost == 0 {
             return;
         }
-        self.each(key, rates, |set, place, rate| {
+        let mut part = self.part(key).lock();
+        let may_grow = part.doubled < self.doublings;
+        let mut needs_room = false;
+        for (set, rate) in self.sets(&mut part, key).iter_mut().zip(rates) {
+            let place = find(set, key);
             put(set, key, place.way, rate.charge(place.tat, cost, now));
-        });
+            needs_room |= may_grow && is_crowded(set, now);
+        }
+        if needs_room {
+            part.double(self.windows);
+        }
     }
 
     fn judge(&self, key: u64, rates: &[Rate], cost: u64, now: Nanos, commit: bool) -> Verdict {
-        let (mut part, first) = self.part(key);
-        let sets = &mut part[first..first + self.windows];
+        let mut part = self.part(key).lock();
+        let may_grow = part.doubled < self.doublings;
+        let sets = self.sets(&mut part, key);
         let mut places = [Place::default(); MAX_WINDOWS];
         let mut refusal: Option<Verdict> = None;
         let mut admission = Verdict::FREE;
@@ -153,31 +205,74 @@ impl Table {
             return refusal;
         }
         if commit {
+            let mut needs_room = false;
             for ((set, place), _) in sets.iter_mut().zip(places).zip(rates) {
                 put(set, key, place.way, place.tat);
+                needs_room |= may_grow && is_crowded(set, now);
+            }
+            if needs_room {
+                part.double(self.windows);
             }
         }
         admission
     }
 
-    fn each(&self, key: u64, rates: &[Rate], mut act: impl FnMut(&mut Set, Place, &Rate)) {
-        let (mut part, first) = self.part(key);
-        for (set, rate) in part[first..first + self.windows].iter_mut().zip(rates) {
-            let place = find(set, key);
-            act(set, place, rate);
-        }
+    fn part(&self, key: u64) -> &Part {
+        let (part, _) = scale(key, self.parts.len());
+        &self.parts[part]
     }
 
-    /// The key's part, locked, and its sets' place there: those of all windows are neighbours. The high
-    /// bits of a key choose the part, those below them the sets.
-    fn part(&self, key: u64) -> (MutexGuard<'_, Vec<Set>>, usize) {
-        let (part, rest) = scale(key, self.parts.len());
-        let (set, _) = scale(rest, self.sets);
-        // A thread that panicked left whole numbers behind: any state of a set is a sound one.
-        let part = self.parts[part].0.lock();
-        let part = part.unwrap_or_else(PoisonError::into_inner);
-        (part, set * self.windows)
+    /// The key's sets in its part. The high bits of a key choose the part, those below them the sets that
+    /// the part began with, and the tag which of those that they became.
+    fn sets<'a>(&self, part: &'a mut Sets, key: u64) -> &'a mut [Set] {
+        let (_, rest) = scale(key, self.parts.len());
+        let (set, _) = scale(rest, self.first_sets);
+        let branch = u64::from(tag(key)) << part.doubled >> u32::BITS;
+        let first = ((set << part.doubled) + branch as usize) * self.windows;
+        &mut part.all[first..first + self.windows]
     }
+}
+
+impl Part {
+    fn lock(&self) -> MutexGuard<'_, Sets> {
+        // A thread that panicked left whole numbers behind: any state of a set is a sound one.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sets {
+    /// Makes two of each set.
+    #[cold]
+    fn double(&mut self, windows: usize) {
+        // The next of a tag's bits, from the highest.
+        let bit = u32::BITS - 1 - self.doubled;
+        let mut all = Vec::with_capacity(self.all.len() * 2);
+        for of_windows in self.all.chunks(windows) {
+            for branch in 0..2 {
+                all.extend(of_windows.iter().map(|set| half(set, bit, branch)));
+            }
+        }
+        self.all = all;
+        self.doubled += 1;
+    }
+}
+
+/// The entries of a set whose tags have this bit, and its smallest TAT in the place of the others. Their tags
+/// stay: no key of this half has one of them.
+fn half(set: &Set, bit: u32, branch: u32) -> Set {
+    let (tags, tats) = set;
+    let smallest = tats[least(tats)];
+    let tats = array::from_fn(|way| match tags[way] >> bit & 1 == branch {
+        true => tats[way],
+        false => smallest,
+    });
+    (*tags, tats)
+}
+
+/// Whether it is time for more room. The borrow of a difference is the cheapest way to compare.
+fn is_crowded((_, tats): &Set, now: Nanos) -> bool {
+    let live: u64 = tats.iter().map(|tat| now.wrapping_sub(*tat) >> 63).sum();
+    live >= CROWDED
 }
 
 /// A number below `count`, evenly from the high bits, and what is left of the bits.
@@ -204,13 +299,20 @@ fn find(set: &Set, key: u64) -> Place {
     let known = found.trailing_zeros() as usize;
     let way = match known < WAYS {
         true => known,
-        false => (1..WAYS).fold(0, |least, way| match tats[way] < tats[least] {
-            true => way,
-            false => least,
-        }),
+        false => least(tats),
     };
     let tat = tats[way];
     Place { way, tat }
+}
+
+/// Where the smallest TAT is: four comparisons beside each other, so that each does not wait for the last.
+fn least(tats: &[Nanos; WAYS]) -> usize {
+    let smaller = |one: usize, other: usize| match tats[other] < tats[one] {
+        true => other,
+        false => one,
+    };
+    let quarters: [usize; 4] = array::from_fn(|lane| (lane..WAYS).step_by(4).fold(lane, smaller));
+    quarters.into_iter().fold(quarters[0], smaller)
 }
 
 fn put(set: &mut Set, key: u64, way: usize, tat: Nanos) {
