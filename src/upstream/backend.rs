@@ -299,7 +299,7 @@ impl Admitted {
         self
     }
 
-    /// Whether it is the backend that the client had before.
+    /// Notes whether it is the backend that the client had before.
     pub(super) fn kept(mut self, is_kept: bool) -> Self {
         self.is_kept = is_kept;
         self

@@ -15,8 +15,8 @@ static NEXT_ID: AtomicU32 = AtomicU32::new(0);
 
 /// What was learned of one backend, shared by every generation and every membership that has it.
 ///
-/// What a choice reads and writes comes first, in one line of the cache: among a thousand backends each
-/// line is a wait for memory.
+/// What a choice reads and writes of a backend that is well comes first, in one line of the cache: among a
+/// thousand backends each line is a wait for memory. (`peak_ewma` reads another one, with the latency.)
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(super) struct Known {

@@ -368,3 +368,53 @@ fn a_member_that_stands_out_is_ejected_between_requests() {
     assert_eq!(upstream.members()[2].state(now), State::Ejected);
     assert_eq!(count(&upstream, State::Up, now), 3);
 }
+
+#[test]
+fn a_member_that_answers_nothing_while_others_do_is_ejected_between_requests() {
+    let now = Instant::now();
+    let upstream = upstream(4, now);
+    let members = upstream.members();
+    let waiting: Vec<_> = (0..10).map(|_| guest(&members[2], now)).collect();
+    let answer = |backend| {
+        for _ in 0..100 {
+            let mut admitted = guest(backend, now);
+            upstream.answered(&mut admitted, 200, Duration::from_millis(1), now);
+        }
+    };
+    for _ in 0..2 {
+        assert_eq!(count(&upstream, State::Up, now), 4);
+        members.iter().step_by(3).for_each(answer);
+        upstream.tick(now);
+    }
+    assert_eq!(members[2].state(now), State::Ejected);
+    assert_eq!(members[1].state(now), State::Up, "nobody asked it");
+    drop(waiting);
+}
+
+#[test]
+fn requests_in_flight_are_counted_across_changes_of_the_policy() {
+    let now = Instant::now();
+    let metrics = Metrics::new("gateway");
+    let hash = written("{ backends: ['127.0.0.1:1'], balance: { policy: hash, key: path } }");
+    let random = written("{ backends: ['127.0.0.1:1'], balance: random }");
+    let begin = |upstream: &Upstream| upstream.select(Wish::at(now), &mut Tried::default());
+    let busy = |upstream: &Upstream| {
+        let busy = upstream.busy.as_ref();
+        busy.map(|busy| busy.load(Ordering::Relaxed))
+    };
+    let first = Upstream::compile(&hash, &metrics, now, None);
+    let of_first = begin(&first);
+    let second = Upstream::compile(&hash, &metrics, now, Some(&first));
+    let of_second = begin(&second);
+    assert_eq!(busy(&second), Some(2), "the same count");
+    let third = Upstream::compile(&random, &metrics, now, Some(&second));
+    let of_third = begin(&third);
+    assert_eq!(busy(&third), None);
+    let fourth = Upstream::compile(&hash, &metrics, now, Some(&third));
+    let of_fourth = begin(&fourth);
+    drop((of_first, of_second, of_third));
+    assert_eq!((busy(&second), busy(&fourth)), (Some(0), Some(1)));
+    drop(of_fourth);
+    assert_eq!(busy(&fourth), Some(0));
+    assert_eq!(fourth.members()[0].in_flight(), 0);
+}

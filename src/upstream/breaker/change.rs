@@ -23,14 +23,6 @@ impl State {
             Self::Open => "open",
         }
     }
-
-    pub(super) fn of(view: u64) -> Self {
-        match view & 3 {
-            0 => Self::Closed,
-            1 => Self::HalfOpen,
-            _ => Self::Open,
-        }
-    }
 }
 
 /// Why a circuit changed.

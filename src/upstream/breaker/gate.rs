@@ -153,7 +153,7 @@ impl Gate {
 
     /// Its state.
     pub fn state(&self) -> State {
-        State::of(self.view.load(Relaxed))
+        state_of(self.view.load(Relaxed))
     }
 
     /// Its state at this time: one that is open for no longer is as good as half-open.
@@ -189,7 +189,7 @@ impl Gate {
     /// Asks to be let in, with at most so many probes at the same time.
     pub fn admit(&self, probes: u32, now: Instant) -> Result<Pass, Refused> {
         let view = self.view.load(Relaxed);
-        match State::of(view) {
+        match state_of(view) {
             State::Closed => Ok(Pass::Ordinary(view >> 2)),
             State::HalfOpen if !self.has_room(probes, now) => Err(BUSY),
             State::Open if !self.rest.is_due(now) => Err(self.refused(now)),
@@ -387,6 +387,15 @@ impl Gate {
 
     fn generation(&self) -> u64 {
         self.view.load(Relaxed) >> 2
+    }
+}
+
+/// The state in a gate's word.
+fn state_of(view: u64) -> State {
+    match view & 3 {
+        0 => State::Closed,
+        1 => State::HalfOpen,
+        _ => State::Open,
     }
 }
 

@@ -100,7 +100,7 @@ impl Tally {
     }
 
     /// What there was since the last look, and before, of which this share is left, with all attempts that
-    /// were ever begun.
+    /// were ever begun. To be called by one thread at a time.
     pub fn look(&self, left: f32, begun: u32) -> Look {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let mut fresh = Sample::default();
