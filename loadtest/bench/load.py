@@ -16,7 +16,7 @@ from process import pinned
 
 REPORT = Path(__file__).with_name("report.lua")
 TOKENS = Path(__file__).with_name("tokens.lua")
-KEYS = Path(__file__).with_name("keys.lua")
+TURNS = Path(__file__).with_name("turns.lua")
 HANDSHAKES = Path(__file__).with_name("handshakes.py")
 # The name in the certificate of `peers.certificate`.
 SERVER_NAME = "bench.test"
@@ -59,12 +59,15 @@ def wrk_tokens(algorithm, count, port, core, settings):
     return last_json(run(["env", f"REPORT={REPORT}", *command], core, settings))
 
 
-def wrk_keys(path, count, port, core, settings):
-    """Requests for this path, each with the next of so many keys."""
+def wrk_turns(paths, keys, seconds, port, core, settings):
+    """Requests for two paths by turns of so many seconds, each with the next of so many keys. Returns the
+    requests of each turn, by its number since the beginning of the monotonic clock, and the report."""
     command = ["wrk", "-t", str(settings.threads), "-c", str(settings.connections)]
-    command += ["-d", f"{settings.seconds}s", "-s", str(KEYS)]
-    command += [f"http://127.0.0.1:{port}/{path}", "--", str(count)]
-    return last_json(run(["env", f"REPORT={REPORT}", *command], core, settings))
+    command += ["-d", f"{settings.seconds}s", "-s", str(TURNS), f"http://127.0.0.1:{port}"]
+    command += ["--", str(keys), str(seconds), *paths]
+    text = run(["env", f"REPORT={REPORT}", *command], core, settings)
+    counts = json.loads(text.strip().splitlines()[-2])
+    return {int(turn): count for turn, count in counts.items()}, last_json(text)
 
 
 def handshakes(port, core, settings):
