@@ -149,6 +149,8 @@ fn outcome(out: &mut Vec<u8>, record: &Record<'_>) {
         escape::json(out, error_type.as_bytes());
     }
     match record.rate_limit_duration {
+        // Nearly always: nobody had to be asked.
+        Some(Duration::ZERO) => put(out, b"\",\"rate_limit_duration_ms\":0.000}\n"),
         Some(duration) => {
             put(out, b"\",\"rate_limit_duration_ms\":");
             out.extend_from_slice(Millis::of(duration).as_bytes());
@@ -292,12 +294,14 @@ mod tests {
 
     #[test]
     fn says_what_limits_took() {
-        let line = line(&Record {
-            rate_limit_duration: Some(Duration::from_micros(1500)),
-            ..failed()
-        });
-        let end = r#""error_type":"connect","rate_limit_duration_ms":1.500}"#;
-        assert!(line.trim_end().ends_with(end), "{line}");
+        for (micros, end) in [(1500, "1.500"), (0, "0.000")] {
+            let line = line(&Record {
+                rate_limit_duration: Some(Duration::from_micros(micros)),
+                ..failed()
+            });
+            let end = format!(r#""error_type":"connect","rate_limit_duration_ms":{end}}}"#);
+            assert!(line.trim_end().ends_with(&end), "{line}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Instant;
 use http::HeaderMap;
 
 use super::Context;
-use crate::filter::ratelimit::{self, Limits, Refused};
+use crate::filter::ratelimit::{self, Limits, Refused, Step};
 use crate::listener::exchange::Exchange;
 use crate::message::Response;
 use crate::reply::{LimitRefusal, Rejection};
@@ -25,9 +25,12 @@ pub(super) async fn admit(
     let taken = {
         let path_param = |name: &str| context.params.get(name, path);
         let caller = context.caller(&exchange.request.headers, &path_param);
-        limits
-            .take(&caller, Instant::now(), patience, &mut ledger)
-            .await
+        let now = Instant::now();
+        match limits.start(&caller, now, &mut ledger) {
+            Step::Over(result) => result,
+            // On the heap, so that requests that do not wait do not make room for it.
+            step => Box::pin(limits.finish(step, now, patience, &mut ledger)).await,
+        }
     };
     context.ledger = ledger;
     taken.map_err(|refused| match refused {

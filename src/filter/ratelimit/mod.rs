@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 
 pub use self::policy::{Charge, Policy};
 
-use self::policy::Outcome;
+use self::policy::{Asked, Outcome};
 
 /// The policies of a generation.
 pub struct RateLimits {
@@ -95,6 +95,16 @@ pub struct Ledger {
     pub charges: Vec<Charge>,
     /// How long it has waited for Redis; `None` before it was held against any limit.
     pub waited: Option<Duration>,
+    /// So many of the charges are not given back when a policy refuses.
+    stays: usize,
+}
+
+/// How far a request has come with the policies of a route.
+pub enum Step<'a, 'f> {
+    /// All have let it through, or one has not.
+    Over(Result<(), Refused>),
+    /// The policy at this place has to ask Redis.
+    Waits(usize, Asked<'a, 'f>),
 }
 
 /// Why a request is not let through.
@@ -162,49 +172,89 @@ impl Limits {
         self.policies.is_empty()
     }
 
-    /// Holds a request against all of them, or as far as the first that refuses it. What was taken is
-    /// written down, if that is of any use; when one refuses, what earlier ones of them took is given
-    /// back. All that a request waits for Redis, here and before, is `patience` at most.
-    pub async fn take(
+    /// Holds a request against the policies, or as far as the first that refuses it or has to ask Redis. What
+    /// was taken is written down, if that is of any use; when one refuses, what earlier ones of them took is
+    /// given back.
+    ///
+    /// Apart from [`Limits::finish`], so that requests that wait for nobody run through little code.
+    pub fn start<'a, 'f>(
         &self,
-        caller: &Caller<'_>,
+        caller: &'a Caller<'f>,
+        now: Instant,
+        ledger: &mut Ledger,
+    ) -> Step<'a, 'f> {
+        ledger.waited.get_or_insert_default();
+        // What stood before authentication stays taken: nobody gets credentials checked for nothing.
+        ledger.stays = ledger.charges.len();
+        self.go_on(0, caller, now, ledger)
+    }
+
+    /// Asks Redis, and goes on with the other policies. All that a request waits for Redis, here and before, is
+    /// `patience` at most.
+    pub async fn finish<'a, 'f>(
+        &self,
+        mut step: Step<'a, 'f>,
         now: Instant,
         patience: Duration,
         ledger: &mut Ledger,
     ) -> Result<(), Refused> {
-        let waited = *ledger.waited.get_or_insert_default();
-        // What stood before authentication stays taken: nobody gets credentials checked for nothing.
-        let before = ledger.charges.len();
-        for (policy, cost) in &self.policies {
+        let waited = ledger.waited.unwrap_or_default();
+        let until = now + patience.saturating_sub(waited);
+        loop {
+            let (place, asked) = match step {
+                Step::Over(result) => return result,
+                Step::Waits(place, asked) => (place, asked),
+            };
+            if let Some((policy, _)) = self.policies.get(place) {
+                let outcome = policy.wait(&asked, now, until).await;
+                ledger.waited = Some(waited + now.elapsed());
+                self.note(policy, outcome, ledger)?;
+            }
+            step = self.go_on(place + 1, asked.caller, now, ledger);
+        }
+    }
+
+    fn go_on<'a, 'f>(
+        &self,
+        from: usize,
+        caller: &'a Caller<'f>,
+        now: Instant,
+        ledger: &mut Ledger,
+    ) -> Step<'a, 'f> {
+        for (place, (policy, cost)) in self.policies.iter().enumerate().skip(from) {
             let Some(asked) = policy.ask(caller, *cost) else {
                 continue;
             };
-            let outcome = match policy.decide(&asked, now) {
-                Some(outcome) => outcome,
-                None => {
-                    let until = now + patience.saturating_sub(waited);
-                    // On the heap, so that requests that do not wait do not make room for it.
-                    let outcome = Box::pin(policy.wait(&asked, now, until)).await;
-                    ledger.waited = Some(waited + now.elapsed());
-                    outcome
-                }
+            let Some(outcome) = policy.decide(&asked, now) else {
+                return Step::Waits(place, asked);
             };
-            let refused = match outcome {
-                Outcome::Free => continue,
-                Outcome::Admitted(taken) => {
-                    if self.remembers {
-                        ledger.charges.push(Charge::new(policy, taken));
-                    }
-                    continue;
-                }
-                Outcome::Refused(taken) => Refused::Limited(Charge::new(policy, taken)),
-                Outcome::Closed => Refused::Unavailable,
-            };
-            let taken = ledger.charges.iter().skip(before);
-            taken.for_each(Charge::give_back);
-            return Err(refused);
+            if let Err(refused) = self.note(policy, outcome, ledger) {
+                return Step::Over(Err(refused));
+            }
         }
-        Ok(())
+        Step::Over(Ok(()))
+    }
+
+    fn note(
+        &self,
+        policy: &Arc<Policy>,
+        outcome: Outcome,
+        ledger: &mut Ledger,
+    ) -> Result<(), Refused> {
+        let refused = match outcome {
+            Outcome::Free => return Ok(()),
+            Outcome::Admitted(taken) => {
+                if self.remembers {
+                    ledger.charges.push(Charge::new(policy, taken));
+                }
+                return Ok(());
+            }
+            Outcome::Refused(taken) => Refused::Limited(Charge::new(policy, taken)),
+            Outcome::Closed => Refused::Unavailable,
+        };
+        let taken = ledger.charges.iter().skip(ledger.stays);
+        taken.for_each(Charge::give_back);
+        Err(refused)
     }
 }
 

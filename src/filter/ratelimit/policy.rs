@@ -81,8 +81,8 @@ enum Place {
 }
 
 /// A request that is to be held against a policy.
-pub(super) struct Asked<'a, 'f> {
-    caller: &'a Caller<'f>,
+pub struct Asked<'a, 'f> {
+    pub(super) caller: &'a Caller<'f>,
     tier: Option<usize>,
     key: u64,
     cost: u64,
