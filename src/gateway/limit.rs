@@ -10,26 +10,23 @@ use crate::listener::exchange::Exchange;
 use crate::message::Response;
 use crate::reply::{LimitRefusal, Rejection};
 
-/// Lets the request through, or says why not.
+/// Lets the request through, or says why not. It counts at the time `at`, which may be a little ago.
 pub(super) async fn admit(
     exchange: &Exchange,
     context: &mut Context,
     limits: &Limits,
+    at: Instant,
 ) -> Result<(), Rejection> {
-    if limits.is_empty() {
-        return Ok(());
-    }
     let mut ledger = std::mem::take(&mut context.ledger);
     let patience = context.snapshot.rate_limits.timeout;
     let path = exchange.origin.head.target.path();
     let taken = {
         let path_param = |name: &str| context.params.get(name, path);
         let caller = context.caller(&exchange.request.headers, &path_param);
-        let now = Instant::now();
-        match limits.start(&caller, now, &mut ledger) {
+        match limits.start(&caller, at, &mut ledger) {
             Step::Over(result) => result,
             // On the heap, so that requests that do not wait do not make room for it.
-            step => Box::pin(limits.finish(step, now, patience, &mut ledger)).await,
+            step => Box::pin(limits.finish(step, patience, &mut ledger)).await,
         }
     };
     context.ledger = ledger;

@@ -174,19 +174,19 @@ impl Limits {
 
     /// Holds a request against the policies, or as far as the first that refuses it or has to ask Redis. What
     /// was taken is written down, if that is of any use; when one refuses, what earlier ones of them took is
-    /// given back.
+    /// given back. `at` may be earlier than now, which makes limits stricter and never more generous.
     ///
     /// Apart from [`Limits::finish`], so that requests that wait for nobody run through little code.
     pub fn start<'a, 'f>(
         &self,
         caller: &'a Caller<'f>,
-        now: Instant,
+        at: Instant,
         ledger: &mut Ledger,
     ) -> Step<'a, 'f> {
         ledger.waited.get_or_insert_default();
         // What stood before authentication stays taken: nobody gets credentials checked for nothing.
         ledger.stays = ledger.charges.len();
-        self.go_on(0, caller, now, ledger)
+        self.go_on(0, caller, at, ledger)
     }
 
     /// Asks Redis, and goes on with the other policies. All that a request waits for Redis, here and before, is
@@ -194,10 +194,10 @@ impl Limits {
     pub async fn finish<'a, 'f>(
         &self,
         mut step: Step<'a, 'f>,
-        now: Instant,
         patience: Duration,
         ledger: &mut Ledger,
     ) -> Result<(), Refused> {
+        let now = Instant::now();
         let waited = ledger.waited.unwrap_or_default();
         let until = now + patience.saturating_sub(waited);
         loop {

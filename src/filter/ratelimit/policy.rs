@@ -164,7 +164,8 @@ impl Policy {
             }
             (Scope::Shared(_), Some(leases)) => {
                 let name = || self.name(asked.caller).into_string();
-                match leases.take(asked.key, name, rates, asked.cost, now) {
+                // By the clock, since a lease may have run out meanwhile.
+                match leases.take(asked.key, name, rates, asked.cost, Instant::now()) {
                     lease::Taken::Decided(verdict) => Some(self.leased(asked, verdict)),
                     lease::Taken::Unanswered(_) => Some(self.without_redis(asked, now)),
                     lease::Taken::Wait => None,
