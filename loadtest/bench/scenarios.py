@@ -9,7 +9,6 @@ import load
 import machine
 import tokens
 import turns
-from process import spent
 
 WARM_UP_SECONDS = 1
 # Keys of the scenarios with limits.
@@ -79,8 +78,8 @@ def traffic(run, tls=False):
 
 
 def limited(path, aside=None):
-    """What a limit adds to a request, beside one that is not limited. What the thread `aside` does nobody can ascribe
-    to single requests: those that are limited pay for all of it."""
+    """What a limit adds to a request, beside one that is not limited. What the thread `aside` does for it comes on
+    top: nobody can say for which turn it works, so that is measured while all requests are limited."""
 
     def measure(process, ports, core, settings):
         longer = settings.warm_up(max(settings.seconds, LIMIT_SECONDS))
@@ -89,9 +88,10 @@ def limited(path, aside=None):
         threads = process.threads(aside) if aside else []
         if aside and not threads:
             raise RuntimeError(f"{process.name} has no thread '{aside}'")
-        before = spent(threads)
-        without, adds, report = turns.compare(process, threads, paths, LIMIT_KEYS, ports.plain, core, longer)
-        adds += (spent(threads) - before) / (report["requests"] / 2) * 1e6
+        on = (LIMIT_KEYS, ports.plain, core, longer)
+        without, adds, report = turns.compare(process, threads, paths, *on)
+        if threads:
+            adds += turns.beside(process, threads, paths[1], *on)
         return {
             "rate": report["requests"] / report["duration"] * 1e6,
             "p99": report["p99"] / 1000,
