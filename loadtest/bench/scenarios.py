@@ -237,7 +237,8 @@ SCENARIOS = (
         "limit_node",
         "What a limit costs that a proxy counts by itself",
         f"{LIMIT_KEYS:,} keys in turn, a header, far within their limit: nginx `limit_req`, HAProxy a "
-        "stick-table, Envoy one bucket for all; by turns of 52 ms with requests that are not limited.",
+        f"stick-table, Envoy one bucket for all; by turns of {turns.TURN * 1000:.0f} ms with requests that are "
+        "not limited.",
         limited("limit_node"),
         LIMITED,
         bar=("adds", 0.5),

@@ -108,9 +108,9 @@ struct Growth {
 }
 
 impl Outlier {
-    /// How many bytes of it a choice reads, from its beginning.
+    /// Where in it ends what a choice reads.
     #[cfg(test)]
-    pub const ASKED: usize = size_of::<Gate>();
+    pub const ASKED: usize = std::mem::offset_of!(Self, gate) + size_of::<Gate>();
 
     /// A backend nothing is known of.
     pub fn new(now: Instant) -> Self {
