@@ -67,7 +67,7 @@ impl Announced {
 
     /// What is left, never more than the limit: a burst is a favour, and no promise.
     fn left(&self, verdict: &Verdict) -> u64 {
-        verdict.remaining.min(self.limit(verdict))
+        verdict.remaining().min(self.limit(verdict))
     }
 
     fn limit(&self, verdict: &Verdict) -> u64 {
@@ -114,15 +114,15 @@ pub fn tell(charges: &[Charge], which: RateHeaders, headers: &mut HeaderMap) {
 
 /// The one that refuses, or else the one with the least left.
 fn tightest<'a>(charges: impl Iterator<Item = &'a Charge>) -> Option<&'a Charge> {
-    charges.min_by_key(|charge| (charge.verdict().admitted, charge.verdict().remaining))
+    charges.min_by_key(|charge| (charge.verdict().admitted, charge.verdict().remaining()))
 }
 
 /// When there will be something again, or all of it.
 fn until(verdict: &Verdict) -> Duration {
     if verdict.admitted {
-        verdict.reset
+        verdict.reset()
     } else {
-        verdict.retry_after
+        verdict.retry_after()
     }
 }
 

@@ -222,14 +222,17 @@ impl Limits {
         ledger: &mut Ledger,
     ) -> Step<'a, 'f> {
         for (place, (policy, cost)) in self.policies.iter().enumerate().skip(from) {
-            let Some(asked) = policy.ask(caller, *cost) else {
+            let Some(asked) = policy.ask(caller, *cost, self.remembers) else {
                 continue;
             };
-            let Some(outcome) = policy.decide(&asked, now) else {
-                return Step::Waits(place, asked);
-            };
-            if let Err(refused) = self.note(policy, outcome, ledger) {
-                return Step::Over(Err(refused));
+            match policy.decide(&asked, now) {
+                Some(Outcome::Free) => {}
+                None => return Step::Waits(place, asked),
+                Some(outcome) => {
+                    if let Err(refused) = self.note(policy, outcome, ledger) {
+                        return Step::Over(Err(refused));
+                    }
+                }
             }
         }
         Step::Over(Ok(()))
@@ -244,9 +247,7 @@ impl Limits {
         let refused = match outcome {
             Outcome::Free => return Ok(()),
             Outcome::Admitted(taken) => {
-                if self.remembers {
-                    ledger.charges.push(Charge::new(policy, taken));
-                }
+                ledger.charges.push(Charge::new(policy, taken));
                 return Ok(());
             }
             Outcome::Refused(taken) => Refused::Limited(Charge::new(policy, taken)),
@@ -265,5 +266,5 @@ pub fn tell(charges: &[Charge], which: RateHeaders, headers: &mut HeaderMap) {
 
 /// Whole seconds after which trying again makes sense.
 pub fn retry_after(charge: &Charge) -> u64 {
-    fields::seconds(charge.verdict().retry_after)
+    fields::seconds(charge.verdict().retry_after())
 }

@@ -11,19 +11,26 @@ use super::lease::{self, Leases};
 use super::rate::{Nanos, Rate, Verdict};
 use super::shared::{Shared, Unanswered};
 use super::table::Table;
-use crate::config::model::{FailureMode, Mode, RatePolicy, Scope, Window};
+use crate::config::model::{FailureMode, KeyPart, Mode, RatePolicy, Scope, Window};
 use crate::metrics::{LimitResult, LimitSource, Metrics, RateLimitMetrics};
 
-/// A policy, ready to run.
+/// A policy, ready to run. What each request asks of it has few lines of the cache.
 pub struct Policy {
     /// As configured.
-    pub config: RatePolicy,
+    pub config: Box<RatePolicy>,
+    key: Box<[KeyPart]>,
+    /// What a request costs, unless its route says otherwise.
+    cost: u64,
     base: Limits,
     /// By the claim's value.
     tiers: Box<[(Box<str>, Limits)]>,
     buckets: Arc<Buckets>,
     shared: Arc<Shared>,
     metrics: Arc<RateLimitMetrics>,
+    /// Whether it counts by itself.
+    is_local: bool,
+    /// Whether anybody is not limited.
+    has_exempt: bool,
 }
 
 /// What a policy counts in here. It goes over to the next generation.
@@ -39,13 +46,13 @@ pub(super) struct Buckets {
 
 /// Windows, as they are computed with and as clients are told of them.
 struct Limits {
-    rates: Box<[Rate]>,
-    announced: Announced,
+    rates: Arc<[Rate]>,
+    announced: Box<Announced>,
 }
 
 /// What became of a request.
 pub enum Outcome {
-    /// It is not limited, or nobody can say and so it is let through.
+    /// It is let through, and nothing of that is needed again.
     Free,
     /// It is let through.
     Admitted(Taken),
@@ -86,6 +93,8 @@ pub struct Asked<'a, 'f> {
     tier: Option<usize>,
     key: u64,
     cost: u64,
+    /// Whether what is taken is needed again.
+    is_noted: bool,
 }
 
 impl Policy {
@@ -98,7 +107,7 @@ impl Policy {
     ) -> Self {
         let limits = |windows: &[Window]| Limits {
             rates: windows.iter().copied().map(Rate::new).collect(),
-            announced: Announced::new(&config.name, windows),
+            announced: Box::new(Announced::new(&config.name, windows)),
         };
         let tiers = config.tiers.iter().flat_map(|tiers| &tiers.limits);
         let counts_the_same = |previous: &&Self| {
@@ -125,7 +134,11 @@ impl Policy {
             buckets,
             shared: Arc::clone(shared),
             metrics: metrics.rate_limit(&config.name),
-            config: config.clone(),
+            key: config.key.clone().into(),
+            cost: config.cost.request,
+            is_local: config.scope == Scope::Node,
+            has_exempt: !(config.exempt.networks.is_empty() && config.exempt.keys.is_empty()),
+            config: Box::new(config.clone()),
         }
     }
 
@@ -140,38 +153,63 @@ impl Policy {
         &self,
         caller: &'a Caller<'f>,
         cost: Option<u64>,
+        is_noted: bool,
     ) -> Option<Asked<'a, 'f>> {
-        if self.is_exempt(caller) {
+        if self.has_exempt && self.is_exempt(caller) {
             self.metrics
                 .decided(LimitResult::Exempt, LimitSource::Local);
             return None;
         }
         Some(Asked {
             caller,
-            tier: self.tier(caller),
-            key: key::hash(&self.config.key, caller, self.buckets.seed),
-            cost: cost.unwrap_or(self.config.cost.request),
+            tier: match self.tiers.is_empty() {
+                true => None,
+                false => self.tier(caller),
+            },
+            key: key::hash(&self.key, caller, self.buckets.seed),
+            cost: cost.unwrap_or(self.cost),
+            is_noted,
         })
     }
 
     /// Decides, if nobody else has to be asked.
     pub(super) fn decide(&self, asked: &Asked<'_, '_>, now: Instant) -> Option<Outcome> {
+        if self.is_local {
+            let verdict = self.count_here(asked, &self.limits(asked.tier).rates, now);
+            if verdict.admitted && !asked.is_noted {
+                self.metrics
+                    .decided(LimitResult::Allowed, LimitSource::Local);
+                return Some(Outcome::Free);
+            }
+            return Some(self.decided(asked, Place::Here(1), verdict, LimitSource::Local));
+        }
+        let leases = self.buckets.leases.as_ref()?;
+        // By the clock, since a lease may have run out meanwhile.
+        let by_clock = Instant::now();
         let rates = &self.limits(asked.tier).rates;
-        match (self.config.scope, &self.buckets.leases) {
-            (Scope::Node, _) => {
-                let verdict = self.count_here(asked, rates, now);
-                Some(self.decided(asked, Place::Here(1), verdict, LimitSource::Local))
-            }
-            (Scope::Shared(_), Some(leases)) => {
-                let name = || self.name(asked.caller).into_string();
-                // By the clock, since a lease may have run out meanwhile.
-                match leases.take(asked.key, name, rates, asked.cost, Instant::now()) {
-                    lease::Taken::Decided(verdict) => Some(self.leased(asked, verdict)),
-                    lease::Taken::Unanswered(_) => Some(self.without_redis(asked, now)),
-                    lease::Taken::Wait => None,
-                }
-            }
-            (Scope::Shared(_), None) => None,
+        if !asked.is_noted && leases.spend(asked.key, rates, asked.cost, by_clock) {
+            self.metrics
+                .decided(LimitResult::Allowed, LimitSource::Redis);
+            return Some(Outcome::Free);
+        }
+        self.lease(leases, asked, now, by_clock)
+    }
+
+    // What few requests need stands apart, here and below: code, too, is waited for in memory.
+    #[inline(never)]
+    fn lease(
+        &self,
+        leases: &Leases,
+        asked: &Asked<'_, '_>,
+        now: Instant,
+        by_clock: Instant,
+    ) -> Option<Outcome> {
+        let name = || self.name(asked.caller).into_string();
+        let rates = &self.limits(asked.tier).rates;
+        match leases.take(asked.key, name, rates, asked.cost, by_clock) {
+            lease::Taken::Decided(verdict) => Some(self.leased(asked, verdict)),
+            lease::Taken::Unanswered(_) => Some(self.without_redis(asked, now)),
+            lease::Taken::Wait => None,
         }
     }
 
@@ -244,6 +282,7 @@ impl Policy {
         self.buckets.table.take(asked.key, rates, asked.cost, now)
     }
 
+    #[inline(never)]
     fn decided(
         &self,
         asked: &Asked<'_, '_>,
@@ -257,6 +296,9 @@ impl Policy {
             false => LimitResult::Limited,
         };
         self.metrics.decided(result, source);
+        if !asked.is_noted && result != LimitResult::Limited {
+            return Outcome::Free;
+        }
         let taken = Taken {
             tier: asked.tier,
             key: asked.key,
@@ -271,6 +313,7 @@ impl Policy {
         }
     }
 
+    #[inline(never)]
     fn is_exempt(&self, caller: &Caller<'_>) -> bool {
         let exempt = &self.config.exempt;
         let mut networks = exempt.networks.iter();
@@ -280,10 +323,11 @@ impl Policy {
         if exempt.keys.is_empty() {
             return false;
         }
-        let name = key::name(&self.config.key, caller);
+        let name = key::name(&self.key, caller);
         exempt.keys.contains(&name)
     }
 
+    #[inline(never)]
     fn tier(&self, caller: &Caller<'_>) -> Option<usize> {
         let tiers = self.config.tiers.as_ref()?;
         let value = key::claim(&tiers.claim, caller)?;
@@ -296,7 +340,7 @@ impl Policy {
     }
 
     fn name(&self, caller: &Caller<'_>) -> Box<str> {
-        let key = key::name(&self.config.key, caller);
+        let key = key::name(&self.key, caller);
         format!("ratelimit:{}:{key}", self.config.name).into()
     }
 }

@@ -32,7 +32,7 @@ pub struct Rate {
     pub window: Window,
 }
 
-/// What a limiter says of a request.
+/// What a limiter says of a request. Few ask for the numbers, so they are computed when somebody does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// Whether it is let through.
@@ -40,12 +40,13 @@ pub struct Verdict {
     /// The window that says the rest: the one that refuses, or else the one with the least left. Of
     /// several that refuse it is the one that refuses longest.
     pub window: usize,
-    /// What is left of it at once.
-    pub remaining: u64,
+    /// What is left at once is this, by what a unit takes of it.
+    pub(super) left: u64,
+    pub(super) unit: u64,
     /// When trying again makes sense; zero for a request that is let through.
-    pub retry_after: Duration,
+    pub(super) wait: Nanos,
     /// When the bucket is full again.
-    pub reset: Duration,
+    pub(super) debt: Nanos,
 }
 
 impl Rate {
@@ -119,11 +120,6 @@ impl Rate {
     pub fn give_back(&self, tat: Nanos, cost: u64) -> Nanos {
         tat.saturating_sub(self.interval.saturating_mul(cost))
     }
-
-    /// How many units are there at once.
-    pub fn remaining(&self, tat: Nanos, now: Nanos) -> u64 {
-        self.depth.saturating_sub(tat.saturating_sub(now)) / self.interval
-    }
 }
 
 impl Verdict {
@@ -131,28 +127,46 @@ impl Verdict {
     pub(super) const FREE: Self = Self {
         admitted: true,
         window: 0,
-        remaining: u64::MAX,
-        retry_after: Duration::ZERO,
-        reset: Duration::ZERO,
+        left: u64::MAX,
+        unit: 1,
+        wait: 0,
+        debt: 0,
     };
 
     /// Of one window, with its TAT and, if it refuses, for how long.
     pub fn new(window: usize, rate: &Rate, tat: Nanos, now: Nanos, refused: Option<Nanos>) -> Self {
+        let debt = tat.saturating_sub(now);
         Self {
             admitted: refused.is_none(),
             window,
-            remaining: rate.remaining(tat, now),
-            retry_after: Duration::from_nanos(refused.unwrap_or(0)),
-            reset: Duration::from_nanos(tat.saturating_sub(now)),
+            left: rate.depth.saturating_sub(debt),
+            unit: rate.interval,
+            wait: refused.unwrap_or(0),
+            debt,
         }
+    }
+
+    /// What is left of the window at once.
+    pub fn remaining(&self) -> u64 {
+        self.left / self.unit.max(1)
+    }
+
+    /// When trying again makes sense; zero for a request that is let through.
+    pub fn retry_after(&self) -> Duration {
+        Duration::from_nanos(self.wait)
+    }
+
+    /// When the bucket is full again.
+    pub fn reset(&self) -> Duration {
+        Duration::from_nanos(self.debt)
     }
 
     /// Of two windows' verdicts the one that counts; the first of equal ones.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         let stricter = match (self.admitted, other.admitted) {
-            (true, true) => other.remaining < self.remaining,
-            (false, false) => other.retry_after > self.retry_after,
+            (true, true) => other.remaining() < self.remaining(),
+            (false, false) => other.wait > self.wait,
             (first, _) => first,
         };
         if stricter { other } else { self }
@@ -170,6 +184,10 @@ mod tests {
     use super::*;
 
     const SECOND: Nanos = 1_000_000_000;
+
+    fn remaining(rate: &Rate, tat: Nanos, now: Nanos) -> u64 {
+        Verdict::new(0, rate, tat, now, None).remaining()
+    }
 
     fn rate(limit: u64, period: u64, burst: u64) -> Rate {
         let period = Duration::from_secs(period);
@@ -203,7 +221,7 @@ mod tests {
         for (step, (at, cost, expected)) in steps.into_iter().enumerate() {
             let got = rate.take(tat, cost, ms(at)).map(|after| {
                 tat = after;
-                rate.remaining(tat, ms(at))
+                remaining(&rate, tat, ms(at))
             });
             let expected = expected.map_err(|wait| wait * 1_000_000);
             assert_eq!(got, expected, "step {step}");
@@ -253,7 +271,7 @@ mod tests {
     fn costs_nothing_for_nothing_even_when_there_is_nothing() {
         let rate = rate(10, 1, 5);
         assert_eq!(rate.take(9 * SECOND, 0, 0), Ok(9 * SECOND));
-        assert_eq!(rate.remaining(9 * SECOND, 0), 0);
+        assert_eq!(remaining(&rate, 9 * SECOND, 0), 0);
     }
 
     #[test]
@@ -271,7 +289,7 @@ mod tests {
         let rate = rate(10, 1, 5);
         let tat = rate.take(0, 4, SECOND).unwrap();
         let back = rate.give_back(tat, 3);
-        assert_eq!(rate.remaining(back, SECOND), 4);
+        assert_eq!(remaining(&rate, back, SECOND), 4);
         assert_eq!(rate.give_back(5, u64::MAX), 0);
     }
 
@@ -317,12 +335,13 @@ mod tests {
 
     #[test]
     fn the_verdict_that_counts() {
-        let verdict = |admitted, window, remaining, retry: u64| Verdict {
+        let verdict = |admitted, window, remaining: u64, retry: u64| Verdict {
             admitted,
             window,
-            remaining,
-            retry_after: Duration::from_secs(retry),
-            reset: Duration::ZERO,
+            left: remaining * 10 + 9,
+            unit: 10,
+            wait: retry * SECOND,
+            debt: 0,
         };
         let rows = [
             (verdict(true, 0, 5, 0), verdict(true, 1, 3, 0), 1),

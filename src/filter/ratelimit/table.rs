@@ -140,13 +140,29 @@ impl Table {
     /// Takes the cost from all windows, or from none if one of them refuses. `rates` are the windows of
     /// the key's tier; more than the table has are left out of account.
     pub fn take(&self, key: u64, rates: &[Rate], cost: u64, now: Nanos) -> Verdict {
-        self.judge(key, rates, cost, now, cost > 0)
+        let mut part = self.part(key).lock();
+        let may_grow = part.doubled < self.doublings;
+        // Nearly all requests: one limit, and a key that was there before. They have little code of their own,
+        // since code, too, is waited for in memory.
+        if let ([rate], [set]) = (rates, self.sets(&mut part, key))
+            && let Some(way) = known(set, key)
+        {
+            let tat = set.1[way];
+            let taken = rate.take(tat, cost, now);
+            let after = taken.unwrap_or(tat);
+            set.1[way] = after;
+            if may_grow && after > tat && tat <= now && is_crowded(set, now) {
+                part.double(self.windows);
+            }
+            return Verdict::new(0, rate, after, now, taken.err());
+        }
+        self.judge(part, key, rates, cost, now, cost > 0)
     }
 
     /// What [`Table::take`] would say.
     #[cfg(test)]
     pub fn peek(&self, key: u64, rates: &[Rate], cost: u64, now: Nanos) -> Verdict {
-        self.judge(key, rates, cost, now, false)
+        self.judge(self.part(key).lock(), key, rates, cost, now, false)
     }
 
     /// Gives back what was taken for a request that was refused by others. At most what is there: between
@@ -178,13 +194,21 @@ impl Table {
         }
     }
 
-    fn judge(&self, key: u64, rates: &[Rate], cost: u64, now: Nanos, commit: bool) -> Verdict {
-        let mut part = self.part(key).lock();
+    #[inline(never)]
+    fn judge(
+        &self,
+        mut part: MutexGuard<'_, Sets>,
+        key: u64,
+        rates: &[Rate],
+        cost: u64,
+        now: Nanos,
+        commit: bool,
+    ) -> Verdict {
         let may_grow = part.doubled < self.doublings;
         let sets = self.sets(&mut part, key);
         let mut places = [Place::default(); MAX_WINDOWS];
         let mut refusal: Option<Verdict> = None;
-        let mut admission = Verdict::FREE;
+        let mut admission: Option<Verdict> = None;
         for (window, (set, rate)) in sets.iter().zip(rates).enumerate() {
             let place = find(set, key);
             match rate.take(place.tat, cost, now) {
@@ -192,7 +216,7 @@ impl Table {
                     places[window] = Place { tat, ..place };
                     if refusal.is_none() {
                         let verdict = Verdict::new(window, rate, tat, now, None);
-                        admission = admission.and(verdict);
+                        admission = Some(admission.map_or(verdict, |other| other.and(verdict)));
                     }
                 }
                 Err(wait) => {
@@ -214,7 +238,7 @@ impl Table {
                 part.double(self.windows);
             }
         }
-        admission
+        admission.unwrap_or(Verdict::FREE)
     }
 
     fn part(&self, key: u64) -> &Part {
@@ -288,7 +312,13 @@ fn tag(key: u64) -> u32 {
 
 /// The key's entry, or else the one with the smallest TAT.
 fn find(set: &Set, key: u64) -> Place {
-    let (tags, tats) = set;
+    let way = known(set, key).unwrap_or_else(|| least(&set.1));
+    let tat = set.1[way];
+    Place { way, tat }
+}
+
+/// The key's entry.
+fn known((tags, tats): &Set, key: u64) -> Option<usize> {
     // Both lines of TATs are fetched beside the tags and not behind them: a key that was not asked for lately
     // is waited for in memory, and that is most of what a limit costs.
     std::hint::black_box((tats[0], tats[WAYS / 2]));
@@ -296,13 +326,8 @@ fn find(set: &Set, key: u64) -> Place {
     let found = (0..WAYS).fold(0_u32, |found, way| {
         found | (u32::from(tags[way] == tag(key)) << way)
     });
-    let known = found.trailing_zeros() as usize;
-    let way = match known < WAYS {
-        true => known,
-        false => least(tats),
-    };
-    let tat = tats[way];
-    Place { way, tat }
+    let way = found.trailing_zeros() as usize;
+    (way < WAYS).then_some(way)
 }
 
 /// Where the smallest TAT is: four comparisons beside each other, so that each does not wait for the last.

@@ -1,97 +1,46 @@
-//! What an instance has of one key: tokens, credit, refusals; and what it asks for next.
+//! What an instance has of one key: tokens, and what it orders next. The rest is in its [`Account`].
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::account::Account;
 use super::order::{LIFE, Loan, Order};
-use crate::filter::ratelimit::rate::{Rate, Verdict};
-use crate::filter::ratelimit::shared::{Answer, Step};
+use crate::filter::ratelimit::rate::{Nanos, Rate, Verdict};
 
-/// Tokens are leased for about so long a time of the latest use.
-const AHEAD: Duration = Duration::from_secs(1);
+const MS: Nanos = 1_000_000;
+
+/// Tokens are leased for about so long a time of the latest use. Three quarters of it pass between two orders, of
+/// which each costs what a dozen requests do, and less than `RENEWED`.
+const AHEAD: Nanos = 1500 * MS;
 
 /// The shortest time from which use is told.
-const MEASURED: Duration = Duration::from_millis(10);
+const MEASURED: Nanos = 10 * MS;
 
 /// Who did not use a token for as long, gives them back.
-const IDLE: Duration = Duration::from_secs(1);
+const IDLE: Nanos = 1000 * MS;
 
 /// After that, tokens in use are accounted anew, before they lapse.
-const RENEWED: Duration = Duration::from_millis(1200);
+const RENEWED: Nanos = 1200 * MS;
 
-/// How long nobody asks again when nothing was left, whatever it takes to come back.
-const ASKED_AGAIN: Duration = Duration::from_secs(2);
+/// How long tokens may be used.
+pub(super) const LIFE_NANOS: Nanos = LIFE.as_nanos() as Nanos;
 
-/// When nothing is left, the store is not asked again for so long, or for a part of what the smallest
-/// bucket takes to fill: what comes back meanwhile waits in the bucket.
-const PAUSE: Duration = Duration::from_millis(50);
-const PAUSE_PART: u32 = 20;
-
-/// The part of a burst that all instances together let through before they know of a key. With what comes
-/// back while it is being paid it stays below the 5 % that are promised.
-const CREDIT_PART: u64 = 25;
-
-/// A bucket that takes as long to fill drains by less than 1 % of its depth until the next orders go out
-/// and are answered. Waking the thread of the store for each key instead would cost as much as a question for
-/// each request.
-const DEEP: Duration = Duration::from_millis(950);
-
-/// Credit is given to keys that had at least this part of their burst left.
-const PLENTY: u64 = 4;
-
-/// One key.
+/// One key. What a request needs that finds tokens, with the key in one line of the cache.
 pub(super) struct Entry {
-    name: Arc<str>,
-    rates: Arc<[Rate]>,
     tokens: u64,
-    /// What the store believes to be held: these tokens, and those that were used since.
-    held: u64,
-    slot: u64,
-    /// When tokens lapse.
-    until: Instant,
-    /// The store may or may not have heard of the last order: what is held cannot be settled.
-    is_astray: bool,
-    /// Let through on credit.
-    unpaid: u64,
-    /// Used since the last order, and when that was.
+    /// Used since the last order.
     used: u64,
-    since: Instant,
-    last_use: Instant,
-    /// How many tokens were to be held; `None` before the first order.
-    target: Option<u64>,
-    /// When there are no more than that, others are ordered: a quarter of what there was.
-    low: u64,
-    known: Known,
-    refusal: Option<Box<Refusal>>,
+    /// When tokens lapse.
+    until: Nanos,
+    last_use: Nanos,
+    /// Where the account's rates are, so that they can be told from others.
+    rates: usize,
+    account: Box<Account>,
+    /// When there are no more tokens than that, others are ordered: a quarter of what there was.
+    low: u32,
     /// It is in the list of those that have something to order.
     pub is_due: bool,
-    in_flight: bool,
-    /// What requests wait for, and the cheapest of them.
-    waited_for: u64,
-    cheapest: u64,
-    waiting: Option<watch::Sender<()>>,
-}
-
-/// What the store said last, for clients.
-#[derive(Clone, Copy)]
-struct Known {
-    window: usize,
-    left: u64,
-    /// When the bucket is full again.
-    full: Instant,
-    has_plenty: bool,
-}
-
-/// Nothing was left.
-#[derive(Clone, Copy)]
-struct Refusal {
-    verdict: Verdict,
-    at: Instant,
-    until: Instant,
-    /// Cheaper requests may have more luck.
-    cost: u64,
 }
 
 /// What becomes of a request.
@@ -115,131 +64,116 @@ pub(super) enum Need {
 }
 
 impl Entry {
-    pub fn new(name: String, rates: &[Rate], now: Instant) -> Self {
+    pub fn new(name: String, rates: &Arc<[Rate]>, now: Nanos) -> Self {
         Self {
-            name: name.into(),
-            known: Known::nothing(rates, now),
-            rates: rates.into(),
             tokens: 0,
-            held: 0,
-            slot: 0,
-            until: now,
-            is_astray: false,
-            unpaid: 0,
             used: 0,
-            since: now,
+            until: now,
             last_use: now,
-            target: None,
+            rates: address(rates),
             low: 0,
-            refusal: None,
+            account: Box::new(Account::new(name, rates, now)),
             is_due: false,
-            in_flight: false,
-            waited_for: 0,
-            cheapest: 0,
-            waiting: None,
         }
     }
 
-    /// Goes on with other limits.
-    pub fn adopt(&mut self, rates: &[Rate]) {
-        if *self.rates != *rates {
-            self.rates = rates.into();
-            self.refusal = None;
+    /// Goes on with other limits. Tokens were leased under the former, and are used up.
+    pub fn adopt(&mut self, rates: &Arc<[Rate]>) {
+        if self.rates != address(rates) {
+            self.rates = address(rates);
+            self.account.adopt(rates);
         }
+    }
+
+    /// Takes a request's cost, if there is so much that nothing else has to be done. It looks at this line
+    /// alone.
+    pub fn spend(&mut self, rates: &Arc<[Rate]>, cost: u64, now: Nanos) -> bool {
+        let is_known = self.rates == address(rates) && cost > 0;
+        let kept = cost.saturating_add(u64::from(self.low));
+        let has_enough = is_known && now < self.until && self.tokens > kept;
+        if has_enough {
+            self.use_tokens(cost, now);
+        }
+        has_enough
     }
 
     /// Decides on a request. `instances` is 0 while their number is not known.
-    pub fn decide(&mut self, cost: u64, instances: u32, now: Instant) -> (Next, Need) {
+    pub fn decide(&mut self, cost: u64, instances: u32, now: Nanos) -> (Next, Need) {
         if cost == 0 {
             return (self.admit(now), Need::Nothing);
         }
         if now < self.until && self.tokens >= cost {
-            self.tokens -= cost;
-            self.used = self.used.saturating_add(cost);
-            self.last_use = now;
-            let is_low = self.tokens <= self.low && self.target.is_some_and(|target| target > 0);
-            let need = match is_low && self.refusal(1, now).is_none() {
+            self.use_tokens(cost, now);
+            let is_low = self.tokens <= u64::from(self.low)
+                && self.account.target.is_some_and(|target| target > 0);
+            let need = match is_low && self.account.refusal(1, now).is_none() {
                 true => Need::Soon,
                 false => Need::Nothing,
             };
             return (self.admit(now), need);
         }
-        if let Some(verdict) = self.too_much(cost).or_else(|| self.refusal(cost, now)) {
+        let refusal = self.account.too_much(cost);
+        if let Some(verdict) = refusal.or_else(|| self.account.refusal(cost, now)) {
             return (Next::Decided(verdict), Need::Nothing);
         }
-        let credit = self.credit(instances);
-        if self.unpaid.saturating_add(cost) <= credit {
-            self.unpaid += cost;
+        let unpaid = self.account.unpaid.saturating_add(cost);
+        if unpaid <= self.account.credit(instances) {
+            self.account.unpaid = unpaid;
             self.used = self.used.saturating_add(cost);
             self.last_use = now;
-            return (self.admit(now), self.need_to_pay());
+            return (self.admit(now), self.account.need_to_pay());
         }
         (Next::Wait, Need::Now)
     }
 
-    /// How soon credit has to be paid: until then its bucket drains once more.
+    /// How soon credit has to be paid.
     pub fn need_to_pay(&self) -> Need {
-        let depths = self.rates.iter().map(|rate| rate.depth);
-        let shortest = Duration::from_nanos(depths.min().unwrap_or(0));
-        match shortest < DEEP {
-            true => Need::Now,
-            false => Need::Soon,
-        }
+        self.account.need_to_pay()
     }
 
     /// Takes what a response turned out to cost.
-    pub fn charge(&mut self, cost: u64, now: Instant) {
+    pub fn charge(&mut self, cost: u64, now: Nanos) {
         let there = match now < self.until {
             true => cost.min(self.tokens),
             false => 0,
         };
         self.tokens -= there;
-        self.unpaid = self.unpaid.saturating_add(cost - there);
+        self.account.unpaid = self.account.unpaid.saturating_add(cost - there);
         self.used = self.used.saturating_add(cost);
         self.last_use = now;
     }
 
     /// Takes a cost back that was taken a moment ago.
     pub fn give_back(&mut self, cost: u64) {
-        let unpaid = cost.min(self.unpaid);
-        self.unpaid -= unpaid;
-        if !self.is_astray {
+        let account = &mut self.account;
+        let unpaid = cost.min(account.unpaid);
+        account.unpaid -= unpaid;
+        if !account.is_astray {
             let tokens = self.tokens.saturating_add(cost - unpaid);
             // Those that are settled are gone.
-            self.tokens = tokens.min(self.held.max(self.tokens));
+            self.tokens = tokens.min(account.held.max(self.tokens));
         }
         self.used = self.used.saturating_sub(cost);
     }
 
     /// One more request waits. It sees when something has changed.
     pub fn wait(&mut self, cost: u64) -> watch::Receiver<()> {
-        self.cheapest = match self.waited_for {
-            0 => cost,
-            _ => self.cheapest.min(cost),
-        };
-        self.waited_for = self.waited_for.saturating_add(cost);
-        let waiting = self.waiting.get_or_insert_with(|| watch::Sender::new(()));
-        waiting.subscribe()
+        self.account.wait(cost)
     }
 
     /// One request waits no longer.
     pub fn leave(&mut self, cost: u64) {
-        self.waited_for = self.waited_for.saturating_sub(cost);
-        if self.waited_for == 0 {
-            self.waiting = None;
-        }
+        self.account.leave(cost);
     }
 
     /// Those who wait look again.
     pub fn wake(&self) {
-        if let Some(waiting) = &self.waiting {
-            waiting.send_replace(());
-        }
+        self.account.wake();
     }
 
     /// What is to be ordered. Nothing while there is no answer to the last order.
-    pub fn order(&mut self, key: u64, now: Instant) -> Option<Order> {
-        if self.in_flight {
+    pub fn order(&mut self, key: u64, now: Nanos) -> Option<Order> {
+        if self.account.in_flight {
             return None;
         }
         self.lapse(now);
@@ -248,243 +182,134 @@ impl Entry {
             true => 0,
             false => self.next_target(now),
         };
-        let needed = self.waited_for.saturating_sub(self.tokens);
-        let least = self.cheapest.saturating_sub(self.tokens).max(1);
+        let account = &mut self.account;
+        let needed = account.waited_for.saturating_sub(self.tokens);
+        let least = account.cheapest.saturating_sub(self.tokens).max(1);
         let (back, keep) = match is_idle && needed == 0 {
             true => (self.tokens, 0),
             false => (0, self.tokens),
         };
-        let is_known = !self.is_astray;
+        let is_known = !account.is_astray;
         let known = |tokens: u64| if is_known { tokens } else { 0 };
         let order = Order {
             key,
-            name: Arc::clone(&self.name),
-            rates: Arc::clone(&self.rates),
-            slot: self.slot,
-            held: known(self.held),
+            name: Arc::clone(&account.name),
+            rates: Arc::clone(&account.rates),
+            slot: account.slot,
+            held: known(account.held),
             back: known(back),
             keep: known(keep),
-            pay: self.unpaid,
+            pay: account.unpaid,
             least: if needed > 0 { least } else { 0 },
             needed,
             wanted: needed.saturating_add(target.saturating_sub(self.tokens)),
             at: now,
         };
-        self.target = Some(target);
+        account.target = Some(target);
+        account.held = known(keep);
+        account.since = now;
+        account.in_flight = true;
         self.tokens = keep;
-        self.held = known(keep);
         self.used = 0;
-        self.since = now;
-        self.in_flight = true;
         Some(order)
     }
 
     /// How many tokens are worth having: those of the latest use. A key that begins gets more from order
     /// to order, and one that is used once gets none.
-    fn next_target(&self, now: Instant) -> u64 {
-        let Some(last) = self.target else { return 0 };
-        let passed = now.saturating_duration_since(self.since).max(MEASURED);
-        let used = u128::from(self.used) * AHEAD.as_nanos() / passed.as_nanos();
+    fn next_target(&self, now: Nanos) -> u64 {
+        let Some(last) = self.account.target else {
+            return 0;
+        };
+        let passed = now.saturating_sub(self.account.since).max(MEASURED);
+        let used = u128::from(self.used) * u128::from(AHEAD) / u128::from(passed);
         let used = u64::try_from(used).unwrap_or(u64::MAX).max(1);
         used.clamp(last / 2, last.saturating_mul(2).saturating_add(1))
     }
 
     /// The store answered; `None` when it did not, or nobody knows whether it did.
-    pub fn settle(&mut self, order: &Order, loan: Option<Loan>, now: Instant) {
-        self.in_flight = false;
+    pub fn settle(&mut self, order: &Order, loan: Option<Loan>, now: Nanos) {
+        self.account.in_flight = false;
         match loan {
-            Some(loan) => self.receive(order, loan, now),
+            Some(loan) => self.receive(order, &loan, now),
             None => {
-                self.is_astray = true;
-                self.held = 0;
+                self.account.is_astray = true;
+                self.account.held = 0;
             }
         }
         self.wake();
     }
 
-    fn receive(&mut self, order: &Order, loan: Loan, now: Instant) {
-        self.unpaid = self.unpaid.saturating_sub(order.pay);
+    fn receive(&mut self, order: &Order, loan: &Loan, now: Nanos) {
         // What went astray before is not known to the store and lapses.
         let kept = self.tokens.min(order.keep);
         self.tokens = kept.saturating_add(loan.lent);
-        self.low = self.tokens / 4;
-        self.held = order.keep.saturating_add(loan.lent);
-        self.slot = loan.slot;
-        self.until = order.at + LIFE;
-        self.is_astray = false;
-        let answer = Answer {
-            admitted: true,
-            debts: loan.debts,
-        };
-        self.known = Known::of(&answer.verdict(&self.rates, 0), &self.rates, now);
-        self.refusal = self.denied(order, loan, now).map(Box::new);
-    }
-
-    /// What is refused from now on, because nothing was left.
-    fn denied(&self, order: &Order, loan: Loan, now: Instant) -> Option<Refusal> {
-        let got_less = loan.lent < order.needed || (loan.lent == 0 && order.wanted > 0);
-        if !got_less && !self.is_overdrawn(&loan) {
-            return None;
-        }
-        // Cheaper requests than those that were too expensive may have more luck.
-        let cost = if loan.lent == 0 {
-            order.least.max(1)
-        } else {
-            1
-        };
-        let answer = Answer {
-            admitted: false,
-            debts: loan.debts,
-        };
-        let verdict = answer.verdict(&self.rates, cost);
-        let mut pause = verdict.retry_after.max(self.pause());
-        if !self.is_overdrawn(&loan) {
-            // Others may have given back meanwhile, or somebody has deleted the key.
-            pause = pause.min(ASKED_AGAIN);
-        }
-        let until = now + pause;
-        let at = now;
-        Some(Refusal {
-            verdict,
-            at,
-            until,
-            cost,
-        })
-    }
-
-    /// More was paid than there was: nothing is let through before it has come back.
-    fn is_overdrawn(&self, loan: &Loan) -> bool {
-        let windows = self.rates.iter().zip(loan.debts);
-        let mut debts = windows.map(|(rate, debt)| (Step::new(rate, 1), debt));
-        debts.any(|(step, debt)| debt > step.depth)
-    }
-
-    fn pause(&self) -> Duration {
-        let depths = self.rates.iter().map(|rate| rate.depth);
-        let shortest = Duration::from_nanos(depths.min().unwrap_or(0));
-        PAUSE.min(shortest / PAUSE_PART)
+        self.low = u32::try_from(self.tokens / 4).unwrap_or(u32::MAX);
+        self.until = order.at + LIFE_NANOS;
+        let account = &mut self.account;
+        account.unpaid = account.unpaid.saturating_sub(order.pay);
+        account.held = order.keep.saturating_add(loan.lent);
+        account.learn(order, loan, now);
     }
 
     /// What else there is to do with it, when nobody asks. `None`: it can be forgotten.
-    pub fn rest(&mut self, now: Instant) -> Option<Need> {
-        if self.in_flight || self.is_due || self.waited_for > 0 {
+    pub fn rest(&mut self, now: Nanos) -> Option<Need> {
+        if self.is_due || self.account.in_flight || self.account.waited_for > 0 {
             return Some(Need::Nothing);
         }
         self.lapse(now);
         let is_idle = self.is_idle(now);
-        if self.unpaid > 0 || (is_idle && self.tokens > 0) {
+        if self.is_in_debt() || (is_idle && self.tokens > 0) {
             return Some(Need::Soon);
         }
         if is_idle {
-            return self.is_refusing(now).then_some(Need::Nothing);
+            return self.account.is_refusing(now).then_some(Need::Nothing);
         }
         // Settled before they lapse, and held on to.
-        let is_old = self.tokens > 0 && now + (LIFE - RENEWED) >= self.until;
+        let is_old = self.tokens > 0 && now + (LIFE_NANOS - RENEWED) >= self.until;
         Some(if is_old { Need::Soon } else { Need::Nothing })
     }
 
     /// Whether it may make way for another key.
-    pub fn is_dispensable(&self, now: Instant) -> bool {
-        let is_free = !self.in_flight && self.waited_for == 0 && self.unpaid == 0;
-        is_free && !self.is_refusing(now)
+    pub fn is_dispensable(&self, now: Nanos) -> bool {
+        let account = &self.account;
+        let is_free = !account.in_flight && account.waited_for == 0 && account.unpaid == 0;
+        is_free && !account.is_refusing(now)
     }
 
     /// Whether something was let through that is not paid yet.
     pub fn is_in_debt(&self) -> bool {
-        self.unpaid > 0
+        self.account.unpaid > 0
     }
 
-    pub fn last_use(&self) -> Instant {
+    pub fn last_use(&self) -> Nanos {
         self.last_use
     }
 
-    fn is_idle(&self, now: Instant) -> bool {
+    fn use_tokens(&mut self, cost: u64, now: Nanos) {
+        self.tokens -= cost;
+        self.used = self.used.saturating_add(cost);
+        self.last_use = now;
+    }
+
+    fn is_idle(&self, now: Nanos) -> bool {
         now >= self.last_use + IDLE
     }
 
-    fn is_refusing(&self, now: Instant) -> bool {
-        self.refusal
-            .as_ref()
-            .is_some_and(|refusal| now < refusal.until)
-    }
-
-    fn lapse(&mut self, now: Instant) {
+    fn lapse(&mut self, now: Nanos) {
         if now >= self.until {
             self.tokens = 0;
-            self.held = 0;
+            self.account.held = 0;
         }
     }
 
-    /// Nobody can let the store pay for a request that its bucket does not hold.
-    fn too_much(&self, cost: u64) -> Option<Verdict> {
-        let fits = self
-            .rates
-            .iter()
-            .all(|rate| cost <= rate.window.burst.max(1));
-        let admitted = false;
-        let refused = Answer {
-            admitted,
-            ..Answer::default()
-        };
-        (!fits).then(|| refused.verdict(&self.rates, cost))
-    }
-
-    fn credit(&self, instances: u32) -> u64 {
-        if instances == 0 || !self.known.has_plenty {
-            return 0;
-        }
-        let bursts = self.rates.iter().map(|rate| rate.window.burst);
-        bursts.min().unwrap_or(0) / CREDIT_PART / u64::from(instances)
-    }
-
-    fn refusal(&self, cost: u64, now: Instant) -> Option<Verdict> {
-        let refusal = self.refusal.as_deref()?;
-        if now >= refusal.until || cost < refusal.cost {
-            return None;
-        }
-        let passed = now.saturating_duration_since(refusal.at);
-        let left = |time: Duration| time.saturating_sub(passed);
-        Some(Verdict {
-            retry_after: left(refusal.verdict.retry_after).max(Duration::from_millis(1)),
-            reset: left(refusal.verdict.reset),
-            ..refusal.verdict
-        })
-    }
-
-    fn admit(&self, now: Instant) -> Next {
-        let left = self.known.left.saturating_add(self.tokens);
-        Next::Decided(Verdict {
-            admitted: true,
-            window: self.known.window,
-            remaining: left.saturating_sub(self.unpaid),
-            retry_after: Duration::ZERO,
-            reset: self.known.full.saturating_duration_since(now),
-        })
+    fn admit(&self, now: Nanos) -> Next {
+        Next::Decided(self.account.admission(self.tokens, now))
     }
 }
 
-impl Known {
-    /// Before the store said anything: a full bucket.
-    fn nothing(rates: &[Rate], now: Instant) -> Self {
-        let verdict = Answer {
-            admitted: true,
-            ..Answer::default()
-        };
-        Self::of(&verdict.verdict(rates, 0), rates, now)
-    }
-
-    fn of(verdict: &Verdict, rates: &[Rate], now: Instant) -> Self {
-        let burst = rates
-            .get(verdict.window)
-            .map_or(0, |rate| rate.window.burst);
-        let far = Duration::from_secs(10 * 365 * 24 * 3600);
-        Self {
-            window: verdict.window,
-            left: verdict.remaining,
-            full: now + verdict.reset.min(far),
-            has_plenty: verdict.remaining >= burst / PLENTY,
-        }
-    }
+/// That of no others while somebody has these.
+fn address(rates: &Arc<[Rate]>) -> usize {
+    Arc::as_ptr(rates).cast::<()>().addr()
 }
 
 #[cfg(test)]
@@ -493,11 +318,11 @@ impl Entry {
         self.tokens > 0
     }
 
-    pub fn has_tokens_at(&self, now: Instant) -> bool {
+    pub fn has_tokens_at(&self, now: Nanos) -> bool {
         self.has_tokens() && now < self.until
     }
 
     pub fn is_waited_for(&self) -> bool {
-        self.waited_for > 0
+        self.account.waited_for > 0
     }
 }

@@ -4,26 +4,28 @@
 //! A request that finds a token takes it and goes on. Orders of many keys go to the store together, before
 //! tokens run out. Only a request that finds none, of a key that may have some, waits for an order.
 
+mod account;
 mod entry;
 mod order;
+mod slots;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use foldhash::fast::FixedState;
-use indexmap::IndexMap;
 use tokio::time::timeout_at;
 
 use self::entry::{Entry, Need, Next};
-use super::rate::{Rate, Verdict};
+use self::slots::Slots;
+use super::rate::{Nanos, Rate, Verdict};
 use super::shared::{Shared, Unanswered};
 use crate::metrics::RedisError;
 
 pub use self::order::{LIFE, Loan, Order};
 
-/// Apart, so that workers seldom wait for each other. One bit each.
+/// Apart, so that workers seldom wait for each other. One bit of a word each, and so many bits of a key say which.
 const SHARDS: usize = u64::BITS as usize;
+const SHARD_BITS: u32 = SHARDS.ilog2();
 
 /// How many keys are looked at for one that may make way.
 const LOOKED_AT: usize = 8;
@@ -41,20 +43,22 @@ pub enum Taken {
 
 /// The tokens of one policy's keys.
 pub struct Leases {
-    shards: Box<[Mutex<Shard>]>,
+    shards: Box<[Locked]>,
+    /// What times are counted from.
+    beginning: Instant,
     /// A bit for each shard that has something to order.
     due: AtomicU64,
-    /// Keys of a shard.
-    room: usize,
     shared: Arc<Shared>,
     /// The shard that is swept next.
     turn: AtomicUsize,
 }
 
-#[derive(Default)]
+/// On a cache line of its own.
+#[repr(align(64))]
+struct Locked(Mutex<Shard>);
+
 struct Shard {
-    /// Without gaps: a map with entries in its buckets takes twice the memory once keys come and go.
-    entries: IndexMap<u64, Entry, FixedState>,
+    entries: Slots<Entry>,
     /// Keys that have something to order, each of them once.
     due: Vec<u64>,
 }
@@ -63,17 +67,30 @@ impl Leases {
     /// Of so many keys at most. Beyond that, those make way that were not used for longest, and where
     /// nobody can, requests of further keys are not answered.
     pub fn new(shared: &Arc<Shared>, max_keys: usize) -> Arc<Self> {
-        let mut shards = Vec::new();
-        shards.resize_with(SHARDS, Mutex::default);
+        let shard = || {
+            Locked(Mutex::new(Shard {
+                entries: Slots::new(max_keys.div_ceil(SHARDS).max(1)),
+                due: Vec::new(),
+            }))
+        };
         let leases = Arc::new(Self {
-            shards: shards.into(),
+            shards: (0..SHARDS).map(|_| shard()).collect(),
+            beginning: Instant::now(),
             due: AtomicU64::new(0),
-            room: max_keys.div_ceil(SHARDS).max(1),
             shared: Arc::clone(shared),
             turn: AtomicUsize::new(0),
         });
         shared.lends(Arc::downgrade(&leases));
         leases
+    }
+
+    /// Takes a request's cost, if there are tokens for it and nothing else has to be done; most requests of keys in
+    /// use find that. If not, ask [`Leases::take`].
+    pub fn spend(&self, key: u64, rates: &Arc<[Rate]>, cost: u64, now: Instant) -> bool {
+        let now = self.nanos(now);
+        let mut shard = self.shard(key);
+        let entry = shard.entries.get_mut(key);
+        entry.is_some_and(|entry| entry.spend(rates, cost, now))
     }
 
     /// Takes a request's cost, if it can be said at once whether it is there. `key` is a hash of the key
@@ -82,23 +99,18 @@ impl Leases {
         &self,
         key: u64,
         name: impl FnOnce() -> String,
-        rates: &[Rate],
+        rates: &Arc<[Rate]>,
         cost: u64,
         now: Instant,
     ) -> Taken {
-        let mut shard = self.shard(key);
+        let now = self.nanos(now);
         let instances = self.shared.known_instances();
-        let decided = shard.entries.get_mut(&key).map(|entry| {
-            entry.adopt(rates);
-            entry.decide(cost, instances, now)
-        });
-        let decided = decided.or_else(|| {
-            let entry = shard.new_entry(key, name, rates, self.room, now);
-            entry.map(|entry| entry.decide(cost, instances, now))
-        });
-        let Some((next, need)) = decided else {
+        let mut shard = self.shard(key);
+        let Some(entry) = shard.entry(key, name, rates, now) else {
             return Taken::Unanswered(Unanswered::Busy);
         };
+        entry.adopt(rates);
+        let (next, need) = entry.decide(cost, instances, now);
         match next {
             Next::Decided(verdict) => {
                 self.call(shard, key, need);
@@ -114,11 +126,11 @@ impl Leases {
         loop {
             let mut changed = {
                 let mut shard = self.shard(key);
-                let Some(entry) = shard.entries.get_mut(&key) else {
+                let Some(entry) = shard.entries.get_mut(key) else {
                     return Err(Unanswered::Failed);
                 };
                 let instances = self.shared.known_instances();
-                let (next, need) = entry.decide(cost, instances, Instant::now());
+                let (next, need) = entry.decide(cost, instances, self.nanos(Instant::now()));
                 let changed = match next {
                     Next::Decided(verdict) => {
                         self.call(shard, key, need);
@@ -147,15 +159,13 @@ impl Leases {
         &self,
         key: u64,
         name: impl FnOnce() -> String,
-        rates: &[Rate],
+        rates: &Arc<[Rate]>,
         cost: u64,
         now: Instant,
     ) {
+        let now = self.nanos(now);
         let mut shard = self.shard(key);
-        if !shard.entries.contains_key(&key) {
-            shard.new_entry(key, name, rates, self.room, now);
-        }
-        if let Some(entry) = shard.entries.get_mut(&key) {
+        if let Some(entry) = shard.entry(key, name, rates, now) {
             entry.charge(cost, now);
             self.call(shard, key, Need::Soon);
         }
@@ -163,23 +173,24 @@ impl Leases {
 
     /// Gives a cost back that was taken a moment ago.
     pub fn give_back(&self, key: u64, cost: u64) {
-        if let Some(entry) = self.shard(key).entries.get_mut(&key) {
+        if let Some(entry) = self.shard(key).entries.get_mut(key) {
             entry.give_back(cost);
         }
     }
 
     /// What is to be ordered now. Each order is settled by [`Leases::settle`].
     pub fn orders(&self, now: Instant, orders: &mut Vec<Order>) {
+        let now = self.nanos(now);
         let is_answering = self.shared.is_answering();
         let busy = self.due.swap(0, Relaxed);
         for (index, shard) in self.shards.iter().enumerate() {
             if busy & (1 << index) == 0 {
                 continue;
             }
-            let mut shard = lock(shard);
+            let mut shard = shard.lock();
             let Shard { entries, due } = &mut *shard;
             for key in due.drain(..) {
-                let Some(entry) = entries.get_mut(&key) else {
+                let Some(entry) = entries.get_mut(key) else {
                     continue;
                 };
                 entry.is_due = false;
@@ -193,8 +204,9 @@ impl Leases {
 
     /// The store answered an order; `None` when it did not, or nobody knows whether it did.
     pub fn settle(&self, order: &Order, loan: Option<Loan>, now: Instant) {
+        let now = self.nanos(now);
         let mut shard = self.shard(order.key);
-        if let Some(entry) = shard.entries.get_mut(&order.key) {
+        if let Some(entry) = shard.entries.get_mut(order.key) {
             entry.settle(order, loan, now);
             if entry.is_in_debt() && loan.is_some() {
                 // Let through meanwhile.
@@ -204,18 +216,20 @@ impl Leases {
         }
     }
 
-    /// Looks after a part of the keys that nobody asks about, a different one each time.
+    /// Looks after a part of the keys that nobody asks about, a different one each time. Orders are to be fetched
+    /// behind it.
     pub fn sweep(&self, now: Instant) {
+        let now = self.nanos(now);
         let turn = self.turn.fetch_add(1, Relaxed);
         let index = turn % SHARDS;
         // There are as many.
-        let mut shard = lock(&self.shards[index]);
+        let mut shard = self.shards[index].lock();
         let Shard { entries, due } = &mut *shard;
         entries.retain(|key, entry| {
             let need = entry.rest(now);
             if need == Some(Need::Soon) {
                 entry.is_due = true;
-                due.push(*key);
+                due.push(key);
             }
             need.is_some()
         });
@@ -229,14 +243,14 @@ impl Leases {
     pub fn keys(&self) -> usize {
         self.shards
             .iter()
-            .map(|shard| lock(shard).entries.len())
+            .map(|shard| shard.lock().entries.len())
             .sum()
     }
 
     /// Whether no key is known.
     pub fn is_empty(&self) -> bool {
         let mut shards = self.shards.iter();
-        shards.all(|shard| lock(shard).entries.is_empty())
+        shards.all(|shard| shard.lock().entries.is_empty())
     }
 
     /// Puts a key on the list, and sees to it that it is looked at in time.
@@ -245,64 +259,72 @@ impl Leases {
             return;
         }
         let Shard { entries, due } = &mut *shard;
-        if let Some(entry) = entries.get_mut(&key)
+        if let Some(entry) = entries.get_mut(key)
             && !entry.is_due
         {
             entry.is_due = true;
             due.push(key);
         }
-        self.due.fetch_or(1 << shard_of(key), Relaxed);
+        let others = self.due.fetch_or(1 << shard_of(key), Relaxed);
         drop(shard);
-        if need == Need::Now {
-            self.shared.hurry();
+        match need {
+            Need::Now => self.shared.hurry(),
+            _ if others == 0 => self.shared.call(),
+            _ => {}
         }
     }
 
     fn shard(&self, key: u64) -> MutexGuard<'_, Shard> {
         // There are as many.
-        lock(&self.shards[shard_of(key)])
+        self.shards[shard_of(key)].lock()
+    }
+
+    fn nanos(&self, now: Instant) -> Nanos {
+        let since = now.saturating_duration_since(self.beginning);
+        Nanos::try_from(since.as_nanos()).unwrap_or(Nanos::MAX)
     }
 }
 
-/// By the high bits; the low ones choose the place in a shard.
+/// By the highest bits; those below them choose the place in a shard.
 fn shard_of(key: u64) -> usize {
-    (key >> 58) as usize % SHARDS
+    (key >> (u64::BITS - SHARD_BITS)) as usize
 }
 
 impl Shard {
-    /// The entry of a key that has none, if there is room.
-    fn new_entry(
+    /// The entry of a key. A new one, if it has none and there is room.
+    fn entry(
         &mut self,
         key: u64,
         name: impl FnOnce() -> String,
-        rates: &[Rate],
-        room: usize,
-        now: Instant,
+        rates: &Arc<[Rate]>,
+        now: Nanos,
     ) -> Option<&mut Entry> {
-        let has_room = self.make_room(room, now);
-        has_room.then(|| {
-            let entry = self.entries.entry(key);
-            entry.or_insert_with(|| Entry::new(name(), rates, now))
-        })
+        if self.entries.get_mut(key).is_none() {
+            self.make_room(now);
+            let has_room = !self.entries.is_full();
+            return has_room.then(|| self.entries.insert(key, Entry::new(name(), rates, now)))?;
+        }
+        self.entries.get_mut(key)
     }
 
     /// Of a few keys the one makes way that was not used for longest. Its tokens lapse.
-    fn make_room(&mut self, room: usize, now: Instant) -> bool {
-        if self.entries.len() < room {
-            return true;
+    fn make_room(&mut self, now: Nanos) {
+        if !self.entries.is_full() {
+            return;
         }
         // From anywhere: from the beginning, those who cannot make way would gather there.
-        let (count, from) = (
-            self.entries.len(),
-            fastrand::usize(..self.entries.len().max(1)),
-        );
-        let some = (from..count).chain(0..from).take(LOOKED_AT);
-        let free = some.filter_map(|place| {
-            let (_, entry) = self.entries.get_index(place)?;
-            entry.is_dispensable(now).then(|| (entry.last_use(), place))
-        });
-        let oldest = free.min();
-        oldest.is_some_and(|(_, place)| self.entries.swap_remove_index(place).is_some())
+        let some = self.entries.from(fastrand::usize(..)).take(LOOKED_AT);
+        let free = some.filter(|(_, entry)| entry.is_dispensable(now));
+        let oldest = free.min_by_key(|(_, entry)| entry.last_use());
+        if let Some((place, _)) = oldest {
+            self.entries.remove(place);
+        }
+    }
+}
+
+impl Locked {
+    fn lock(&self) -> MutexGuard<'_, Shard> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -315,14 +337,10 @@ struct Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        if let Some(entry) = self.leases.shard(self.key).entries.get_mut(&self.key) {
+        if let Some(entry) = self.leases.shard(self.key).entries.get_mut(self.key) {
             entry.leave(self.cost);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What is asked of the store about leased tokens, and what it answers.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::config::model::MAX_WINDOWS;
 use crate::filter::ratelimit::rate::{Nanos, Rate};
@@ -36,7 +36,7 @@ pub struct Order {
     /// What is asked for, with that.
     pub wanted: u64,
     /// When this was put together. What is lent is good for [`LIFE`] from then on.
-    pub(super) at: Instant,
+    pub(super) at: Nanos,
 }
 
 /// What the store answers.

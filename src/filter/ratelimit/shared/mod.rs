@@ -68,6 +68,8 @@ pub struct Shared {
     leases: Mutex<Vec<Weak<Leases>>>,
     /// Somebody waits for tokens.
     hurry: Notify,
+    /// Tokens are to be ordered soon.
+    call: Notify,
 }
 
 impl Default for Shared {
@@ -86,6 +88,7 @@ impl Default for Shared {
             used: watch::Sender::new(false),
             leases: Mutex::default(),
             hurry: Notify::new(),
+            call: Notify::new(),
         };
         shared.set_patience(PATIENCE);
         shared
@@ -150,6 +153,11 @@ impl Shared {
     /// There is an order that somebody waits for.
     pub(super) fn hurry(&self) {
         self.hurry.notify_one();
+    }
+
+    /// There are orders, where there were none, that others may be sent with.
+    pub(super) fn call(&self) {
+        self.call.notify_one();
     }
 
     /// Whether the store answers, as far as is known.
@@ -273,6 +281,11 @@ impl Shared {
     /// Waits until there is an order that somebody waits for.
     pub async fn hurried(&self) {
         self.hurry.notified().await;
+    }
+
+    /// Waits until there are orders that others may be sent with.
+    pub async fn called(&self) {
+        self.call.notified().await;
     }
 
     /// Waits until an outage begins.

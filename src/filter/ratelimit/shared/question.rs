@@ -1,7 +1,5 @@
 //! What is asked of the store, and what it answers.
 
-use std::time::Duration;
-
 use tokio::sync::oneshot;
 
 use crate::config::model::MAX_WINDOWS;
@@ -96,18 +94,10 @@ impl Answer {
         let windows = rates.iter().zip(self.debts).enumerate();
         let verdicts =
             windows.map(|(window, (rate, debt))| self.of_window(window, rate, debt, cost));
-        let stricter = |one: Verdict, other: Verdict| match self.admitted {
-            true if other.remaining < one.remaining => other,
-            false if other.retry_after > one.retry_after => other,
-            _ => one,
-        };
-        let strictest = verdicts.reduce(stricter);
+        let strictest = verdicts.reduce(Verdict::and);
         strictest.unwrap_or(Verdict {
             admitted: self.admitted,
-            window: 0,
-            remaining: 0,
-            retry_after: Duration::ZERO,
-            reset: Duration::ZERO,
+            ..Verdict::FREE
         })
     }
 
@@ -122,9 +112,10 @@ impl Answer {
         Verdict {
             admitted: self.admitted,
             window,
-            remaining: depth.saturating_sub(debt) / rate.interval.max(1),
-            retry_after: Duration::from_nanos(wait),
-            reset: Duration::from_nanos(debt),
+            left: depth.saturating_sub(debt),
+            unit: rate.interval,
+            wait,
+            debt,
         }
     }
 }
@@ -159,6 +150,8 @@ impl Question {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::config::model::Window;
 
@@ -184,11 +177,11 @@ mod tests {
         let rates = [rate(10, 1, 10), rate(60, 60, 60)];
         let verdict = answer(true, &[200, 55_500]).verdict(&rates, 1);
         assert_eq!((verdict.admitted, verdict.window), (true, 1));
-        assert_eq!(verdict.remaining, 4);
-        assert_eq!(verdict.reset, Duration::from_millis(55_500));
-        assert_eq!(verdict.retry_after, Duration::ZERO);
+        assert_eq!(verdict.remaining(), 4);
+        assert_eq!(verdict.reset(), Duration::from_millis(55_500));
+        assert_eq!(verdict.retry_after(), Duration::ZERO);
         let verdict = answer(true, &[900, 0]).verdict(&rates, 1);
-        assert_eq!((verdict.window, verdict.remaining), (0, 1));
+        assert_eq!((verdict.window, verdict.remaining()), (0, 1));
     }
 
     #[test]
@@ -196,14 +189,14 @@ mod tests {
         let rates = [rate(10, 1, 10), rate(60, 60, 60)];
         let verdict = answer(false, &[950, 60_000]).verdict(&rates, 1);
         assert_eq!((verdict.admitted, verdict.window), (false, 1));
-        assert_eq!(verdict.retry_after, Duration::from_secs(1));
-        assert_eq!(verdict.remaining, 0);
+        assert_eq!(verdict.retry_after(), Duration::from_secs(1));
+        assert_eq!(verdict.remaining(), 0);
         let verdict = answer(false, &[950, 0]).verdict(&rates, 1);
         assert_eq!(verdict.window, 0);
-        assert_eq!(verdict.retry_after, Duration::from_millis(50));
+        assert_eq!(verdict.retry_after(), Duration::from_millis(50));
         let verdict = answer(false, &[500, 0]).verdict(&rates, 11);
-        assert_eq!(verdict.retry_after, Duration::from_secs(1), "never");
-        assert_eq!(verdict.remaining, 5);
+        assert_eq!(verdict.retry_after(), Duration::from_secs(1), "never");
+        assert_eq!(verdict.remaining(), 5);
     }
 
     #[test]
@@ -220,6 +213,6 @@ mod tests {
             );
         }
         let refused = answer(false, &[0]).verdict(&[rate(1, 1, 1)], u64::MAX);
-        assert_eq!(refused.retry_after, Duration::from_secs(1));
+        assert_eq!(refused.retry_after(), Duration::from_secs(1));
     }
 }

@@ -44,7 +44,7 @@ fn an_answer_becomes_a_verdict() {
             assert!(question.answer(Ok(Answer { admitted, debts })));
         };
         let (verdict, ()) = tokio::join!(asked, answered);
-        assert_eq!(verdict.unwrap().remaining, 5);
+        assert_eq!(verdict.unwrap().remaining(), 5);
     });
 }
 

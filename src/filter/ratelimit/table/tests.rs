@@ -34,21 +34,21 @@ fn several_windows_are_taken_from_together_or_not_at_all() {
     let take = |cost, now| table.take(key(1), &rates, cost, now);
     let first = take(8, 0);
     assert!(first.admitted);
-    assert_eq!((first.window, first.remaining), (0, 2));
-    assert_eq!(first.reset, Duration::from_millis(800));
+    assert_eq!((first.window, first.remaining()), (0, 2));
+    assert_eq!(first.reset(), Duration::from_millis(800));
     // The second window refuses, so the first keeps what it has.
     let second = take(5, SECOND);
     assert!(!second.admitted);
-    assert_eq!((second.window, second.remaining), (1, 4));
-    assert_eq!(second.retry_after, Duration::from_secs(4));
+    assert_eq!((second.window, second.remaining()), (1, 4));
+    assert_eq!(second.retry_after(), Duration::from_secs(4));
     let third = take(4, SECOND);
     assert!(third.admitted);
-    assert_eq!((third.window, third.remaining), (1, 0));
-    assert_eq!(third.reset, Duration::from_secs(59));
+    assert_eq!((third.window, third.remaining()), (1, 0));
+    assert_eq!(third.reset(), Duration::from_secs(59));
     // The second again, although the first would say the same with a shorter wait.
     let fourth = take(7, SECOND);
     assert_eq!((fourth.window, fourth.admitted), (1, false));
-    assert_eq!(table.peek(key(1), &rates[..1], 6, SECOND).remaining, 0);
+    assert_eq!(table.peek(key(1), &rates[..1], 6, SECOND).remaining(), 0);
 }
 
 #[test]
@@ -57,9 +57,9 @@ fn a_look_changes_nothing() {
     let rates = [rate(10, 1, 10)];
     for _ in 0..3 {
         let verdict = table.peek(key(1), &rates, 4, 5);
-        assert_eq!((verdict.admitted, verdict.remaining), (true, 6));
+        assert_eq!((verdict.admitted, verdict.remaining()), (true, 6));
         assert!(!table.peek(key(1), &rates, 11, 5).admitted);
-        assert_eq!(table.take(key(1), &rates, 0, 5).remaining, 10);
+        assert_eq!(table.take(key(1), &rates, 0, 5).remaining(), 10);
     }
 }
 
@@ -75,7 +75,7 @@ fn what_is_given_back_is_there_for_the_next() {
     table.give_back(key(1), &rates, 1000);
     table.give_back(key(2), &rates, 1000);
     for number in 1..3 {
-        assert_eq!(table.peek(key(number), &rates, 0, 5).remaining, 10);
+        assert_eq!(table.peek(key(number), &rates, 0, 5).remaining(), 10);
     }
 }
 
@@ -104,11 +104,11 @@ fn what_costs_more_in_the_end_is_owed() {
     table.charge(key(1), &rates, 14, 5);
     table.charge(key(1), &rates, 0, 5);
     let verdict = table.take(key(1), &rates, 1, 5);
-    assert_eq!((verdict.admitted, verdict.remaining), (false, 0));
-    assert_eq!(verdict.retry_after, Duration::from_millis(600));
+    assert_eq!((verdict.admitted, verdict.remaining()), (false, 0));
+    assert_eq!(verdict.retry_after(), Duration::from_millis(600));
     table.charge(key(1), &rates, u64::MAX, 5);
     let verdict = table.take(key(1), &rates, 1, 5);
-    assert_eq!(verdict.reset, Duration::from_secs(2));
+    assert_eq!(verdict.reset(), Duration::from_secs(2));
 }
 
 #[test]
@@ -142,9 +142,9 @@ fn changed_limits_find_what_was_taken() {
     let table = Table::new(100, 1);
     assert!(table.take(key(1), &[rate(1, 1, 10)], 10, 0).admitted);
     let verdict = table.peek(key(1), &[rate(1, 1, 20)], 1, 0);
-    assert_eq!((verdict.admitted, verdict.remaining), (true, 9));
+    assert_eq!((verdict.admitted, verdict.remaining()), (true, 9));
     let verdict = table.peek(key(1), &[rate(1, 1, 5)], 1, 0);
-    assert_eq!(verdict.retry_after, Duration::from_secs(6));
+    assert_eq!(verdict.retry_after(), Duration::from_secs(6));
 }
 
 #[test]
@@ -215,8 +215,11 @@ fn a_table_grows_with_the_keys_that_are_live() {
     for number in 0..50_000 {
         let left = if number < 5_000 { 0 } else { 9 };
         let has = |cost| table.peek(key(number), &rates, cost, now);
-        assert_eq!((has(0).remaining, has(1).admitted), (left, left > 0));
-        assert_eq!(table.peek(key(number), &rates[..1], 0, now).remaining, left);
+        assert_eq!((has(0).remaining(), has(1).admitted), (left, left > 0));
+        assert_eq!(
+            table.peek(key(number), &rates[..1], 0, now).remaining(),
+            left
+        );
     }
 }
 
@@ -230,7 +233,7 @@ fn what_is_charged_grows_a_table_too() {
     }
     assert!(table.bytes().0 > 2 * at_first);
     for number in 0..10_000 {
-        assert_eq!(table.peek(key(number), &rates, 0, SECOND).remaining, 9);
+        assert_eq!(table.peek(key(number), &rates, 0, SECOND).remaining(), 9);
     }
 }
 
@@ -490,9 +493,9 @@ proptest! {
                     if admitted {
                         exact.take(key, &rates, cost, now);
                     }
-                    let said = (verdict.remaining, verdict.reset);
+                    let said = (verdict.remaining(), verdict.reset());
                     prop_assert_eq!(said, exact.verdict(key, &rates, now, verdict.window));
-                    let wait = verdict.retry_after.as_nanos() as u64;
+                    let wait = verdict.retry_after().as_nanos() as u64;
                     prop_assert_eq!(wait > 0, !admitted);
                     if !admitted && rates.iter().all(|rate| cost <= rate.window.burst) {
                         prop_assert!(table.peek(key, &rates, cost, now + wait).admitted);

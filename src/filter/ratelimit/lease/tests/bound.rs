@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// How long an order takes at most, there and back, in milliseconds.
-const LONGEST: u64 = 40;
+/// How long an order takes at most, there and back, in milliseconds: longer than any request waits.
+const LONGEST: u64 = 240;
 
 #[derive(Clone, Debug)]
 struct Plan {
@@ -70,7 +70,7 @@ struct World {
     all: Vec<(Arc<Shared>, Arc<Leases>)>,
     bucket: Bucket,
     sent: VecDeque<Sent>,
-    rates: [Rate; 1],
+    rates: Arc<[Rate]>,
 }
 
 impl World {
@@ -119,7 +119,7 @@ impl World {
                 order,
                 from,
                 arrives,
-                returns: arrives + ms(fate / 16),
+                returns: arrives + ms(fate.rotate_left(4)),
                 loan: None,
                 is_lost: loses && fate.is_multiple_of(5),
             });
@@ -129,7 +129,7 @@ impl World {
 
 /// Plays a plan; the greatest debt of an exact bucket, and what was let through in which time.
 fn play(plan: &Plan) -> (Exact, u64) {
-    let rates = [rate(plan.limit, 1, plan.burst)];
+    let rates: Arc<[Rate]> = [rate(plan.limit, 1, plan.burst)].into();
     let all = (0..plan.instances).map(|_| {
         let shared = Arc::new(Shared::default());
         shared.counted(plan.instances as u32);
@@ -142,7 +142,7 @@ fn play(plan: &Plan) -> (Exact, u64) {
         all: all.collect(),
         bucket: Bucket::default(),
         sent: VecDeque::new(),
-        rates,
+        rates: Arc::clone(&rates),
     };
     let mut exact = Exact {
         debt: 0,
@@ -155,6 +155,10 @@ fn play(plan: &Plan) -> (Exact, u64) {
         let who = who % plan.instances;
         for _ in 0..*count {
             let leases = Arc::clone(&world.all[who].1);
+            if leases.spend(KEY, &world.rates, *cost, world.time()) {
+                exact.admit(*cost, rates[0].interval, world.now);
+                continue;
+            }
             let taken = leases.take(KEY, String::new, &world.rates, *cost, world.time());
             match taken {
                 Taken::Decided(verdict) if verdict.admitted => {
@@ -163,12 +167,12 @@ fn play(plan: &Plan) -> (Exact, u64) {
                 Taken::Wait => {
                     // As one who waits and gives up when the order is on its way.
                     let mut shard = leases.shard(KEY);
-                    let entry = shard.entries.get_mut(&KEY).unwrap();
+                    let entry = shard.entries.get_mut(KEY).unwrap();
                     drop(entry.wait(*cost));
                     leases.call(shard, KEY, Need::Now);
                     world.send(who, *fate, plan.loses);
                     let mut shard = leases.shard(KEY);
-                    shard.entries.get_mut(&KEY).unwrap().leave(*cost);
+                    shard.entries.get_mut(KEY).unwrap().leave(*cost);
                 }
                 _ => {}
             }
@@ -196,10 +200,10 @@ proptest! {
     fn together_they_stay_within_the_bound(plan in plan()) {
         let (exact, _) = play(&plan);
         let rate = rate(plan.limit, 1, plan.burst);
-        // What is on credit is paid when the order arrives. Lost answers delay that.
+        // What is on credit is paid when the order arrives. Lost answers delay that. And one in a hundred for what
+        // drains meanwhile.
         let times = if plan.loses { 2 } else { 1 };
-        let delay = LONGEST * 1_000_000;
-        let bound = rate.depth + times * credit(&plan) * rate.interval + delay;
+        let bound = rate.depth + times * credit(&plan) * rate.interval + rate.depth / 100;
         prop_assert!(exact.most <= bound, "{} of {bound}: {plan:?}", exact.most);
     }
 }

@@ -5,9 +5,11 @@
 mod bound;
 mod bucket;
 
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use self::bucket::Bucket;
+use super::slots::Slot;
 use super::*;
 use crate::config::model::Window;
 
@@ -30,7 +32,7 @@ struct Setup {
     bucket: Bucket,
     start: Instant,
     now: Instant,
-    rates: Vec<Rate>,
+    rates: Arc<[Rate]>,
 }
 
 impl Setup {
@@ -44,7 +46,7 @@ impl Setup {
             bucket: Bucket::default(),
             start: now,
             now,
-            rates: rates.to_vec(),
+            rates: rates.into(),
         }
     }
 
@@ -71,6 +73,18 @@ impl Setup {
         let loan = self.bucket.lend(&order, 1, time);
         self.leases.settle(&order, Some(loan), self.now);
         Some(loan)
+    }
+
+    /// As for a request that waits and is answered.
+    fn wait_for_an_order(&mut self, cost: u64) {
+        drop(self.entry(|entry| entry.wait(cost)));
+        self.leases.call(self.leases.shard(KEY), KEY, Need::Now);
+        self.exchange();
+        self.entry(|entry| entry.leave(cost));
+    }
+
+    fn entry<T>(&self, look: impl FnOnce(&mut Entry) -> T) -> T {
+        look(self.leases.shard(KEY).entries.get_mut(KEY).unwrap())
     }
 
     fn pass(&mut self, time: Duration) {
@@ -104,7 +118,7 @@ fn a_new_key_has_some_credit_which_is_paid_first() {
 fn there_is_no_credit_while_nobody_knows_how_many_share_it() {
     let shared = Arc::new(Shared::default());
     let leases = Leases::new(&shared, 1000);
-    let rates = [rate(100, 1, 1000)];
+    let rates: Arc<[Rate]> = [rate(100, 1, 1000)].into();
     let now = Instant::now();
     let taken = leases.take(KEY, String::new, &rates, 1, now);
     assert_eq!(taken, Taken::Wait);
@@ -146,32 +160,103 @@ fn a_key_in_use_is_leased_for_ahead_and_settled() {
 }
 
 #[test]
+fn tokens_are_spent_until_some_have_to_be_ordered() {
+    let mut setup = Setup::new(&[rate(1000, 1, 1000)]);
+    let spend = |setup: &Setup| setup.leases.spend(KEY, &setup.rates, 1, setup.now);
+    assert!(!spend(&setup), "nothing is known of the key");
+    while !spend(&setup) {
+        assert!(setup.admits(1));
+        setup.pass(5 * MS);
+        setup.exchange();
+    }
+    // What is spent is told the store in the end, as what was taken.
+    let spent = 1 + (0..1000).take_while(|_| spend(&setup)).count();
+    assert!(setup.order().is_none(), "nobody was called");
+    assert!(
+        setup.admits(1),
+        "the quarter that is kept for the way to the store"
+    );
+    let order = setup.order().unwrap();
+    assert_eq!(order.keep, order.held - spent as u64 - 1);
+    setup.pass(LIFE);
+    assert!(!spend(&setup), "they have lapsed");
+}
+
+#[test]
+fn other_limits_hold_for_tokens_in_use_and_a_cost_of_nothing_uses_none() {
+    let mut setup = Setup::new(&[rate(1000, 1, 1000)]);
+    for _ in 0..200 {
+        assert!(setup.admits(1));
+        setup.pass(5 * MS);
+        setup.exchange();
+    }
+    let spend = |setup: &Setup, cost| setup.leases.spend(KEY, &setup.rates, cost, setup.now);
+    assert!(spend(&setup, 1) && !spend(&setup, 0));
+    // A reload, and then tier by tier.
+    setup.rates = [rate(10, 1, 10)].into();
+    assert!(!spend(&setup, 1));
+    assert!(setup.admits(1));
+    assert!(spend(&setup, 1));
+    setup.pass(Duration::from_millis(1500));
+    setup.sweep();
+    assert_eq!(setup.order().unwrap().rates, setup.rates);
+}
+
+#[test]
+fn the_first_of_several_orders_calls() {
+    let setup = Setup::new(&[rate(1000, 1, 1000)]);
+    let is_called = || {
+        let called = std::pin::pin!(setup.shared.called());
+        called
+            .poll(&mut Context::from_waker(Waker::noop()))
+            .is_ready()
+    };
+    assert!(setup.admits(0) && !is_called());
+    assert!(setup.admits(1) && is_called());
+    assert!(setup.admits(1) && !is_called());
+    setup.order().unwrap();
+    assert!(setup.admits(1) && is_called());
+}
+
+#[test]
+fn other_limits_end_a_refusal_and_hold_with_the_next_order() {
+    let mut setup = Setup::new(&[rate(1, 3600, 1)]);
+    assert_eq!(setup.take(1), Taken::Wait);
+    setup.wait_for_an_order(1);
+    assert!(setup.admits(1));
+    assert_eq!(setup.take(1), Taken::Wait);
+    setup.wait_for_an_order(1);
+    assert!(matches!(setup.take(1), Taken::Decided(_)), "refused");
+    // After a reload that changes nothing of them.
+    setup.rates = [rate(1, 3600, 1)].into();
+    assert!(matches!(setup.take(1), Taken::Decided(_)), "refused");
+    setup.rates = [rate(100, 1, 20)].into();
+    assert_eq!(setup.take(1), Taken::Wait);
+    setup.leases.call(setup.leases.shard(KEY), KEY, Need::Now);
+    assert_eq!(setup.order().unwrap().rates, setup.rates);
+}
+
+#[test]
 fn when_nothing_is_left_requests_are_refused_here_until_something_is() {
     let mut setup = Setup::new(&[rate(10, 1, 10)]);
-    let mut waiting = None;
-    let mut admitted = 0;
+    let (mut waited, mut admitted) = (0, 0);
     for _ in 0..100 {
         match setup.take(1) {
             Taken::Decided(verdict) => admitted += u32::from(verdict.admitted),
             Taken::Wait => {
-                let mut shard = setup.leases.shard(KEY);
-                let entry = shard.entries.get_mut(&KEY).unwrap();
-                waiting = Some(entry.wait(1));
-                setup.leases.call(shard, KEY, Need::Now);
-                setup.exchange();
-                let mut shard = setup.leases.shard(KEY);
-                shard.entries.get_mut(&KEY).unwrap().leave(1);
+                waited += 1;
+                setup.wait_for_an_order(1);
             }
             Taken::Unanswered(why) => panic!("{why:?}"),
         }
     }
-    assert!(waiting.is_some());
+    assert!(waited > 0);
     assert_eq!(admitted, 10);
     let Taken::Decided(refused) = setup.take(1) else {
         panic!("asks the store");
     };
-    assert!(!refused.admitted && refused.retry_after <= 100 * MS);
-    assert_eq!(refused.remaining, 0);
+    assert!(!refused.admitted && refused.retry_after() <= 100 * MS);
+    assert_eq!(refused.remaining(), 0);
     assert!(setup.order().is_none(), "the store is not asked");
     setup.pass(101 * MS);
     assert_eq!(setup.take(1), Taken::Wait);
@@ -204,7 +289,7 @@ fn an_answer_that_got_lost_leaves_what_is_held_and_no_more() {
         }
     };
     let mut admitted = 0;
-    while setup.leases.shard(KEY).entries[&KEY].has_tokens() {
+    while setup.entry(|entry| entry.has_tokens()) {
         assert!(setup.admits(1));
         admitted += 1;
     }
@@ -215,7 +300,8 @@ fn an_answer_that_got_lost_leaves_what_is_held_and_no_more() {
     setup.leases.settle(&order, Some(loan), setup.now);
     // What it does not know of cannot be used longer than it is remembered.
     setup.pass(LIFE);
-    assert!(!setup.leases.shard(KEY).entries[&KEY].has_tokens_at(setup.now));
+    let now = setup.leases.nanos(setup.now);
+    assert!(!setup.entry(|entry| entry.has_tokens_at(now)));
 }
 
 #[test]
@@ -256,7 +342,7 @@ fn the_table_is_bounded_and_those_in_debt_stay() {
     let shared = Arc::new(Shared::default());
     shared.counted(1);
     let leases = Leases::new(&shared, SHARDS);
-    let rates = [rate(100, 1, 100)];
+    let rates: Arc<[Rate]> = [rate(100, 1, 100)].into();
     let now = Instant::now();
     let take = |key: u64, cost| leases.take(key, String::new, &rates, cost, now);
     assert!(matches!(take(1, 1), Taken::Decided(_)));
@@ -299,6 +385,12 @@ fn who_waits_gets_the_tokens_or_gives_up_in_time() {
     let verdict = run(Duration::from_secs(60), true).unwrap();
     assert!(verdict.admitted);
     assert_eq!(run(MS, false), Err(Unanswered::Late));
-    let shard = setup.leases.shard(KEY);
-    assert!(!shard.entries[&KEY].is_waited_for());
+    assert!(!setup.entry(|entry| entry.is_waited_for()));
+}
+
+#[test]
+fn a_request_that_finds_tokens_reads_one_line_of_the_cache() {
+    assert_eq!(size_of::<Slot<Entry>>(), 64);
+    assert_eq!(align_of::<Slot<Entry>>(), 64);
+    assert_eq!((size_of::<Locked>(), align_of::<Locked>()), (64, 64));
 }
