@@ -261,12 +261,32 @@ fn a_server_without_memory_is_an_outage() {
 fn a_slow_server_is_an_outage() {
     let redis = Redis::start();
     let slow = Arc::new(AtomicBool::new(false));
-    let between = delayed(redis.address(), Arc::clone(&slow));
+    let between = delayed(redis.address(), 2 * PATIENCE, Arc::clone(&slow));
     outage(
         between,
         || slow.store(true, Relaxed),
         || slow.store(false, Relaxed),
     );
+}
+
+#[test]
+fn leases_bear_a_slow_server() {
+    let redis = Redis::start();
+    undisturbed(|| {
+        redis.ask(&["FLUSHALL"]);
+        let slow = Arc::new(AtomicBool::new(false));
+        let late = Duration::from_millis(100);
+        let between = delayed(redis.address(), late, Arc::clone(&slow));
+        // Too few at once for credit: whoever finds no token has to wait.
+        let one = gateway(between, "50ms", "mode: fast, limit: 24/s");
+        let mut client = one.connect();
+        for turn in 0..50 {
+            slow.store(turn >= 20, Relaxed);
+            assert_eq!(client.get("/").status, 200);
+            thread::sleep(late);
+        }
+        (vec![one], ())
+    });
 }
 
 #[test]
@@ -287,8 +307,8 @@ fn a_flush_fills_the_buckets_and_nothing_else() {
     assert_eq!(statuses, [200, 200, 429]);
 }
 
-/// Passes bytes on to a server; those of its answers half a second late, while it is told to.
-fn delayed(server: SocketAddr, slow: Arc<AtomicBool>) -> SocketAddr {
+/// Passes bytes on to a server; those of its answers so late, while it is told to.
+fn delayed(server: SocketAddr, late: Duration, slow: Arc<AtomicBool>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
@@ -298,19 +318,19 @@ fn delayed(server: SocketAddr, slow: Arc<AtomicBool>) -> SocketAddr {
             };
             let copies = (client.try_clone().unwrap(), backend.try_clone().unwrap());
             let never = Arc::new(AtomicBool::new(false));
-            thread::spawn(move || pass(client, backend, &never));
+            thread::spawn(move || pass(client, backend, late, &never));
             let slow = Arc::clone(&slow);
-            thread::spawn(move || pass(copies.1, copies.0, &slow));
+            thread::spawn(move || pass(copies.1, copies.0, late, &slow));
         }
     });
     address
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, slow: &AtomicBool) {
+fn pass(mut from: TcpStream, mut to: TcpStream, late: Duration, slow: &AtomicBool) {
     let mut bytes = [0; 64 * 1024];
     while let Ok(count @ 1..) = from.read(&mut bytes) {
         if slow.load(Relaxed) {
-            thread::sleep(Duration::from_millis(500));
+            thread::sleep(late);
         }
         if to.write_all(&bytes[..count]).is_err() {
             break;

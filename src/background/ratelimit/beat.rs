@@ -54,7 +54,12 @@ pub(super) async fn keep(shared: Arc<Shared>, store: Weak<Store>) {
             },
         }
         let Some(store) = store.upgrade() else { return };
-        let is_well = beat(&shared, &store).await;
+        let is_probe = shared.probe().is_some();
+        let is_well = tokio::select! {
+            is_well = beat(&shared, &store, is_probe) => is_well,
+            // Probes are due, and a late sign of life is none.
+            () = shared.fell(), if !is_probe => continue,
+        };
         next = Instant::now() + if is_well { BEAT } else { RETRY };
     }
 }
@@ -69,14 +74,21 @@ async fn wait(shared: &Shared, mut availability: watch::Receiver<bool>, next: In
     sleep_until(probe.unwrap_or(next).into()).await;
 }
 
-/// Says whether that worked.
-async fn beat(shared: &Shared, store: &Store) -> bool {
+/// Says whether that worked. A probe has to be answered as soon as a request; a sign of life may take longer, since
+/// nobody waits for it.
+async fn beat(shared: &Shared, store: &Store, is_probe: bool) -> bool {
+    let began = Instant::now();
+    let patience = shared.patience();
     let calls = [Call {
         key: KEY,
         arguments: (shared.name(), GONE_MILLIS),
     }];
     let asked = store.run::<u32, _>(RedisCommand::RateLimit, &SCRIPT, &calls);
-    let outcome = match timeout(shared.patience(), asked).await {
+    let answers = match is_probe {
+        true => timeout(patience, asked).await,
+        false => Ok(asked.await),
+    };
+    let outcome = match answers {
         Ok(answers) => match answers.into_iter().next() {
             Some(Ok(count)) => Ok(count),
             Some(Err(failure)) => Err(failure.kind),
@@ -88,8 +100,10 @@ async fn beat(shared: &Shared, store: &Store) -> bool {
         shared.counted(count);
     }
     let now = Instant::now();
-    match (shared.probe().is_some(), outcome) {
+    match (is_probe, outcome) {
         (true, outcome) => shared.probed(outcome.is_ok(), now),
+        // Requests that have to wait for answers say themselves that these come late.
+        (false, Ok(_)) if now > began + patience => {}
         (false, Ok(_)) => shared.answered(1, now),
         (false, Err(why)) => shared.failed(why, now),
     }
