@@ -1,10 +1,14 @@
 //! Scripts that the server runs: by their digest, and by their text where the server does not know it.
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
-use redis::{FromRedisValue, RedisError, ToRedisArgs};
+use redis::{Cmd, FromRedisValue, RedisError, ToRedisArgs};
 
 use super::{Answer, Failure, Keyed, Store};
 use crate::metrics::RedisCommand;
+
+/// Room for what scripts are told, in most cases.
+const ARGUMENTS: usize = 20;
+const BYTES: usize = 200;
 
 /// A script that has one key, so that it can run on any node of a cluster.
 pub struct Script {
@@ -31,11 +35,12 @@ impl Script {
     }
 
     fn command<A: ToRedisArgs>(&self, call: &Call<'_, A>, as_text: bool) -> Keyed {
-        let mut command = match as_text {
-            true => redis::cmd("EVAL"),
-            false => redis::cmd("EVALSHA"),
+        let (name, script) = match as_text {
+            true => ("EVAL", self.text),
+            false => ("EVALSHA", &*self.digest),
         };
-        command.arg(if as_text { self.text } else { &self.digest });
+        let mut command = Cmd::with_capacity(ARGUMENTS, script.len() + call.key.len() + BYTES);
+        command.arg(name).arg(script);
         command.arg(1).arg(call.key).arg(&call.arguments);
         Keyed::new(call.key, command)
     }

@@ -57,7 +57,9 @@ pub(super) enum Next {
 pub(super) enum Need {
     /// Nothing.
     Nothing,
-    /// With others.
+    /// With others: there are tokens left.
+    Later,
+    /// In a moment, since something is to be paid.
     Soon,
     /// At once.
     Now,
@@ -107,7 +109,7 @@ impl Entry {
             let is_low = self.tokens <= u64::from(self.low)
                 && self.account.target.is_some_and(|target| target > 0);
             let need = match is_low && self.account.refusal(1, now).is_none() {
-                true => Need::Soon,
+                true => Need::Later,
                 false => Need::Nothing,
             };
             return (self.admit(now), need);

@@ -269,8 +269,9 @@ impl Leases {
         drop(shard);
         match need {
             Need::Now => self.shared.hurry(),
-            _ if others == 0 => self.shared.call(),
-            _ => {}
+            Need::Soon => self.shared.owe(),
+            Need::Later if others == 0 => self.shared.call(),
+            Need::Later | Need::Nothing => {}
         }
     }
 

@@ -68,7 +68,9 @@ pub struct Shared {
     leases: Mutex<Vec<Weak<Leases>>>,
     /// Somebody waits for tokens.
     hurry: Notify,
-    /// Tokens are to be ordered soon.
+    /// Something is to be paid.
+    owe: Notify,
+    /// Tokens are to be ordered.
     call: Notify,
 }
 
@@ -88,6 +90,7 @@ impl Default for Shared {
             used: watch::Sender::new(false),
             leases: Mutex::default(),
             hurry: Notify::new(),
+            owe: Notify::new(),
             call: Notify::new(),
         };
         shared.set_patience(PATIENCE);
@@ -153,6 +156,11 @@ impl Shared {
     /// There is an order that somebody waits for.
     pub(super) fn hurry(&self) {
         self.hurry.notify_one();
+    }
+
+    /// There is an order with a payment.
+    pub(super) fn owe(&self) {
+        self.owe.notify_one();
     }
 
     /// There are orders, where there were none, that others may be sent with.
@@ -281,6 +289,11 @@ impl Shared {
     /// Waits until there is an order that somebody waits for.
     pub async fn hurried(&self) {
         self.hurry.notified().await;
+    }
+
+    /// Waits until there is an order with a payment.
+    pub async fn owing(&self) {
+        self.owe.notified().await;
     }
 
     /// Waits until there are orders that others may be sent with.

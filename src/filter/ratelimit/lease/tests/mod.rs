@@ -203,19 +203,33 @@ fn other_limits_hold_for_tokens_in_use_and_a_cost_of_nothing_uses_none() {
 }
 
 #[test]
-fn the_first_of_several_orders_calls() {
-    let setup = Setup::new(&[rate(1000, 1, 1000)]);
-    let is_called = || {
-        let called = std::pin::pin!(setup.shared.called());
-        called
-            .poll(&mut Context::from_waker(Waker::noop()))
-            .is_ready()
-    };
-    assert!(setup.admits(0) && !is_called());
-    assert!(setup.admits(1) && is_called());
-    assert!(setup.admits(1) && !is_called());
+fn orders_call_for_whoever_sends_them() {
+    let mut setup = Setup::new(&[rate(1000, 1, 1000)]);
+    let owes = |setup: &Setup| is_ready(setup.shared.owing());
+    let calls = |setup: &Setup| is_ready(setup.shared.called());
+    assert!(setup.admits(0) && !owes(&setup));
+    assert!(setup.admits(1) && owes(&setup), "credit");
+    while !setup.leases.spend(KEY, &setup.rates, 1, setup.now) {
+        assert!(setup.admits(1));
+        setup.pass(5 * MS);
+        setup.exchange();
+    }
+    calls(&setup);
+    while setup.leases.spend(KEY, &setup.rates, 1, setup.now) {
+        assert!(!calls(&setup), "there is enough");
+    }
+    assert!(setup.admits(1) && calls(&setup));
+    assert!(setup.admits(1) && !calls(&setup), "that was said");
     setup.order().unwrap();
-    assert!(setup.admits(1) && is_called());
+    setup
+        .leases
+        .charge(KEY, String::new, &setup.rates, 1, setup.now);
+    assert!(owes(&setup));
+}
+
+fn is_ready(future: impl Future<Output = ()>) -> bool {
+    let mut context = Context::from_waker(Waker::noop());
+    std::pin::pin!(future).poll(&mut context).is_ready()
 }
 
 #[test]
