@@ -280,6 +280,7 @@ fn leases_bear_a_slow_server() {
         // Too few at once for credit: whoever finds no token has to wait.
         let one = gateway(between, "50ms", "mode: fast, limit: 24/s");
         let mut client = one.connect();
+        // Ten a second: how many are leased depends on the time that requests take.
         for turn in 0..50 {
             slow.store(turn >= 20, Relaxed);
             assert_eq!(client.get("/").status, 200);

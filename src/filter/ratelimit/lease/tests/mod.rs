@@ -87,6 +87,15 @@ impl Setup {
         look(self.leases.shard(KEY).entries.get_mut(KEY).unwrap())
     }
 
+    /// By two hundred requests, so that tokens are leased ahead.
+    fn use_for_a_second(&mut self) {
+        for _ in 0..200 {
+            assert!(self.admits(1));
+            self.pass(5 * MS);
+            self.exchange();
+        }
+    }
+
     fn pass(&mut self, time: Duration) {
         self.now += time;
     }
@@ -185,11 +194,7 @@ fn tokens_are_spent_until_some_have_to_be_ordered() {
 #[test]
 fn other_limits_hold_for_tokens_in_use_and_a_cost_of_nothing_uses_none() {
     let mut setup = Setup::new(&[rate(1000, 1, 1000)]);
-    for _ in 0..200 {
-        assert!(setup.admits(1));
-        setup.pass(5 * MS);
-        setup.exchange();
-    }
+    setup.use_for_a_second();
     let spend = |setup: &Setup, cost| setup.leases.spend(KEY, &setup.rates, cost, setup.now);
     assert!(spend(&setup, 1) && !spend(&setup, 0));
     // A reload, and then tier by tier.
@@ -290,11 +295,7 @@ fn a_cost_that_no_bucket_holds_is_refused_at_once_and_no_cost_is_free() {
 #[test]
 fn an_answer_that_got_lost_leaves_what_is_held_and_no_more() {
     let mut setup = Setup::new(&[rate(1000, 1, 1000)]);
-    for _ in 0..200 {
-        assert!(setup.admits(1));
-        setup.pass(5 * MS);
-        setup.exchange();
-    }
+    setup.use_for_a_second();
     let held = loop {
         assert!(setup.admits(1));
         if let Some(order) = setup.order() {
@@ -321,11 +322,7 @@ fn an_answer_that_got_lost_leaves_what_is_held_and_no_more() {
 #[test]
 fn without_an_answer_tokens_are_used_up_and_then_nobody_can_say() {
     let mut setup = Setup::new(&[rate(1000, 1, 1000)]);
-    for _ in 0..200 {
-        assert!(setup.admits(1));
-        setup.pass(5 * MS);
-        setup.exchange();
-    }
+    setup.use_for_a_second();
     for _ in 0..3 {
         setup.shared.failed(RedisError::Io, setup.now);
     }
