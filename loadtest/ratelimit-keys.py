@@ -37,7 +37,7 @@ LIMIT = f"key: 'header:x-key', limit: 60/h, burst: 1000, max_keys: {MAX_KEYS}"
 # the table of `scope: node`, too, when Redis is away.
 SCOPES = [
     ("node", f"{LIMIT}, scope: node", 24),
-    ("fast", f"{LIMIT}, scope: shared, mode: fast", 324),
+    ("fast", f"{LIMIT}, scope: shared, mode: fast", 424),
 ]
 
 

@@ -41,7 +41,7 @@ use crate::metrics::{RedisCommand, RedisError as Kind, RedisMetrics};
 pub use self::backoff::Backoff;
 pub use self::failure::Failure;
 pub use self::keyed::{Answer, Keyed};
-pub use self::script::{Call, Script};
+pub use self::script::{Call, Line, Script, Told};
 pub use self::servers::{Shard, Shards};
 pub use self::state::{Mode, SentinelState, ServerState, State};
 

@@ -1,27 +1,55 @@
 //! Scripts that the server runs: by their digest, and by their text where the server does not know it.
+//!
+//! One run does for many keys what it does for one. Each key has a line of words for the script, and a line of the
+//! answer: many values of their own would cost more to write and to read than all else that is done with them.
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
-use redis::{Cmd, FromRedisValue, RedisError, ToRedisArgs};
+use redis::{Cmd, from_redis_value};
 
-use super::{Answer, Failure, Keyed, Store};
-use crate::metrics::RedisCommand;
+use super::{Answer, Failure, Keyed, Store, none_configured};
+use crate::metrics::{RedisCommand, RedisError as Kind};
 
-/// Room for what scripts are told, in most cases.
-const ARGUMENTS: usize = 20;
+/// Keys of one run at most: it occupies the server for half a millisecond or so, which others wait.
+const KEYS: usize = 64;
+
+/// Room for what a script is told of one key, in most cases.
 const BYTES: usize = 200;
 
-/// A script that has one key, so that it can run on any node of a cluster.
+/// A script that treats each of its keys by itself.
 pub struct Script {
     text: &'static str,
     digest: String,
 }
 
-/// One run of a script.
-pub struct Call<'a, A> {
+/// What a script is told of a key.
+pub struct Call<'a, L> {
     /// The key that it reads and writes.
     pub key: &'a str,
     /// What else it is told.
-    pub arguments: A,
+    pub line: L,
+}
+
+/// Words of one line, each with a space behind it.
+#[derive(Default)]
+pub struct Line(Vec<u8>);
+
+/// What can be told a script.
+pub trait Told {
+    /// Adds its words.
+    fn tell(&self, line: &mut Line);
+}
+
+impl Line {
+    /// Adds a word, which has no space in it.
+    pub fn word(&mut self, word: &str) {
+        self.0.extend_from_slice(word.as_bytes());
+        self.0.push(b' ');
+    }
+
+    /// Adds a number.
+    pub fn number(&mut self, number: u64) {
+        self.word(itoa::Buffer::new().format(number));
+    }
 }
 
 impl Script {
@@ -34,56 +62,78 @@ impl Script {
         Self { text, digest }
     }
 
-    fn command<A: ToRedisArgs>(&self, call: &Call<'_, A>, as_text: bool) -> Keyed {
+    /// For keys that one server has, of which there is at least one.
+    fn command<L: Told>(&self, calls: &[Call<'_, L>], as_text: bool) -> Keyed {
         let (name, script) = match as_text {
             true => ("EVAL", self.text),
             false => ("EVALSHA", &*self.digest),
         };
-        let mut command = Cmd::with_capacity(ARGUMENTS, script.len() + call.key.len() + BYTES);
-        command.arg(name).arg(script);
-        command.arg(1).arg(call.key).arg(&call.arguments);
-        Keyed::new(call.key, command)
+        let room = script.len() + calls.len() * BYTES;
+        let mut command = Cmd::with_capacity(3 + 2 * calls.len(), room);
+        command.arg(name).arg(script).arg(calls.len());
+        for call in calls {
+            command.arg(call.key);
+        }
+        let mut line = Line::default();
+        for call in calls {
+            line.0.clear();
+            call.line.tell(&mut line);
+            command.arg(&line.0);
+        }
+        Keyed::new(calls.first().map_or("", |call| call.key), command)
     }
 }
 
 impl Store {
-    /// Runs a script once for each call, all of them together. Each has an answer or a failure of its own.
-    pub async fn run<T: FromRedisValue, A: ToRedisArgs>(
+    /// Runs a script for each call, all of them together. Each has an answer, which `read` finds in a line, or a
+    /// failure.
+    pub async fn run<L: Told, T>(
         &self,
         command: RedisCommand,
         script: &Script,
-        calls: &[Call<'_, A>],
+        calls: &[Call<'_, L>],
+        read: impl Fn(&str) -> Option<T>,
     ) -> Vec<Result<T, Failure>> {
-        let within = self.command_timeout();
-        let commands = calls.iter().map(|call| script.command(call, false));
-        let mut answers = self.each(command, commands.collect(), within).await;
+        let Some(connected) = self.connected.load_full() else {
+            return lines(Err(none_configured()), calls.len(), &read);
+        };
+        let within = connected.context.settings.command_timeout;
+        // Servers of a Cluster take together only what is in one slot.
+        let at_once = match connected.connections.are_one() {
+            true => KEYS,
+            false => 1,
+        };
+        let runs: Vec<_> = calls.chunks(at_once).collect();
+        let commands = runs.iter().map(|calls| script.command(calls, false));
+        let commands = commands.collect();
+        let mut answers = self.each_of(&connected, command, commands, within).await;
         // The first text makes the digest known to one server; a Cluster has several.
         for only_first in [true, false] {
             let unknown: Vec<usize> = unknown(&answers).collect();
             if unknown.is_empty() {
                 break;
             }
-            let asked = unknown.iter().filter_map(|index| calls.get(*index));
-            let commands = asked.enumerate().map(|(index, call)| {
+            let asked = unknown.iter().filter_map(|index| runs.get(*index));
+            let commands = asked.enumerate().map(|(index, calls)| {
                 let as_text = !only_first || index == 0;
-                script.command(call, as_text)
+                script.command(calls, as_text)
             });
-            let again = self.each(command, commands.collect(), within).await;
+            let commands = commands.collect();
+            let again = self.each_of(&connected, command, commands, within).await;
             for (index, answer) in unknown.into_iter().zip(again) {
                 if let Some(place) = answers.get_mut(index) {
                     *place = answer;
                 }
             }
         }
-        let understood = |value| {
-            T::from_redis_value(value).map_err(|error| Failure::from(RedisError::from(error)))
-        };
-        let answers = answers.into_iter();
-        answers.map(|answer| answer.and_then(understood)).collect()
+        let answers = runs.iter().zip(answers);
+        answers
+            .flat_map(|(calls, answer)| lines(answer, calls.len(), &read))
+            .collect()
     }
 }
 
-/// Calls whose server does not know the script.
+/// Runs whose server does not know the script.
 fn unknown(answers: &[Answer]) -> impl Iterator<Item = usize> {
     let is_unknown = |answer: &Answer| {
         let failure = answer.as_ref().err();
@@ -91,4 +141,79 @@ fn unknown(answers: &[Answer]) -> impl Iterator<Item = usize> {
     };
     let answers = answers.iter().enumerate();
     answers.filter_map(move |(index, answer)| is_unknown(answer).then_some(index))
+}
+
+/// What a run says of each of so many keys.
+fn lines<T>(
+    answer: Answer,
+    count: usize,
+    read: impl Fn(&str) -> Option<T>,
+) -> Vec<Result<T, Failure>> {
+    let unread = || Failure::new(Kind::Protocol, "an answer is not understood");
+    let text = answer.and_then(|value| from_redis_value::<String>(value).map_err(|_| unread()));
+    match text {
+        Ok(text) => {
+            let mut lines = text.split('\n');
+            let read = |_| lines.next().and_then(&read).ok_or_else(unread);
+            (0..count).map(read).collect()
+        }
+        Err(failure) => (0..count).map(|_| Err(failure.clone())).collect(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+mod tests {
+    use redis::Value;
+
+    use super::*;
+
+    struct Numbers(&'static [u64]);
+
+    impl Told for Numbers {
+        fn tell(&self, line: &mut Line) {
+            line.word("take");
+            self.0.iter().for_each(|number| line.number(*number));
+        }
+    }
+
+    fn text(text: &str) -> Answer {
+        Ok(Value::BulkString(text.as_bytes().to_vec()))
+    }
+
+    fn number(line: &str) -> Option<u64> {
+        line.parse().ok()
+    }
+
+    #[test]
+    fn a_run_names_its_keys_and_tells_a_line_of_each() {
+        let script = Script::new("return 1");
+        let calls = [("a", &[1, 20][..]), ("b", &[]), ("c", &[3])];
+        let calls = calls.map(|(key, numbers)| Call {
+            key,
+            line: Numbers(numbers),
+        });
+        let packed = script.command(&calls, true).command.get_packed_command();
+        let packed = String::from_utf8(packed).unwrap();
+        let words: Vec<&str> = packed.split("\r\n").skip(2).step_by(2).collect();
+        let lines = ["take 1 20 ", "take ", "take 3 "];
+        assert_eq!(words[..6], ["EVAL", "return 1", "3", "a", "b", "c"]);
+        assert_eq!(words[6..], lines);
+        // As `printf 'return 1' | sha1sum` says.
+        let packed = script.command(&calls, false).command.get_packed_command();
+        let packed = String::from_utf8(packed).unwrap();
+        assert!(packed.contains("\r\ne0e1f9fabfc9d4800c877a703b823ac0578ff8db\r\n"));
+    }
+
+    #[test]
+    fn each_key_has_its_line_or_a_failure() {
+        let read = lines(text("1\n22\n3"), 3, number);
+        assert_eq!(read, [Ok(1), Ok(22), Ok(3)]);
+        let unread = || Err(Failure::new(Kind::Protocol, "an answer is not understood"));
+        assert_eq!(lines(text("1\nx"), 3, number), [Ok(1), unread(), unread()]);
+        assert_eq!(lines(Ok(Value::Nil), 2, number), [unread(), unread()]);
+        let failure = || Failure::new(Kind::Io, "the connection was closed");
+        let failed = lines(Err(failure()), 2, number);
+        assert_eq!(failed, [Err(failure()), Err(failure())]);
+    }
 }

@@ -10,7 +10,7 @@ use tokio::time::{sleep_until, timeout};
 
 use crate::filter::ratelimit::shared::Shared;
 use crate::metrics::{RedisCommand, RedisError};
-use crate::store::{Call, Script, Store};
+use crate::store::{Call, Line, Script, Store, Told};
 
 /// Between two signs of life.
 const BEAT: Duration = Duration::from_secs(1);
@@ -81,9 +81,10 @@ async fn beat(shared: &Shared, store: &Store, is_probe: bool) -> bool {
     let patience = shared.patience();
     let calls = [Call {
         key: KEY,
-        arguments: (shared.name(), GONE_MILLIS),
+        line: Sign(shared.name()),
     }];
-    let asked = store.run::<u32, _>(RedisCommand::RateLimit, &SCRIPT, &calls);
+    let read = |line: &str| line.parse().ok();
+    let asked = store.run(RedisCommand::RateLimit, &SCRIPT, &calls, read);
     let answers = match is_probe {
         true => timeout(patience, asked).await,
         false => Ok(asked.await),
@@ -108,4 +109,14 @@ async fn beat(shared: &Shared, store: &Store, is_probe: bool) -> bool {
         (false, Err(why)) => shared.failed(why, now),
     }
     outcome.is_ok()
+}
+
+/// A sign of life of the instance of this name.
+struct Sign<'a>(&'a str);
+
+impl Told for Sign<'_> {
+    fn tell(&self, line: &mut Line) {
+        line.word(self.0);
+        line.number(GONE_MILLIS);
+    }
 }

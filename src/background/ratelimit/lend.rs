@@ -5,16 +5,15 @@ use std::future::pending;
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
 
-use redis::{RedisWrite, ToRedisArgs};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::yield_now;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
-use super::{AT_ONCE, IN_FLIGHT};
+use super::{AT_ONCE, IN_FLIGHT, debts};
 use crate::filter::ratelimit::lease::{LIFE, Leases, Loan, Order};
 use crate::filter::ratelimit::shared::{Shared, Step};
 use crate::metrics::RedisCommand;
-use crate::store::{Call, Script, Store};
+use crate::store::{Call, Line, Script, Store, Told};
 
 /// For so long an order waits for others: sending some costs as much as a dozen of them. Short beside the third of a
 /// second for which tokens are left then.
@@ -96,19 +95,19 @@ async fn lend(
     let instances = shared.instances();
     let calls = orders.iter().map(|order| Call {
         key: &order.name,
-        arguments: Ordered { order, instances },
+        line: Ordered { order, instances },
     });
     let calls: Vec<_> = calls.collect();
     let asked = Instant::now();
     let answers = store
-        .run::<Vec<u64>, _>(RedisCommand::RateLimit, &LEASE, &calls)
+        .run(RedisCommand::RateLimit, &LEASE, &calls, read)
         .await;
     let now = Instant::now();
     let is_late = now.saturating_duration_since(asked) > shared.patience();
     let (mut answered, mut why) = (0, None);
     for (order, answer) in orders.iter().zip(answers) {
         let loan = match answer {
-            Ok(numbers) => read(&numbers),
+            Ok(loan) => Some(loan),
             Err(failure) => {
                 why = why.or(Some(failure.kind));
                 None
@@ -127,19 +126,13 @@ async fn lend(
     }
 }
 
-fn read(numbers: &[u64]) -> Option<Loan> {
-    let [lent, slot, rest @ ..] = numbers else {
-        return None;
-    };
-    let mut loan = Loan {
-        lent: *lent,
-        slot: *slot,
-        debts: Default::default(),
-    };
-    for (place, debt) in loan.debts.iter_mut().zip(rest) {
-        *place = *debt;
-    }
-    Some(loan)
+fn read(line: &str) -> Option<Loan> {
+    let mut numbers = line.split(' ').map(str::parse);
+    Some(Loan {
+        lent: numbers.next()?.ok()?,
+        slot: numbers.next()?.ok()?,
+        debts: debts(numbers)?,
+    })
 }
 
 /// An order as the script is told it.
@@ -148,13 +141,11 @@ struct Ordered<'a> {
     instances: u32,
 }
 
-impl ToRedisArgs for Ordered<'_> {
-    fn write_redis_args<W: RedisWrite + ?Sized>(&self, out: &mut W) {
+impl Told for Ordered<'_> {
+    fn tell(&self, line: &mut Line) {
         let order = self.order;
-        let mut digits = itoa::Buffer::new();
-        let mut write = |number: u64| out.write_arg(digits.format(number).as_bytes());
-        write(LIFE.as_secs() * 1_000_000);
         for number in [
+            LIFE.as_secs() * 1_000_000,
             order.slot,
             order.held,
             order.back,
@@ -165,13 +156,10 @@ impl ToRedisArgs for Ordered<'_> {
             order.wanted,
             u64::from(self.instances),
         ] {
-            write(number);
+            line.number(number);
         }
         for rate in order.rates.iter() {
-            let step = Step::new(rate, 1);
-            for number in [step.step, step.depth, step.most] {
-                write(number);
-            }
+            Step::new(rate, 1).tell(line);
         }
     }
 }

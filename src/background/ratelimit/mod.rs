@@ -1,28 +1,30 @@
 //! Answers what rate limits ask of Redis, on the thread of the store.
 //!
-//! All questions that wait are sent as one pipeline, and several pipelines are on their way at the same
-//! time: the more is asked, the less a question costs.
+//! All questions that wait are sent together, and several such lots are on their way at the same time: the
+//! more is asked, the less a question costs.
 
 mod beat;
 mod lend;
 mod readiness;
 
+use std::num::ParseIntError;
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::Instant;
 
-use redis::{RedisWrite, ToRedisArgs};
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::filter::ratelimit::shared::{Answer, Question, Shared};
+use crate::config::model::MAX_WINDOWS;
+use crate::filter::ratelimit::rate::Nanos;
+use crate::filter::ratelimit::shared::{Answer, Question, Shared, Step};
 use crate::metrics::{RedisCommand, RedisError};
-use crate::store::{Call, Failure, Script, Store};
+use crate::store::{Call, Failure, Line, Script, Store, Told};
 
 pub use self::readiness::watch as watch_readiness;
 
-/// How many questions make a pipeline, which occupies Redis for two milliseconds or so.
+/// How many questions go together, which occupy Redis for two milliseconds or so.
 const AT_ONCE: usize = 256;
 
-/// How many pipelines are on their way.
+/// How many such lots are on their way.
 const IN_FLIGHT: usize = 16;
 
 static COUNT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("count.lua")));
@@ -67,11 +69,11 @@ async fn answer(
 async fn count(store: &Store, shared: &Shared, asked: Vec<Question>) {
     let calls = asked.iter().map(|question| Call {
         key: &question.key,
-        arguments: Counted(question),
+        line: Counted(question),
     });
     let calls: Vec<_> = calls.collect();
     let answers = store
-        .run::<Vec<u64>, _>(RedisCommand::RateLimit, &COUNT, &calls)
+        .run(RedisCommand::RateLimit, &COUNT, &calls, read)
         .await;
     drop(calls);
     let (mut in_time, mut failed) = (0, None);
@@ -92,38 +94,63 @@ async fn count(store: &Store, shared: &Shared, asked: Vec<Question>) {
 
 /// Hands an answer over, and says whether it came in time. An error: there was none, and why, unless
 /// nobody waits any longer, who has said so.
-fn told(question: Question, answer: Result<Vec<u64>, Failure>) -> Result<bool, Option<RedisError>> {
-    let why = match answer.map(read) {
-        Ok(Some(answer)) => return Ok(question.answer(Ok(answer))),
-        Ok(None) => RedisError::Protocol,
-        Err(failure) => failure.kind,
-    };
-    Err(question.answer(Err(why)).then_some(why))
+fn told(question: Question, answer: Result<Answer, Failure>) -> Result<bool, Option<RedisError>> {
+    match answer {
+        Ok(answer) => Ok(question.answer(Ok(answer))),
+        Err(Failure { kind, .. }) => Err(question.answer(Err(kind)).then_some(kind)),
+    }
 }
 
-fn read(numbers: Vec<u64>) -> Option<Answer> {
-    let (admitted, debts) = numbers.split_first()?;
-    let mut answer = Answer {
-        admitted: *admitted == 1,
-        ..Answer::default()
-    };
-    for (place, debt) in answer.debts.iter_mut().zip(debts) {
-        *place = *debt;
+fn read(line: &str) -> Option<Answer> {
+    let mut numbers = line.split(' ').map(str::parse);
+    Some(Answer {
+        admitted: numbers.next()?.ok()? == 1,
+        debts: debts(numbers)?,
+    })
+}
+
+/// What the rest of an answer says of the windows.
+fn debts(
+    numbers: impl Iterator<Item = Result<Nanos, ParseIntError>>,
+) -> Option<[Nanos; MAX_WINDOWS]> {
+    let mut debts = [0; MAX_WINDOWS];
+    for (place, debt) in debts.iter_mut().zip(numbers) {
+        *place = debt.ok()?;
     }
-    Some(answer)
+    Some(debts)
 }
 
 /// A question as the script is told it.
 struct Counted<'a>(&'a Question);
 
-impl ToRedisArgs for Counted<'_> {
-    fn write_redis_args<W: RedisWrite + ?Sized>(&self, out: &mut W) {
-        out.write_arg(self.0.action.as_str().as_bytes());
-        let mut digits = itoa::Buffer::new();
-        for step in self.0.steps.iter() {
-            for number in [step.step, step.depth, step.most] {
-                out.write_arg(digits.format(number).as_bytes());
-            }
+impl Told for Counted<'_> {
+    fn tell(&self, line: &mut Line) {
+        line.word(self.0.action.as_str());
+        self.0.steps.iter().for_each(|step| step.tell(line));
+    }
+}
+
+impl Told for Step {
+    fn tell(&self, line: &mut Line) {
+        for number in [self.step, self.depth, self.most] {
+            line.number(number);
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_a_decision_and_what_the_windows_owe() {
+        let answer = read("1 500 18446744073709551615").unwrap();
+        assert!(answer.admitted);
+        assert_eq!(answer.debts[..3], [500, u64::MAX, 0]);
+        assert!(!read("0 500").unwrap().admitted);
+        for line in ["", "x", "1 x", "1 -1", "1 5e3", "1  5"] {
+            assert_eq!(read(line), None, "{line}");
         }
     }
 }

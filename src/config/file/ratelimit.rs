@@ -102,7 +102,7 @@ pub struct RatePolicy {
     #[schemars(range(min = 16, max = 128))]
     pub ipv6_prefix: u8,
     /// How many keys are known at the same time, for each limit. One of them takes 24 bytes, with
-    /// `mode: fast` about half a kilobyte more. Beyond it, keys share what the least busy of them has left: some
+    /// `mode: fast` about 400 bytes more. Beyond it, keys share what the least busy of them has left: some
     /// get less than their limit, none gets more.
     #[serde(default = "max_keys")]
     #[schemars(range(min = 1024, max = 100_000_000))]

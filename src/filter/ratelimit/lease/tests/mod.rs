@@ -9,6 +9,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use self::bucket::Bucket;
+use super::account::Account;
 use super::slots::Slot;
 use super::*;
 use crate::config::model::Window;
@@ -404,4 +405,10 @@ fn a_request_that_finds_tokens_reads_one_line_of_the_cache() {
     assert_eq!(size_of::<Slot<Entry>>(), 64);
     assert_eq!(align_of::<Slot<Entry>>(), 64);
     assert_eq!((size_of::<Locked>(), align_of::<Locked>()), (64, 64));
+}
+
+/// The reference says 400 bytes of a key with `mode: fast`: four slots for three keys, an account, and its name.
+#[test]
+fn a_key_takes_what_the_reference_says() {
+    assert!(size_of::<Slot<Entry>>() * 4 / 3 + size_of::<Account>() < 256);
 }
