@@ -1,5 +1,5 @@
-//! Sends orders of leased tokens, those of many keys together: at once where a request waits, and else a
-//! little after the first of them.
+//! Sends orders of leased tokens, those of many keys together: at once where a request waits, soon where something
+//! is to be paid, and else in rounds.
 
 use std::future::pending;
 use std::sync::{Arc, LazyLock, Weak};
@@ -15,32 +15,34 @@ use crate::filter::ratelimit::shared::{Shared, Step};
 use crate::metrics::RedisCommand;
 use crate::store::{Call, Line, Script, Store, Told};
 
-/// For so long an order waits for others: sending some costs as much as a dozen of them. Short beside the third of a
-/// second for which tokens are left then.
-const GATHERING: Duration = Duration::from_millis(20);
+/// Between two rounds, in which orders go out that do not hurry, and some keys are looked at that nobody asks about:
+/// to send some orders costs as much as a dozen of them. Short beside the third of a second for which tokens are
+/// left then.
+const ROUND: Duration = Duration::from_millis(40);
 
-/// The same for an order with a payment. Short beside what a bucket takes to fill of which credit is not paid at
-/// once.
+/// So many in a round, and all are looked at in a third of a second: leases are settled long before they lapse.
+const SHARDS: usize = 8;
+
+/// So many keys are looked at in a tenth of a millisecond or so, which requests may wait for.
+const KEYS: usize = 4096;
+
+/// An order with a payment waits for so long for others. Short beside what a bucket takes to fill of which credit is
+/// not paid at once.
 const PAYING: Duration = Duration::from_millis(5);
-
-/// Between two looks at keys that nobody asks about: at all of them in a third of a second, so that leases are
-/// settled long before they lapse.
-const SWEEPING: Duration = Duration::from_millis(40);
-const SHARDS_AT_ONCE: usize = 8;
 
 static LEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lease.lua")));
 
 /// Goes on for as long as there is a store.
 pub(super) async fn keep(shared: Arc<Shared>, store: Weak<Store>) {
     let places = Arc::new(Semaphore::new(IN_FLIGHT));
-    let mut sweeps = interval(SWEEPING);
-    sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut rounds = interval(ROUND);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut has_leases = false;
-    // When orders go out that do not hurry, if there are any; first those with payments.
-    let (mut payments, mut others) = (None::<Instant>, None::<Instant>);
+    // When orders with payments go out, if there are any.
+    let mut payments = None::<Instant>;
     loop {
         let gathered = async {
-            match payments.or(others) {
+            match payments {
                 Some(due) => sleep_until(due.into()).await,
                 None => pending().await,
             }
@@ -49,25 +51,16 @@ pub(super) async fn keep(shared: Arc<Shared>, store: Weak<Store>) {
             () = shared.hurried() => 0,
             () = gathered => 0,
             () = shared.owing(), if payments.is_none() => {
-                let due = Instant::now() + PAYING;
-                payments = Some(others.map_or(due, |others| due.min(others)));
+                payments = Some(Instant::now() + PAYING);
                 continue;
             }
-            () = shared.called(), if others.is_none() => {
-                others = Some(Instant::now() + GATHERING);
-                continue;
-            }
-            _ = sweeps.tick(), if has_leases => SHARDS_AT_ONCE,
+            _ = rounds.tick(), if has_leases => SHARDS,
         };
-        (payments, others) = (None, None);
+        payments = None;
         let tables = shared.leases();
         has_leases = !tables.is_empty();
         for leases in tables {
-            for _ in 0..shards {
-                leases.sweep(Instant::now());
-                // Requests wait for what else this thread does.
-                yield_now().await;
-            }
+            sweep(&leases, shards).await;
             let mut orders = Vec::new();
             leases.orders(Instant::now(), &mut orders);
             while !orders.is_empty() {
@@ -81,6 +74,19 @@ pub(super) async fn keep(shared: Arc<Shared>, store: Weak<Store>) {
                 let leases = Arc::clone(&leases);
                 tokio::spawn(lend(store, Arc::clone(&shared), leases, some, place));
             }
+        }
+    }
+}
+
+/// Looks after so many shards.
+async fn sweep(leases: &Leases, shards: usize) {
+    let mut keys = 0;
+    for _ in 0..shards {
+        keys += leases.sweep(Instant::now());
+        if keys > KEYS {
+            // Requests wait for what else this thread does.
+            yield_now().await;
+            keys = 0;
         }
     }
 }

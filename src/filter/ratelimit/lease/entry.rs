@@ -57,7 +57,7 @@ pub(super) enum Next {
 pub(super) enum Need {
     /// Nothing.
     Nothing,
-    /// With others: there are tokens left.
+    /// In the next round: there are tokens left.
     Later,
     /// In a moment, since something is to be paid.
     Soon,

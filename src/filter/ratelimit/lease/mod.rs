@@ -216,15 +216,16 @@ impl Leases {
         }
     }
 
-    /// Looks after a part of the keys that nobody asks about, a different one each time. Orders are to be fetched
-    /// behind it.
-    pub fn sweep(&self, now: Instant) {
+    /// Looks after a part of the keys that nobody asks about, a different one each time. Says how many they are.
+    /// Orders are to be fetched behind it.
+    pub fn sweep(&self, now: Instant) -> usize {
         let now = self.nanos(now);
         let turn = self.turn.fetch_add(1, Relaxed);
         let index = turn % SHARDS;
         // There are as many.
         let mut shard = self.shards[index].lock();
         let Shard { entries, due } = &mut *shard;
+        let keys = entries.len();
         entries.retain(|key, entry| {
             let need = entry.rest(now);
             if need == Some(Need::Soon) {
@@ -236,6 +237,7 @@ impl Leases {
         if !due.is_empty() {
             self.due.fetch_or(1 << index, Relaxed);
         }
+        keys
     }
 
     /// How many keys are known.
@@ -265,12 +267,11 @@ impl Leases {
             entry.is_due = true;
             due.push(key);
         }
-        let others = self.due.fetch_or(1 << shard_of(key), Relaxed);
+        self.due.fetch_or(1 << shard_of(key), Relaxed);
         drop(shard);
         match need {
             Need::Now => self.shared.hurry(),
             Need::Soon => self.shared.owe(),
-            Need::Later if others == 0 => self.shared.call(),
             Need::Later | Need::Nothing => {}
         }
     }

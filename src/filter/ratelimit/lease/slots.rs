@@ -30,7 +30,6 @@ impl<T> Slots<T> {
     }
 
     /// How many there are.
-    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.count
     }

@@ -70,8 +70,6 @@ pub struct Shared {
     hurry: Notify,
     /// Something is to be paid.
     owe: Notify,
-    /// Tokens are to be ordered.
-    call: Notify,
 }
 
 impl Default for Shared {
@@ -91,7 +89,6 @@ impl Default for Shared {
             leases: Mutex::default(),
             hurry: Notify::new(),
             owe: Notify::new(),
-            call: Notify::new(),
         };
         shared.set_patience(PATIENCE);
         shared
@@ -161,11 +158,6 @@ impl Shared {
     /// There is an order with a payment.
     pub(super) fn owe(&self) {
         self.owe.notify_one();
-    }
-
-    /// There are orders, where there were none, that others may be sent with.
-    pub(super) fn call(&self) {
-        self.call.notify_one();
     }
 
     /// Whether the store answers, as far as is known.
@@ -294,11 +286,6 @@ impl Shared {
     /// Waits until there is an order with a payment.
     pub async fn owing(&self) {
         self.owe.notified().await;
-    }
-
-    /// Waits until there are orders that others may be sent with.
-    pub async fn called(&self) {
-        self.call.notified().await;
     }
 
     /// Waits until an outage begins.
