@@ -1,13 +1,11 @@
-//! Sends orders of leased tokens, those of many keys together: at once where a request waits, soon where something
-//! is to be paid, and else in rounds.
+//! Sends orders of leased tokens, those of many keys together: at once where a request waits, and else in rounds.
 
-use std::future::pending;
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::yield_now;
-use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::{AT_ONCE, IN_FLIGHT, debts};
 use crate::filter::ratelimit::lease::{LIFE, Leases, Loan, Order};
@@ -26,10 +24,6 @@ const SHARDS: usize = 8;
 /// So many keys are looked at in a tenth of a millisecond or so, which requests may wait for.
 const KEYS: usize = 4096;
 
-/// An order with a payment waits for so long for others. Short beside what a bucket takes to fill of which credit is
-/// not paid at once.
-const PAYING: Duration = Duration::from_millis(5);
-
 static LEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lease.lua")));
 
 /// Goes on for as long as there is a store.
@@ -38,25 +32,11 @@ pub(super) async fn keep(shared: Arc<Shared>, store: Weak<Store>) {
     let mut rounds = interval(ROUND);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut has_leases = false;
-    // When orders with payments go out, if there are any.
-    let mut payments = None::<Instant>;
     loop {
-        let gathered = async {
-            match payments {
-                Some(due) => sleep_until(due.into()).await,
-                None => pending().await,
-            }
-        };
         let shards = tokio::select! {
             () = shared.hurried() => 0,
-            () = gathered => 0,
-            () = shared.owing(), if payments.is_none() => {
-                payments = Some(Instant::now() + PAYING);
-                continue;
-            }
             _ = rounds.tick(), if has_leases => SHARDS,
         };
-        payments = None;
         let tables = shared.leases();
         has_leases = !tables.is_empty();
         for leases in tables {

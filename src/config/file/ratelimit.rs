@@ -171,7 +171,7 @@ pub enum Mode {
     #[default]
     Precise,
     /// Instances lease portions of a key's budget, so that requests seldom wait: the limit may be
-    /// exceeded by 5 % of the burst.
+    /// exceeded by 4 % of the burst.
     Fast,
 }
 

@@ -53,7 +53,7 @@ impl Lessee {
 fn allowed(rate: &Rate, time: Duration) -> (f64, f64) {
     let window = rate.window;
     let flow = window.limit as f64 * time.as_secs_f64() / window.period.as_secs_f64();
-    (window.burst as f64 + flow, window.burst as f64 * 0.05)
+    (window.burst as f64 + flow, window.burst as f64 * 0.04)
 }
 
 #[test]

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::entry::Need;
 use super::order::{Loan, Order};
 use crate::filter::ratelimit::rate::{Nanos, Rate, Verdict};
 use crate::filter::ratelimit::shared::{Answer, Step};
@@ -20,14 +19,8 @@ const ASKED_AGAIN: Nanos = 2000 * MS;
 const PAUSE: Nanos = 50 * MS;
 const PAUSE_PART: u64 = 20;
 
-/// The part of a burst that all instances together let through before they know of a key. With what comes
-/// back while it is being paid it stays below the 5 % that are promised.
+/// The part of a burst that all instances together let through before they know of a key: the 4 % that are promised.
 const CREDIT_PART: u64 = 25;
-
-/// A bucket that takes as long to fill drains by less than 1 % of its depth until the next orders go out
-/// and are answered. Waking the thread of the store for each key instead would cost as much as a question for
-/// each request.
-const DEEP: Nanos = 950 * MS;
 
 /// Credit is given to keys that had at least this part of their burst left.
 const PLENTY: u64 = 4;
@@ -102,14 +95,6 @@ impl Account {
             self.refusal = None;
         }
         self.rates = Arc::clone(rates);
-    }
-
-    /// How soon credit has to be paid: until then its bucket drains once more.
-    pub fn need_to_pay(&self) -> Need {
-        match self.shortest() < DEEP {
-            true => Need::Now,
-            false => Need::Soon,
-        }
     }
 
     /// One more request waits. It sees when something has changed.

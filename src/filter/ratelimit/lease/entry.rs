@@ -57,10 +57,8 @@ pub(super) enum Next {
 pub(super) enum Need {
     /// Nothing.
     Nothing,
-    /// In the next round: there are tokens left.
+    /// In the next round.
     Later,
-    /// In a moment, since something is to be paid.
-    Soon,
     /// At once.
     Now,
 }
@@ -123,14 +121,9 @@ impl Entry {
             self.account.unpaid = unpaid;
             self.used = self.used.saturating_add(cost);
             self.last_use = now;
-            return (self.admit(now), self.account.need_to_pay());
+            return (self.admit(now), Need::Later);
         }
         (Next::Wait, Need::Now)
-    }
-
-    /// How soon credit has to be paid.
-    pub fn need_to_pay(&self) -> Need {
-        self.account.need_to_pay()
     }
 
     /// Takes what a response turned out to cost.
@@ -261,14 +254,14 @@ impl Entry {
         self.lapse(now);
         let is_idle = self.is_idle(now);
         if self.is_in_debt() || (is_idle && self.tokens > 0) {
-            return Some(Need::Soon);
+            return Some(Need::Later);
         }
         if is_idle {
             return self.account.is_refusing(now).then_some(Need::Nothing);
         }
         // Settled before they lapse, and held on to.
         let is_old = self.tokens > 0 && now + (LIFE_NANOS - RENEWED) >= self.until;
-        Some(if is_old { Need::Soon } else { Need::Nothing })
+        Some(if is_old { Need::Later } else { Need::Nothing })
     }
 
     /// Whether it may make way for another key.

@@ -167,7 +167,7 @@ impl Leases {
         let mut shard = self.shard(key);
         if let Some(entry) = shard.entry(key, name, rates, now) {
             entry.charge(cost, now);
-            self.call(shard, key, Need::Soon);
+            self.call(shard, key, Need::Later);
         }
     }
 
@@ -210,8 +210,7 @@ impl Leases {
             entry.settle(order, loan, now);
             if entry.is_in_debt() && loan.is_some() {
                 // Let through meanwhile.
-                let need = entry.need_to_pay();
-                self.call(shard, order.key, need);
+                self.call(shard, order.key, Need::Later);
             }
         }
     }
@@ -228,7 +227,7 @@ impl Leases {
         let keys = entries.len();
         entries.retain(|key, entry| {
             let need = entry.rest(now);
-            if need == Some(Need::Soon) {
+            if need == Some(Need::Later) {
                 entry.is_due = true;
                 due.push(key);
             }
@@ -269,10 +268,8 @@ impl Leases {
         }
         self.due.fetch_or(1 << shard_of(key), Relaxed);
         drop(shard);
-        match need {
-            Need::Now => self.shared.hurry(),
-            Need::Soon => self.shared.owe(),
-            Need::Later | Need::Nothing => {}
+        if need == Need::Now {
+            self.shared.hurry();
         }
     }
 

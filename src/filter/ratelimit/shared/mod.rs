@@ -68,8 +68,6 @@ pub struct Shared {
     leases: Mutex<Vec<Weak<Leases>>>,
     /// Somebody waits for tokens.
     hurry: Notify,
-    /// Something is to be paid.
-    owe: Notify,
 }
 
 impl Default for Shared {
@@ -88,7 +86,6 @@ impl Default for Shared {
             used: watch::Sender::new(false),
             leases: Mutex::default(),
             hurry: Notify::new(),
-            owe: Notify::new(),
         };
         shared.set_patience(PATIENCE);
         shared
@@ -153,11 +150,6 @@ impl Shared {
     /// There is an order that somebody waits for.
     pub(super) fn hurry(&self) {
         self.hurry.notify_one();
-    }
-
-    /// There is an order with a payment.
-    pub(super) fn owe(&self) {
-        self.owe.notify_one();
     }
 
     /// Whether the store answers, as far as is known.
@@ -281,11 +273,6 @@ impl Shared {
     /// Waits until there is an order that somebody waits for.
     pub async fn hurried(&self) {
         self.hurry.notified().await;
-    }
-
-    /// Waits until there is an order with a payment.
-    pub async fn owing(&self) {
-        self.owe.notified().await;
     }
 
     /// Waits until an outage begins.

@@ -209,24 +209,20 @@ fn other_limits_hold_for_tokens_in_use_and_a_cost_of_nothing_uses_none() {
 }
 
 #[test]
-fn payments_call_for_whoever_sends_them() {
+fn only_a_request_that_waits_calls_for_whoever_sends_orders() {
     let mut setup = Setup::new(&[rate(1000, 1, 1000)]);
-    let owes = |setup: &Setup| is_ready(setup.shared.owing());
-    assert!(setup.admits(0) && !owes(&setup));
-    assert!(setup.admits(1) && owes(&setup), "credit");
-    while !setup.leases.spend(KEY, &setup.rates, 1, setup.now) {
-        assert!(setup.admits(1));
-        setup.pass(5 * MS);
-        setup.exchange();
-    }
-    owes(&setup);
-    while setup.leases.spend(KEY, &setup.rates, 1, setup.now) {}
-    assert!(setup.admits(1) && !owes(&setup), "in the next round");
-    setup.order().unwrap();
+    let hurries = |setup: &Setup| is_ready(setup.shared.hurried());
+    assert!(hurries(&setup), "there are leases");
+    let credit = 1000 / 25;
+    assert!((0..credit).all(|_| setup.admits(1)) && !hurries(&setup));
+    assert_eq!(setup.take(1), Taken::Wait);
+    setup.wait_for_an_order(1);
+    assert!(hurries(&setup));
     setup
         .leases
         .charge(KEY, String::new, &setup.rates, 1, setup.now);
-    assert!(owes(&setup));
+    assert!(!hurries(&setup));
+    setup.order().unwrap();
 }
 
 fn is_ready(future: impl Future<Output = ()>) -> bool {
