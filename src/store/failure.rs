@@ -40,9 +40,10 @@ impl Failure {
     }
 
     /// Whether it is an answer that somebody who asks has to be ready for: a server that does not know
-    /// a script yet, or a key that a hand has made something else.
+    /// a script yet, or takes no keys of several slots, or a key that a hand has made something else.
     pub(super) fn is_expected(&self) -> bool {
-        self.has_code("NOSCRIPT") || self.has_code("WRONGTYPE")
+        let codes = ["NOSCRIPT", "CROSSSLOT", "WRONGTYPE"];
+        codes.iter().any(|code| self.has_code(code))
     }
 
     /// Whether another connection may do better than this one.

@@ -22,6 +22,7 @@ mod state;
 
 use std::future::Future;
 use std::io;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -62,6 +63,8 @@ pub struct Store {
 struct Connected {
     context: Arc<Context>,
     connections: Connections,
+    /// Whether servers take together only what is in one slot: those of a Cluster do.
+    has_slots: AtomicBool,
 }
 
 impl Store {
@@ -111,6 +114,7 @@ impl Store {
         match Connections::start(&context, runtime, tasks) {
             Ok(connections) => Some(Connected {
                 context,
+                has_slots: AtomicBool::new(!connections.are_one()),
                 connections,
             }),
             Err(failure) => {
@@ -151,6 +155,7 @@ impl Store {
         let Connected {
             context,
             connections,
+            ..
         } = &**connected.as_ref()?;
         Some(state::of(context, connections))
     }

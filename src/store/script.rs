@@ -3,10 +3,12 @@
 //! One run does for many keys what it does for one. Each key has a line of words for the script, and a line of the
 //! answer: many values of their own would cost more to write and to read than all else that is done with them.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use redis::{Cmd, from_redis_value};
 
-use super::{Answer, Failure, Keyed, Store, none_configured};
+use super::{Answer, Connected, Failure, Keyed, Store, none_configured};
 use crate::metrics::{RedisCommand, RedisError as Kind};
 
 /// Keys of one run at most: it occupies the server for half a millisecond or so, which others wait.
@@ -97,50 +99,66 @@ impl Store {
         let Some(connected) = self.connected.load_full() else {
             return lines(Err(none_configured()), calls.len(), &read);
         };
-        let within = connected.context.settings.command_timeout;
-        // Servers of a Cluster take together only what is in one slot.
-        let at_once = match connected.connections.are_one() {
-            true => KEYS,
-            false => 1,
+        let at_once = match connected.has_slots.load(Relaxed) {
+            true => 1,
+            false => KEYS,
         };
         let runs: Vec<_> = calls.chunks(at_once).collect();
+        let answers = self.answers(&connected, command, script, &runs).await;
+        let mut all = Vec::with_capacity(calls.len());
+        for (calls, answer) in runs.into_iter().zip(answers) {
+            if !has_code(&answer, "CROSSSLOT") {
+                all.extend(lines(answer, calls.len(), &read));
+                continue;
+            }
+            // A server that has all slots of a Cluster. It has done nothing.
+            connected.has_slots.store(true, Relaxed);
+            let runs: Vec<_> = calls.chunks(1).collect();
+            let answers = self.answers(&connected, command, script, &runs).await;
+            let answers = answers.into_iter();
+            all.extend(answers.flat_map(|answer| lines(answer, 1, &read)));
+        }
+        all
+    }
+
+    /// What each run is answered, by servers that have been told the script.
+    async fn answers<L: Told>(
+        &self,
+        connected: &Connected,
+        command: RedisCommand,
+        script: &Script,
+        runs: &[&[Call<'_, L>]],
+    ) -> Vec<Answer> {
+        let within = connected.context.settings.command_timeout;
         let commands = runs.iter().map(|calls| script.command(calls, false));
         let commands = commands.collect();
-        let mut answers = self.each_of(&connected, command, commands, within).await;
+        let mut answers = self.each_of(connected, command, commands, within).await;
         // The first text makes the digest known to one server; a Cluster has several.
         for only_first in [true, false] {
-            let unknown: Vec<usize> = unknown(&answers).collect();
+            let places = 0..answers.len();
+            let unknown: Vec<_> = places
+                .filter(|index| has_code(&answers[*index], "NOSCRIPT"))
+                .collect();
             if unknown.is_empty() {
                 break;
             }
-            let asked = unknown.iter().filter_map(|index| runs.get(*index));
-            let commands = asked.enumerate().map(|(index, calls)| {
-                let as_text = !only_first || index == 0;
-                script.command(calls, as_text)
+            let commands = unknown.iter().enumerate().map(|(turn, index)| {
+                let as_text = !only_first || turn == 0;
+                script.command(runs[*index], as_text)
             });
             let commands = commands.collect();
-            let again = self.each_of(&connected, command, commands, within).await;
+            let again = self.each_of(connected, command, commands, within).await;
             for (index, answer) in unknown.into_iter().zip(again) {
-                if let Some(place) = answers.get_mut(index) {
-                    *place = answer;
-                }
+                answers[index] = answer;
             }
         }
-        let answers = runs.iter().zip(answers);
         answers
-            .flat_map(|(calls, answer)| lines(answer, calls.len(), &read))
-            .collect()
     }
 }
 
-/// Runs whose server does not know the script.
-fn unknown(answers: &[Answer]) -> impl Iterator<Item = usize> {
-    let is_unknown = |answer: &Answer| {
-        let failure = answer.as_ref().err();
-        failure.is_some_and(|failure| failure.has_code("NOSCRIPT"))
-    };
-    let answers = answers.iter().enumerate();
-    answers.filter_map(move |(index, answer)| is_unknown(answer).then_some(index))
+fn has_code(answer: &Answer, code: &str) -> bool {
+    let failure = answer.as_ref().err();
+    failure.is_some_and(|failure| failure.has_code(code))
 }
 
 /// What a run says of each of so many keys.

@@ -4,3 +4,4 @@ mod fast;
 mod instance;
 mod outages;
 mod precise;
+mod servers;

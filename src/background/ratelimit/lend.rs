@@ -21,8 +21,8 @@ const ROUND: Duration = Duration::from_millis(40);
 /// So many in a round, and all are looked at in a third of a second: leases are settled long before they lapse.
 const SHARDS: usize = 8;
 
-/// So many keys are looked at in a tenth of a millisecond or so, which requests may wait for.
-const KEYS: usize = 4096;
+/// Places for so many keys are looked at in a tenth of a millisecond or so, which requests may wait for.
+const PLACES: usize = 4096;
 
 static LEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lease.lua")));
 
@@ -39,8 +39,16 @@ pub(super) async fn keep(shared: Arc<Shared>, store: Weak<Store>) {
         };
         let tables = shared.leases();
         has_leases = !tables.is_empty();
+        let mut swept = 0;
         for leases in tables {
-            sweep(&leases, shards).await;
+            for _ in 0..shards {
+                swept += leases.sweep(Instant::now());
+                if swept > PLACES {
+                    // Requests wait for what else this thread does.
+                    yield_now().await;
+                    swept = 0;
+                }
+            }
             let mut orders = Vec::new();
             leases.orders(Instant::now(), &mut orders);
             while !orders.is_empty() {
@@ -54,19 +62,6 @@ pub(super) async fn keep(shared: Arc<Shared>, store: Weak<Store>) {
                 let leases = Arc::clone(&leases);
                 tokio::spawn(lend(store, Arc::clone(&shared), leases, some, place));
             }
-        }
-    }
-}
-
-/// Looks after so many shards.
-async fn sweep(leases: &Leases, shards: usize) {
-    let mut keys = 0;
-    for _ in 0..shards {
-        keys += leases.sweep(Instant::now());
-        if keys > KEYS {
-            // Requests wait for what else this thread does.
-            yield_now().await;
-            keys = 0;
         }
     }
 }

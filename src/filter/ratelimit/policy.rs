@@ -97,6 +97,21 @@ pub struct Asked<'a, 'f> {
     is_noted: bool,
 }
 
+impl Asked<'_, '_> {
+    fn leased(&self) -> u64 {
+        leased(self.key, self.tier)
+    }
+}
+
+/// Whose tokens a key uses in a tier: what they are worth is not the same in all of them.
+fn leased(key: u64, tier: Option<usize>) -> u64 {
+    match tier {
+        // As keys do, these differ in all bits: by the golden ratio (Knuth, volume 3, section 6.4).
+        Some(index) => key.wrapping_add((index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+        None => key,
+    }
+}
+
 impl Policy {
     /// Prepares a policy. What it counted before it goes on counting, as long as it counts the same.
     pub fn compile(
@@ -187,7 +202,7 @@ impl Policy {
         // By the clock, since a lease may have run out meanwhile.
         let by_clock = Instant::now();
         let rates = &self.limits(asked.tier).rates;
-        if !asked.is_noted && leases.spend(asked.key, rates, asked.cost, by_clock) {
+        if !asked.is_noted && leases.spend(asked.leased(), rates, asked.cost, by_clock) {
             self.metrics
                 .decided(LimitResult::Allowed, LimitSource::Redis);
             return Some(Outcome::Free);
@@ -206,7 +221,7 @@ impl Policy {
     ) -> Option<Outcome> {
         let name = || self.name(asked.caller).into_string();
         let rates = &self.limits(asked.tier).rates;
-        match leases.take(asked.key, name, rates, asked.cost, by_clock) {
+        match leases.take(asked.leased(), name, rates, asked.cost, by_clock) {
             lease::Taken::Decided(verdict) => Some(self.leased(asked, verdict)),
             lease::Taken::Unanswered(_) => Some(self.without_redis(asked, now)),
             lease::Taken::Wait => None,
@@ -222,7 +237,7 @@ impl Policy {
     ) -> Outcome {
         if let Some(leases) = &self.buckets.leases {
             let since = Instant::now();
-            let answer = leases.wait(asked.key, asked.cost, until).await;
+            let answer = leases.wait(asked.leased(), asked.cost, until).await;
             return match self.waited(answer, since) {
                 Some(verdict) => self.leased(asked, verdict),
                 None => self.without_redis(asked, now),
@@ -391,7 +406,9 @@ impl Charge {
         let buckets = &self.policy.buckets;
         match (&self.taken.place, &buckets.leases) {
             (Place::Redis(name), _) => self.policy.shared.give_back(name, rates, units),
-            (Place::Lease(_), Some(leases)) => leases.give_back(self.taken.key, units),
+            (Place::Lease(_), Some(leases)) => {
+                leases.give_back(leased(self.taken.key, self.taken.tier), units)
+            }
             _ => buckets
                 .table
                 .give_back(self.taken.key, &self.own_rates(), units),
@@ -426,7 +443,8 @@ impl Charge {
         match (&self.taken.place, &buckets.leases) {
             (Place::Redis(name), _) => self.policy.shared.charge(name, rates, more),
             (Place::Lease(Some(name)), Some(leases)) => {
-                leases.charge(self.taken.key, || name.to_string(), rates, more, now);
+                let key = leased(self.taken.key, self.taken.tier);
+                leases.charge(key, || name.to_string(), rates, more, now);
             }
             _ => {
                 let now = buckets.nanos(now);

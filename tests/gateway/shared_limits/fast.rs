@@ -8,7 +8,7 @@ use edge_gateway::filter::ratelimit::lease::{Leases, Taken};
 use edge_gateway::filter::ratelimit::rate::Rate;
 use edge_gateway::filter::ratelimit::shared::Unanswered;
 
-use super::instance::{Instance, PATIENT, rate, run};
+use super::instance::{Instance, PATIENT, calls, rate, run};
 use crate::support::{Redis, eventually};
 
 const NAME: &str = "ratelimit:fast:alice";
@@ -109,7 +109,7 @@ fn a_burst_that_comes_to_all_at_once_is_not_let_through_three_times() {
             admitted += u64::from(run(lessee.asks(&rates, 1)).unwrap());
         }
     }
-    assert!((250..=315).contains(&admitted), "{admitted}");
+    assert!((250..=312).contains(&admitted), "{admitted}");
     eventually("what was on credit is paid", || {
         let value = redis.ask(&["GET", NAME]);
         let debt = value
@@ -173,7 +173,7 @@ fn what_was_leased_is_used_while_redis_is_away_and_all_goes_on_afterwards() {
 }
 
 #[test]
-fn one_pipeline_orders_for_hundreds_of_keys() {
+fn one_command_orders_for_many_keys() {
     let redis = Redis::start();
     let lessee = Lessee::several(&redis, 1).remove(0);
     let rates = Arc::from([rate(100, 1, 100)]);
@@ -184,7 +184,9 @@ fn one_pipeline_orders_for_hundreds_of_keys() {
         assert!(matches!(taken, Taken::Decided(verdict) if verdict.admitted));
     }
     eventually("all are paid", || {
-        redis.ask(&["DBSIZE"]).parse::<u64>().unwrap() > 0
+        redis.ask(&["DBSIZE"]).parse::<u64>().unwrap() > 500
     });
+    // The stats of commands tell signs of life, too.
+    assert!(calls(&redis, "evalsha") < 100);
     eventually("all are forgotten", || lessee.leases.is_empty());
 }

@@ -95,3 +95,12 @@ pub fn run<T>(future: impl Future<Output = T>) -> T {
     let runtime = builder.enable_all().build().expect("a runtime");
     runtime.block_on(future)
 }
+
+/// How often a server was given a command.
+pub fn calls(redis: &Redis, command: &str) -> u64 {
+    let stats = redis.ask(&["INFO", "commandstats"]);
+    let name = format!("cmdstat_{command}:calls=");
+    let found = stats.lines().find_map(|line| line.strip_prefix(&name));
+    let count = found.and_then(|rest| rest.split(',').next());
+    count.map_or(0, |count| count.parse().expect("a number"))
+}

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use edge_gateway::filter::ratelimit::rate::{Rate, Verdict};
 use futures_util::future::join_all;
 
-use super::instance::{Instance, PATIENT, rate, run};
+use super::instance::{Instance, PATIENT, calls, rate, run};
 use crate::support::{Redis, eventually};
 
 const KEY: &str = "ratelimit:per-user:alice";
@@ -209,14 +209,6 @@ fn a_thousand_questions_at_once_are_few_commands() {
     assert_eq!(calls(&redis, "eval"), told);
 }
 
-fn calls(redis: &Redis, command: &str) -> u64 {
-    let stats = redis.ask(&["INFO", "commandstats"]);
-    let name = format!("cmdstat_{command}:calls=");
-    let found = stats.lines().find_map(|line| line.strip_prefix(&name));
-    let count = found.and_then(|rest| rest.split(',').next());
-    count.map_or(0, |count| count.parse().expect("a number"))
-}
-
 #[test]
 fn a_server_that_forgot_the_scripts_is_told_them_again() {
     let redis = Redis::start();
@@ -224,12 +216,12 @@ fn a_server_that_forgot_the_scripts_is_told_them_again() {
     let rates = [still(10)];
     assert_eq!(take(&instance, &rates, 1).remaining(), 9);
     redis.ask(&["SCRIPT", "FLUSH"]);
-    let asked = (0..4).map(|_| instance.take(KEY, &rates, 1));
+    // Of two keys, in several commands.
+    let keys = [KEY, "ratelimit:per-user:bob"];
+    let rates = [still(1000)];
+    let asked = (0..400).map(|turn| instance.take(keys[turn % 2], &rates, 1));
     let verdicts = run(join_all(asked));
     assert!(verdicts.iter().all(|verdict| verdict.unwrap().admitted));
-    assert_eq!(
-        take(&instance, &rates, 0).remaining(),
-        5,
-        "each counts once"
-    );
+    let left = keys.map(|key| run(instance.take(key, &rates, 0)).unwrap().remaining());
+    assert_eq!(left, [799, 800], "each counts once");
 }

@@ -93,6 +93,7 @@ impl Account {
     pub fn adopt(&mut self, rates: &Arc<[Rate]>) {
         if self.rates != *rates {
             self.refusal = None;
+            self.known.has_plenty = false;
         }
         self.rates = Arc::clone(rates);
     }

@@ -57,7 +57,7 @@ pub(super) enum Next {
 pub(super) enum Need {
     /// Nothing.
     Nothing,
-    /// In the next round.
+    /// In the next round, or when there are many.
     Later,
     /// At once.
     Now,

@@ -27,6 +27,9 @@ pub use self::order::{LIFE, Loan, Order};
 const SHARDS: usize = u64::BITS as usize;
 const SHARD_BITS: u32 = SHARDS.ilog2();
 
+/// So many orders do not wait for the next round: those of a flood, all at once, would hold everybody up.
+const MANY: usize = 64;
+
 /// How many keys are looked at for one that may make way.
 const LOOKED_AT: usize = 8;
 
@@ -48,6 +51,8 @@ pub struct Leases {
     beginning: Instant,
     /// A bit for each shard that has something to order.
     due: AtomicU64,
+    /// How many keys were listed since orders were fetched.
+    listed: AtomicUsize,
     shared: Arc<Shared>,
     /// The shard that is swept next.
     turn: AtomicUsize,
@@ -77,6 +82,7 @@ impl Leases {
             shards: (0..SHARDS).map(|_| shard()).collect(),
             beginning: Instant::now(),
             due: AtomicU64::new(0),
+            listed: AtomicUsize::new(0),
             shared: Arc::clone(shared),
             turn: AtomicUsize::new(0),
         });
@@ -182,6 +188,7 @@ impl Leases {
     pub fn orders(&self, now: Instant, orders: &mut Vec<Order>) {
         let now = self.nanos(now);
         let is_answering = self.shared.is_answering();
+        self.listed.store(0, Relaxed);
         let busy = self.due.swap(0, Relaxed);
         for (index, shard) in self.shards.iter().enumerate() {
             if busy & (1 << index) == 0 {
@@ -215,8 +222,8 @@ impl Leases {
         }
     }
 
-    /// Looks after a part of the keys that nobody asks about, a different one each time. Says how many they are.
-    /// Orders are to be fetched behind it.
+    /// Looks after a part of the keys that nobody asks about, a different one each time. Says how many there is room
+    /// for, which is what that takes. Orders are to be fetched behind it.
     pub fn sweep(&self, now: Instant) -> usize {
         let now = self.nanos(now);
         let turn = self.turn.fetch_add(1, Relaxed);
@@ -224,7 +231,7 @@ impl Leases {
         // There are as many.
         let mut shard = self.shards[index].lock();
         let Shard { entries, due } = &mut *shard;
-        let keys = entries.len();
+        let room = entries.room();
         entries.retain(|key, entry| {
             let need = entry.rest(now);
             if need == Some(Need::Later) {
@@ -236,7 +243,7 @@ impl Leases {
         if !due.is_empty() {
             self.due.fetch_or(1 << index, Relaxed);
         }
-        keys
+        room
     }
 
     /// How many keys are known.
@@ -254,21 +261,23 @@ impl Leases {
         shards.all(|shard| shard.lock().entries.is_empty())
     }
 
-    /// Puts a key on the list, and sees to it that it is looked at in time.
+    /// Puts a key on the list, and has those who send orders called if they should not wait for the next round.
     fn call(&self, mut shard: MutexGuard<'_, Shard>, key: u64, need: Need) {
         if need == Need::Nothing {
             return;
         }
+        let mut are_many = false;
         let Shard { entries, due } = &mut *shard;
         if let Some(entry) = entries.get_mut(key)
             && !entry.is_due
         {
             entry.is_due = true;
             due.push(key);
+            are_many = self.listed.fetch_add(1, Relaxed) + 1 == MANY;
         }
         self.due.fetch_or(1 << shard_of(key), Relaxed);
         drop(shard);
-        if need == Need::Now {
+        if need == Need::Now || are_many {
             self.shared.hurry();
         }
     }

@@ -29,7 +29,13 @@ impl<T> Slots<T> {
         }
     }
 
+    /// How many there is room for at present.
+    pub fn room(&self) -> usize {
+        self.slots.len()
+    }
+
     /// How many there are.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.count
     }

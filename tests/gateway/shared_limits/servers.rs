@@ -1,0 +1,136 @@
+//! Several servers in the place of one: those of a Cluster, each with keys of its own, and a primary that is replaced.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use edge_gateway::filter::ratelimit::lease::{Leases, Taken};
+use edge_gateway::filter::ratelimit::rate::Verdict;
+use edge_gateway::filter::ratelimit::shared::Unanswered;
+use futures_util::future::join_all;
+
+use super::instance::{Instance, PATIENT, rate, run};
+use crate::support::redis_cluster::SPARE;
+use crate::support::sentinel::MASTER;
+use crate::support::{Redis, RedisCluster, Sentinel, eventually};
+
+const KEYS: usize = 90;
+
+fn name(key: usize) -> String {
+    format!("ratelimit:per-user:{key}")
+}
+
+/// Asks for some keys at once.
+fn take(instance: &Instance, keys: &[usize], cost: u64) -> Vec<Result<Verdict, Unanswered>> {
+    let rates = [rate(1, 100_000, 10)];
+    let names: Vec<_> = keys.iter().map(|key| name(*key)).collect();
+    let asked = names.iter().map(|name| instance.take(name, &rates, cost));
+    run(join_all(asked))
+}
+
+/// Waits until there are answers for all keys, and says how much is left of each.
+#[track_caller]
+fn left(instance: &Instance, keys: &[usize], cost: u64) -> Vec<u64> {
+    eventually("each key has an answer", || {
+        take(instance, keys, 0).iter().all(Result::is_ok)
+    });
+    let verdicts = take(instance, keys, cost).into_iter();
+    verdicts
+        .map(|verdict| verdict.expect("an answer").remaining())
+        .collect()
+}
+
+/// Uses one unit of each key on credit, which is to be paid.
+fn lend(instance: &Instance, keys: &[usize]) -> Arc<Leases> {
+    eventually("it is counted", || instance.shared.known_instances() > 0);
+    let leases = Leases::new(&instance.shared, 1000);
+    let rates = Arc::from([rate(1, 100_000, 100)]);
+    for key in keys {
+        let hash = (*key as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let taken = leases.take(hash, || name(*key), &rates, 1, Instant::now());
+        assert!(matches!(taken, Taken::Decided(verdict) if verdict.admitted));
+    }
+    leases
+}
+
+#[test]
+fn in_a_cluster_every_key_counts_where_its_slot_is() {
+    let cluster = RedisCluster::start();
+    let all = [0, 1].map(|seed| Instance::at(&cluster.setting(&[seed]), PATIENT));
+    let keys: Vec<_> = (0..KEYS).collect();
+    assert_eq!(left(&all[0], &keys, 3), [7; KEYS]);
+    assert_eq!(left(&all[1], &keys, 3), [4; KEYS]);
+    for key in &keys {
+        let owner = RedisCluster::owner(cluster.slot(&name(*key)));
+        assert_eq!(cluster.nodes[owner].ask(&["EXISTS", &name(*key)]), "1");
+        cluster.nodes[owner].ask(&["DEL", &name(*key)]);
+    }
+    let leases = lend(&all[0], &keys);
+    eventually("all have paid", || left(&all[1], &keys, 0) == [9; KEYS]);
+    eventually("all are forgotten", || leases.is_empty());
+}
+
+#[test]
+fn a_master_of_a_cluster_that_fails_hinders_nobody_elses_keys_and_is_replaced() {
+    let mut cluster = RedisCluster::with_node_timeout("1500");
+    let keys: Vec<_> = (0..KEYS).collect();
+    let owner = |key: &usize| RedisCluster::owner(cluster.slot(&name(*key)));
+    let failing = owner(&0);
+    let (lost, kept): (Vec<_>, Vec<_>) = keys.iter().partition(|key| owner(key) == failing);
+    cluster.make_replica(failing);
+    let instance = Instance::at(&cluster.setting(&[0, 1, 2]), PATIENT);
+    assert_eq!(left(&instance, &keys, 3), [7; KEYS]);
+    eventually("it is replicated", || {
+        cluster.nodes[SPARE].ask(&["DBSIZE"]) == cluster.nodes[failing].ask(&["DBSIZE"])
+    });
+    cluster.nodes[failing].stop();
+    eventually("its keys have no answer, and the others have", || {
+        let kept = take(&instance, &kept, 0);
+        kept.iter().all(Result::is_ok) && take(&instance, &lost, 0).iter().all(Result::is_err)
+    });
+    assert_eq!(left(&instance, &keys, 3), [4; KEYS], "by the replica");
+}
+
+#[test]
+fn a_failover_by_sentinels_keeps_what_was_counted() {
+    let mut primary = Redis::start();
+    let of = format!("127.0.0.1 {}", primary.address().port());
+    let replica = Redis::with(&["--repl-diskless-sync-delay", "0", "--replicaof", &of]);
+    let sentinel = Sentinel::of(&primary, "requirepass watch");
+    eventually("the sentinel knows the replica", || {
+        let known = sentinel.ask("watch", &["SENTINEL", "REPLICAS", MASTER]);
+        known.contains(&replica.address().port().to_string())
+    });
+    let at = sentinel.address();
+    let settings = format!("sentinel: {{ master: {MASTER}, nodes: ['{at}'], password: watch }}");
+    let instance = Instance::at(&settings, PATIENT);
+    let keys: Vec<_> = (0..KEYS).collect();
+    assert_eq!(left(&instance, &keys, 3), [7; KEYS]);
+    eventually("it is replicated", || {
+        replica.ask(&["DBSIZE"]) == primary.ask(&["DBSIZE"])
+    });
+    primary.stop();
+    eventually("there is no answer", || {
+        take(&instance, &[0], 0)[0].is_err()
+    });
+    assert_eq!(left(&instance, &keys, 3), [4; KEYS], "by the replica");
+    let _leases = lend(&instance, &[KEYS]);
+    eventually("leases are paid there", || {
+        replica.ask(&["EXISTS", &name(KEYS)]) == "1"
+    });
+}
+
+#[test]
+fn a_server_with_all_slots_takes_the_keys_one_by_one() {
+    let redis = Redis::with(&["--cluster-enabled", "yes"]);
+    let first_to_last = ["CLUSTER", "ADDSLOTSRANGE", "0", "16383"];
+    assert_eq!(redis.ask(&first_to_last), "OK");
+    eventually("it is well", || RedisCluster::is_well(&redis));
+    let instance = Instance::start(&redis, PATIENT);
+    let keys: Vec<_> = (0..KEYS).collect();
+    for left in [9, 8] {
+        for verdict in take(&instance, &keys, 1) {
+            assert_eq!(verdict.map(|verdict| verdict.remaining()), Ok(left));
+        }
+    }
+    assert!(instance.shared.is_answering());
+}
