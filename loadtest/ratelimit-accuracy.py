@@ -127,9 +127,10 @@ async def send(plan, gateways, path, prefix, instance_of):
     record = Record()
 
     async def work(index, queue):
-        pipes = [await Pipe.to(gateway.port) for gateway in gateways]
-        turn = index
+        # Opened when there is something to send: the gateway closes a connection that stays silent.
+        pipes, turn = [], index
         while (key := await queue.get()) is not None:
+            pipes = pipes or [await Pipe.to(gateway.port) for gateway in gateways]
             keys = [key]
             while len(keys) < PIPELINE and not queue.empty():
                 key = queue.get_nowait()

@@ -22,7 +22,7 @@ const ROUND: Duration = Duration::from_millis(40);
 const SHARDS: usize = 8;
 
 /// Places for so many keys are looked at in a tenth of a millisecond or so, which requests may wait for.
-const PLACES: usize = 4096;
+const SWEPT: usize = 4096;
 
 static LEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lease.lua")));
 
@@ -43,7 +43,7 @@ pub(super) async fn keep(shared: Arc<Shared>, store: Weak<Store>) {
         for leases in tables {
             for _ in 0..shards {
                 swept += leases.sweep(Instant::now());
-                if swept > PLACES {
+                if swept > SWEPT {
                     // Requests wait for what else this thread does.
                     yield_now().await;
                     swept = 0;

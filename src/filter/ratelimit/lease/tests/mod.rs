@@ -225,6 +225,33 @@ fn only_a_request_that_waits_calls_for_whoever_sends_orders() {
     setup.order().unwrap();
 }
 
+#[test]
+fn orders_of_a_flood_do_not_wait_for_the_next_round() {
+    let setup = Setup::new(&[rate(1000, 1, 1000)]);
+    let hurries = || is_ready(setup.shared.hurried());
+    assert!(hurries(), "there are leases");
+    for shard in 0..MANY as u64 {
+        assert!(!hurries());
+        let (key, name) = (shard << (u64::BITS - SHARD_BITS), || shard.to_string());
+        setup.leases.take(key, name, &setup.rates, 1, setup.now);
+    }
+    assert!(hurries());
+}
+
+#[test]
+fn a_key_that_owes_more_than_its_burst_is_remembered_until_that_is_back() {
+    let mut setup = Setup::new(&[rate(100, 3600, 100)]);
+    let name = || "ratelimit:a:b".to_owned();
+    setup.leases.charge(KEY, name, &setup.rates, 101, setup.now);
+    setup.exchange();
+    setup.pass(Duration::from_secs(5));
+    setup.sweep();
+    assert!(matches!(setup.take(1), Taken::Decided(verdict) if !verdict.admitted));
+    setup.pass(Duration::from_secs(120));
+    setup.sweep();
+    assert!(setup.leases.is_empty());
+}
+
 fn is_ready(future: impl Future<Output = ()>) -> bool {
     let mut context = Context::from_waker(Waker::noop());
     std::pin::pin!(future).poll(&mut context).is_ready()
