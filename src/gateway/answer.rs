@@ -1,10 +1,8 @@
 //! What the gateway answers by itself: fixed responses, redirects and refusals.
 
-use std::time::Instant;
-
 use super::failure::Failure;
 use super::receive::request_of;
-use super::{Context, Gateway, authenticate, cors, ip_access, limit};
+use super::{Context, Gateway, authenticate, cors, deadline, ip_access, limit};
 use crate::config::model::Redirect;
 use crate::filter::cors::Stage;
 use crate::filter::maintenance;
@@ -43,9 +41,7 @@ impl Gateway {
         // First, so that nobody can have credentials checked without end.
         let limits = &route.limits.of_clients;
         if !limits.is_empty() {
-            // Since when it is here, which saves a look at the clock.
-            let at = exchange.origin.received;
-            let limited = limit::admit(exchange, context, limits, at).await;
+            let limited = limit::admit(exchange, context, limits).await;
             limited.map_err(Failure::Refused)?;
         }
         if self.answer_preflight(exchange, context).await? {
@@ -53,13 +49,21 @@ impl Gateway {
         }
         let admitted = admit(exchange, context, &route).await;
         admitted.map_err(Failure::Refused)?;
+        let upstream = match &route.action {
+            Action::Proxy(split) => split.next().cloned(),
+            Action::Redirect(_) | Action::Respond(_) => None,
+        };
+        if let Some(upstream) = &upstream {
+            // The time in the route's queue is part of it.
+            deadline::set(exchange, context, upstream);
+        }
         self.enter_route(exchange, context, &route).await?;
         if is_too_large(exchange, route.max_body_bytes) {
             return Err(Failure::Refused(Rejection::BodyTooLarge));
         }
         match &route.action {
-            Action::Proxy(split) => {
-                context.upstream = split.next().cloned();
+            Action::Proxy(_) => {
+                context.upstream = upstream;
                 Ok(false)
             }
             Action::Redirect(target) => self.redirect(exchange, context, target).await,
@@ -183,7 +187,7 @@ async fn admit(exchange: &Exchange, context: &mut Context, route: &Route) -> Res
     let limits = &route.limits.of_identities;
     match limits.is_empty() {
         true => Ok(()),
-        false => limit::admit(exchange, context, limits, Instant::now()).await,
+        false => limit::admit(exchange, context, limits).await,
     }
 }
 

@@ -27,7 +27,6 @@ impl Gateway {
         exchange: &mut Exchange,
         context: &mut Context,
     ) -> Result<(), Failure> {
-        deadline::set(exchange, context);
         self.enter_upstream(exchange, context).await?;
         breaker::look_again(context)?;
         if let Some(upstream) = &context.upstream {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use http::header;
 
 use super::failure::Failure;
-use super::{Context, Gateway};
+use super::{Context, Gateway, deadline};
 use crate::config::model::{Fallback, FallbackResponse};
 use crate::context::Circuit;
 use crate::grpc;
@@ -59,6 +59,9 @@ impl Gateway {
                 // Nothing of the request is with the one that it stands in for.
                 context.places.leave_upstream();
                 context.upstream = snapshot.upstreams.get(*other).cloned();
+                if let Some(upstream) = &context.upstream {
+                    deadline::set(exchange, context, upstream);
+                }
                 enter(context)?;
                 self.proxy(exchange, context).await
             }

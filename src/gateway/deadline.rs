@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 
 use super::failure::{self, Failure};
 use super::{Context, breaker};
@@ -10,29 +10,26 @@ use crate::forward::Failed;
 use crate::grpc;
 use crate::listener::exchange::{ClientFault, Exchange};
 use crate::metrics::FailureReason;
+use crate::upstream::Upstream;
 
 /// Sets when the request has to be over, whatever was set for another upstream: by what its route and
 /// upstream allow, and by what a trusted peer says that is left.
-pub(super) fn set(exchange: &mut Exchange, context: &Context) {
+pub(super) fn set(exchange: &mut Exchange, context: &Context, upstream: &Upstream) {
     let received = exchange.origin.received;
     let at = |left: Option<Duration>| left.and_then(|left| received.checked_add(left));
-    let said = header(context).filter(|_| context.trusted);
+    let said = upstream.timeouts.deadline_header.as_ref();
+    let said = said.filter(|_| context.trusted);
     let said = said.and_then(|name| exchange.request.headers.get(name));
-    let own = at(allowed(context)).map(|at| (at, ClientFault::Overdue));
+    let own = at(allowed(context, upstream)).map(|at| (at, ClientFault::Overdue));
     let of_peer = at(said.and_then(read)).map(|at| (at, ClientFault::Deadline));
     let soonest = own.into_iter().chain(of_peer).min_by_key(|(at, _)| *at);
     exchange.end_by(soonest);
 }
 
 /// How long a request may take as a whole.
-fn allowed(context: &Context) -> Option<Duration> {
-    let (upstream, route) = (context.upstream.as_ref()?, context.route.as_ref()?);
-    route.timeouts.request.or(upstream.timeouts.request)
-}
-
-fn header(context: &Context) -> Option<&HeaderName> {
-    let upstream = context.upstream.as_ref()?;
-    upstream.timeouts.deadline_header.as_ref()
+fn allowed(context: &Context, upstream: &Upstream) -> Option<Duration> {
+    let of_route = context.route.as_ref()?.timeouts.request;
+    of_route.or(upstream.timeouts.request)
 }
 
 /// How much is left, if there is an end.
@@ -43,7 +40,8 @@ pub(super) fn left(exchange: &Exchange) -> Option<Duration> {
 
 /// Tells a backend how much is left.
 pub(super) fn tell(exchange: &Exchange, context: &Context, headers: &mut HeaderMap) {
-    let name = header(context);
+    let upstream = context.upstream.as_ref();
+    let name = upstream.and_then(|upstream| upstream.timeouts.deadline_header.as_ref());
     if let Some(name) = name {
         headers.remove(name);
     }
@@ -71,9 +69,10 @@ fn read(value: &HeaderValue) -> Option<Duration> {
 /// time blames nobody.
 pub(super) fn passed(exchange: &Exchange, context: &mut Context, fault: ClientFault) {
     let now = Instant::now();
-    let (Some(allowed), Some(upstream), Some(attempt)) =
-        (allowed(context), &context.upstream, &mut context.attempt)
-    else {
+    let Some(upstream) = context.upstream.clone() else {
+        return;
+    };
+    let (Some(allowed), Some(attempt)) = (allowed(context, &upstream), &mut context.attempt) else {
         return;
     };
     let (reason, since) = match &attempt.connection {
@@ -83,7 +82,7 @@ pub(super) fn passed(exchange: &Exchange, context: &mut Context, fault: ClientFa
     let waited = since.map(|since| now - since).unwrap_or_default();
     if fault == ClientFault::Overdue && attempt.answered.is_none() && waited * 2 >= allowed {
         let failed = Failed::new(reason);
-        failure::learn(upstream, attempt, &failed, now);
+        failure::learn(&upstream, attempt, &failed, now);
         breaker::conclude(exchange, context, &Failure::Backend(failed));
     }
 }

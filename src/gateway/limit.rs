@@ -10,12 +10,12 @@ use crate::listener::exchange::Exchange;
 use crate::message::Response;
 use crate::reply::{LimitRefusal, Rejection};
 
-/// Lets the request through, or says why not. It counts at the time `at`, which may be a little ago.
+/// Lets the request through, or says why not. It counts from now, and not from when it began to arrive: requests
+/// that are sent slowly and finished together would be let through together.
 pub(super) async fn admit(
     exchange: &Exchange,
     context: &mut Context,
     limits: &Limits,
-    at: Instant,
 ) -> Result<(), Rejection> {
     let mut ledger = std::mem::take(&mut context.ledger);
     let patience = context.snapshot.rate_limits.timeout;
@@ -23,7 +23,7 @@ pub(super) async fn admit(
     let taken = {
         let path_param = |name: &str| context.params.get(name, path);
         let caller = context.caller(&exchange.request.headers, &path_param);
-        match limits.start(&caller, at, &mut ledger) {
+        match limits.start(&caller, Instant::now(), &mut ledger) {
             Step::Over(result) => result,
             // On the heap, so that requests that do not wait do not make room for it.
             step => Box::pin(limits.finish(step, patience, &mut ledger)).await,
@@ -54,10 +54,9 @@ pub(super) fn tell(context: &Context, headers: &mut HeaderMap) {
 }
 
 /// Learns from a backend's response what the request cost.
-pub(super) fn settle(response: &mut Response, context: &Context) {
+pub(super) fn settle(response: &mut Response, context: &mut Context) {
     if let Some(route) = &context.route {
-        route
-            .limits
-            .settle(&context.ledger.charges, &mut response.headers);
+        let charges = &mut context.ledger.charges;
+        route.limits.settle(charges, &mut response.headers);
     }
 }

@@ -421,3 +421,21 @@ fn the_time_in_the_queue_is_part_of_the_request() {
     assert_eq!(first.read_response().status, 200);
     assert_eq!(origin.requests(), 1);
 }
+
+#[test]
+fn the_time_in_the_queue_of_a_route_is_part_of_the_request() {
+    let gate = Gate::new();
+    let origin = held(&gate);
+    let limit = "concurrency: { limit: 1, queue: 5, queue_timeout: 5m }";
+    let route = format!("  - {{ name: all, upstream: u, {limit} }}");
+    let config = config(&origin, ", timeouts: { deadline_header: x-left }", &route);
+    let gateway = Gateway::start(&format!("trusted_proxies: [127.0.0.1]\n{config}"));
+    let mut first = begin(&gateway, "/", "");
+    wait_counts(&gateway, 1.0, 0.0);
+    let refused = begin(&gateway, "/", "X-Left: 200\r\n").read_response();
+    refused.assert_refusal(504, "deadline_exceeded");
+    wait_counts(&gateway, 1.0, 0.0);
+    gate.open();
+    assert_eq!(first.read_response().status, 200);
+    assert_eq!(origin.requests(), 1);
+}

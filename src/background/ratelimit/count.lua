@@ -16,8 +16,9 @@ local function count(key, line)
     end
     leases = rest or ''
   end
-  -- A clock that was set back gives nothing back and takes nothing away.
-  local passed = math.max(0, now - (numbers[1] or now)) * 1000
+  -- A clock that was set back gives nothing back and takes nothing away. From then on it is counted from now.
+  local written = numbers[1] or now
+  local passed = math.max(0, now - written) * 1000
   local action, windows = line:match('^(%a+)(.*)$')
   local steps, mosts, debts, admitted = {}, {}, {}, true
   for step, depth, most in windows:gmatch('(%d+) (%d+) (%d+)') do
@@ -27,19 +28,17 @@ local function count(key, line)
     steps[index], mosts[index], debts[index] = step, most, debt
     if step > 0 and debt + step > depth then admitted = false end
   end
-  local changes, longest = false, 0
-  if admitted or action ~= 'take' then
-    for index, debt in ipairs(debts) do
-      local after
-      if action == 'give' then
-        after = math.max(0, debt - steps[index])
-      else
-        after = math.min(debt + steps[index], mosts[index])
-      end
-      changes = changes or after ~= debt
-      debts[index] = after
-      longest = math.max(longest, after)
+  local changes, longest = written > now, 0
+  for index, debt in ipairs(debts) do
+    local after = debt
+    if action == 'give' then
+      after = math.max(0, debt - steps[index])
+    elseif action == 'charge' or admitted then
+      after = math.min(debt + steps[index], mosts[index])
     end
+    changes = changes or after ~= debt
+    debts[index] = after
+    longest = math.max(longest, after)
   end
   local words = {}
   for index, debt in ipairs(debts) do

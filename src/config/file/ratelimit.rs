@@ -35,7 +35,7 @@ pub struct RateLimits {
 #[serde(default, deny_unknown_fields)]
 pub struct RateHeaders {
     /// Which responses have `RateLimit` and `RateLimit-Policy`, as the draft
-    /// draft-ietf-httpapi-ratelimit-headers-10 has them.
+    /// draft-ietf-httpapi-ratelimit-headers-11 has them.
     pub ratelimit: Told,
     /// Which responses have `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset`, of
     /// the policy that has the least left.

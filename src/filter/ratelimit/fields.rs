@@ -1,8 +1,11 @@
 //! The fields that tell clients of their limits: `RateLimit` and `RateLimit-Policy` of
-//! draft-ietf-httpapi-ratelimit-headers-10, and the older trio `X-RateLimit-*`.
+//! draft-ietf-httpapi-ratelimit-headers-11, and the older trio `X-RateLimit-*`.
 //!
 //! A window is a policy of the draft: it has the name of the policy here, and behind that, where there
 //! are several, its period. Times are whole seconds, rounded up, so that nobody comes back too early.
+//!
+//! `t` is the draft's effective window: the time for which what is left has to do. It is what that takes to come back,
+//! so that clients who divide the one by the other find the limit, and not a multiple of it (section 8.5).
 
 use std::time::Duration;
 
@@ -32,9 +35,14 @@ pub struct Announced {
 impl Announced {
     /// Of a policy's windows.
     pub fn new(policy: &str, windows: &[Window]) -> Self {
-        let name = |window: &Window| match windows {
-            [_] => format!("\"{policy}\""),
-            _ => format!("\"{policy}:{}\"", window.period.as_secs()),
+        let name = |window: &Window| {
+            let seconds = window.period.as_secs();
+            let of_period = windows.iter().filter(|other| other.period == window.period);
+            match (windows, of_period.count()) {
+                ([_], _) => format!("\"{policy}\""),
+                (_, 1) => format!("\"{policy}:{seconds}\""),
+                _ => format!("\"{policy}:{seconds}:{}\"", window.limit),
+            }
         };
         let items: Vec<String> = windows
             .iter()
@@ -58,11 +66,16 @@ impl Announced {
     /// Appends an item of `RateLimit`: what is left, and for how long that has to do.
     fn say(&self, verdict: &Verdict, out: &mut String) {
         let name = self.names.get(verdict.window);
+        let left = self.left(verdict);
+        let window = match verdict.admitted {
+            true => verdict.lasts(left),
+            false => verdict.retry_after(),
+        };
         let mut digits = itoa::Buffer::new();
         out.push_str(name.map_or("", |name| name));
-        out.push_str(digits.format(self.left(verdict)));
+        out.push_str(digits.format(left));
         out.push_str(";t=");
-        out.push_str(digits.format(seconds(until(verdict))));
+        out.push_str(digits.format(seconds(window)));
     }
 
     /// What is left, never more than the limit: a burst is a favour, and no promise.
@@ -108,22 +121,17 @@ pub fn tell(charges: &[Charge], which: RateHeaders, headers: &mut HeaderMap) {
         let (announced, verdict) = (charge.announced(), charge.verdict());
         headers.insert(X_LIMIT, announced.limit(verdict).into());
         headers.insert(X_REMAINING, announced.left(verdict).into());
-        headers.insert(X_RESET, seconds(until(verdict)).into());
+        let reset = match verdict.admitted {
+            true => verdict.reset(),
+            false => verdict.retry_after(),
+        };
+        headers.insert(X_RESET, seconds(reset).into());
     }
 }
 
 /// The one that refuses, or else the one with the least left.
 fn tightest<'a>(charges: impl Iterator<Item = &'a Charge>) -> Option<&'a Charge> {
     charges.min_by_key(|charge| (charge.verdict().admitted, charge.verdict().remaining()))
-}
-
-/// When there will be something again, or all of it.
-fn until(verdict: &Verdict) -> Duration {
-    if verdict.admitted {
-        verdict.reset()
-    } else {
-        verdict.retry_after()
-    }
 }
 
 /// Whole seconds, rounded up.

@@ -25,6 +25,9 @@ const SEPARATOR: char = '|';
 /// The kind of an address that stands for what is missing.
 const MISSING: u8 = 9;
 
+/// The kind of a tier's name.
+const TIER: u8 = 10;
+
 /// What of a request it can be counted by. Less than [`Facts`](crate::filter::headers::Facts), and so
 /// without the price of what templates may refer to.
 #[derive(Clone, Copy)]
@@ -85,6 +88,12 @@ pub fn hash(parts: &[KeyPart], caller: &Caller<'_>, seed: Seed) -> u64 {
             Some(found) => found.hash(seed, number, found.kind()),
             None => client(caller, part).hash(seed, number, MISSING),
         })
+}
+
+/// The number of a key in a tier. It has buckets of its own there: what is owed under other limits says little about
+/// these.
+pub fn in_tier(key: u64, tier: &str, seed: Seed) -> u64 {
+    seed.hash(key, TIER, tier.as_bytes())
 }
 
 /// The number of what the request has of this part, behind others; `None`: it has none.

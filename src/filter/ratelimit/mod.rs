@@ -136,7 +136,7 @@ impl RouteLimits {
     }
 
     /// Learns from a response what its request cost in all, and takes the headers out that say it.
-    pub fn settle(&self, charges: &[Charge], response: &mut HeaderMap) {
+    pub fn settle(&self, charges: &mut [Charge], response: &mut HeaderMap) {
         for header in &self.cost_headers {
             let Some(value) = response.remove(header) else {
                 continue;
@@ -147,8 +147,8 @@ impl RouteLimits {
                 .and_then(|text| text.trim().parse().ok());
             if let Some(cost) = cost {
                 let now = Instant::now();
-                let said_by = |charge: &&Charge| charge.cost_header() == Some(header);
-                let told = charges.iter().filter(said_by);
+                let said_by = |charge: &&mut Charge| charge.cost_header() == Some(header);
+                let told = charges.iter_mut().filter(said_by);
                 told.for_each(|charge| charge.settle(cost, now));
             }
         }
@@ -174,19 +174,19 @@ impl Limits {
 
     /// Holds a request against the policies, or as far as the first that refuses it or has to ask Redis. What
     /// was taken is written down, if that is of any use; when one refuses, what earlier ones of them took is
-    /// given back. `at` may be earlier than now, which makes limits stricter and never more generous.
+    /// given back.
     ///
     /// Apart from [`Limits::finish`], so that requests that wait for nobody run through little code.
     pub fn start<'a, 'f>(
         &self,
         caller: &'a Caller<'f>,
-        at: Instant,
+        now: Instant,
         ledger: &mut Ledger,
     ) -> Step<'a, 'f> {
         ledger.waited.get_or_insert_default();
         // What stood before authentication stays taken: nobody gets credentials checked for nothing.
         ledger.stays = ledger.charges.len();
-        self.go_on(0, caller, at, ledger)
+        self.go_on(0, caller, now, ledger)
     }
 
     /// Asks Redis, and goes on with the other policies. All that a request waits for Redis, here and before, is
@@ -254,7 +254,8 @@ impl Limits {
             Outcome::Closed => Refused::Unavailable,
         };
         let taken = ledger.charges.iter().skip(ledger.stays);
-        taken.for_each(Charge::give_back);
+        let now = Instant::now();
+        taken.for_each(|charge| charge.give_back(now));
         Err(refused)
     }
 }

@@ -97,21 +97,6 @@ pub struct Asked<'a, 'f> {
     is_noted: bool,
 }
 
-impl Asked<'_, '_> {
-    fn leased(&self) -> u64 {
-        leased(self.key, self.tier)
-    }
-}
-
-/// Whose tokens a key uses in a tier: what they are worth is not the same in all of them.
-fn leased(key: u64, tier: Option<usize>) -> u64 {
-    match tier {
-        // As keys do, these differ in all bits: by the golden ratio (Knuth, volume 3, section 6.4).
-        Some(index) => key.wrapping_add((index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
-        None => key,
-    }
-}
-
 impl Policy {
     /// Prepares a policy. What it counted before it goes on counting, as long as it counts the same.
     pub fn compile(
@@ -175,13 +160,18 @@ impl Policy {
                 .decided(LimitResult::Exempt, LimitSource::Local);
             return None;
         }
+        let mut key = key::hash(&self.key, caller, self.buckets.seed);
+        let tier = match self.tiers.is_empty() {
+            true => None,
+            false => self.tier(caller),
+        };
+        if let Some((value, _)) = tier.and_then(|tier| self.tiers.get(tier)) {
+            key = key::in_tier(key, value, self.buckets.seed);
+        }
         Some(Asked {
             caller,
-            tier: match self.tiers.is_empty() {
-                true => None,
-                false => self.tier(caller),
-            },
-            key: key::hash(&self.key, caller, self.buckets.seed),
+            tier,
+            key,
             cost: cost.unwrap_or(self.cost),
             is_noted,
         })
@@ -199,29 +189,21 @@ impl Policy {
             return Some(self.decided(asked, Place::Here(1), verdict, LimitSource::Local));
         }
         let leases = self.buckets.leases.as_ref()?;
-        // By the clock, since a lease may have run out meanwhile.
-        let by_clock = Instant::now();
         let rates = &self.limits(asked.tier).rates;
-        if !asked.is_noted && leases.spend(asked.leased(), rates, asked.cost, by_clock) {
+        if !asked.is_noted && leases.spend(asked.key, rates, asked.cost, now) {
             self.metrics
                 .decided(LimitResult::Allowed, LimitSource::Redis);
             return Some(Outcome::Free);
         }
-        self.lease(leases, asked, now, by_clock)
+        self.lease(leases, asked, now)
     }
 
     // What few requests need stands apart, here and below: code, too, is waited for in memory.
     #[inline(never)]
-    fn lease(
-        &self,
-        leases: &Leases,
-        asked: &Asked<'_, '_>,
-        now: Instant,
-        by_clock: Instant,
-    ) -> Option<Outcome> {
+    fn lease(&self, leases: &Leases, asked: &Asked<'_, '_>, now: Instant) -> Option<Outcome> {
         let name = || self.name(asked.caller).into_string();
         let rates = &self.limits(asked.tier).rates;
-        match leases.take(asked.leased(), name, rates, asked.cost, by_clock) {
+        match leases.take(asked.key, name, rates, asked.cost, now) {
             lease::Taken::Decided(verdict) => Some(self.leased(asked, verdict)),
             lease::Taken::Unanswered(_) => Some(self.without_redis(asked, now)),
             lease::Taken::Wait => None,
@@ -237,7 +219,7 @@ impl Policy {
     ) -> Outcome {
         if let Some(leases) = &self.buckets.leases {
             let since = Instant::now();
-            let answer = leases.wait(asked.leased(), asked.cost, until).await;
+            let answer = leases.wait(asked.key, asked.cost, until).await;
             return match self.waited(answer, since) {
                 Some(verdict) => self.leased(asked, verdict),
                 None => self.without_redis(asked, now),
@@ -392,8 +374,8 @@ impl Charge {
     }
 
     /// Gives back what was taken, for a request that another policy refuses.
-    pub fn give_back(&self) {
-        self.return_units(self.taken.cost);
+    pub fn give_back(&self, now: Instant) {
+        self.return_units(self.taken.cost, now);
     }
 
     /// Whether clients are told: a policy that only counts tells nobody.
@@ -401,13 +383,13 @@ impl Charge {
         !self.policy.config.dry_run
     }
 
-    fn return_units(&self, units: u64) {
+    fn return_units(&self, units: u64, now: Instant) {
         let rates = &self.policy.limits(self.taken.tier).rates;
         let buckets = &self.policy.buckets;
         match (&self.taken.place, &buckets.leases) {
             (Place::Redis(name), _) => self.policy.shared.give_back(name, rates, units),
-            (Place::Lease(_), Some(leases)) => {
-                leases.give_back(leased(self.taken.key, self.taken.tier), units)
+            (Place::Lease(name), Some(leases)) => {
+                leases.give_back(self.taken.key, name.as_deref(), rates, units, now);
             }
             _ => buckets
                 .table
@@ -433,18 +415,20 @@ impl Charge {
     }
 
     /// The request cost so much in all.
-    pub(super) fn settle(&self, total: u64, now: Instant) {
+    pub(super) fn settle(&mut self, total: u64, now: Instant) {
         if total < self.taken.cost {
-            return self.return_units(self.taken.cost - total);
+            let less = self.taken.cost - total;
+            self.taken.verdict.give_back(less);
+            return self.return_units(less, now);
         }
         let more = total - self.taken.cost;
+        self.taken.verdict.charge(more);
         let rates = &self.policy.limits(self.taken.tier).rates;
         let buckets = &self.policy.buckets;
         match (&self.taken.place, &buckets.leases) {
             (Place::Redis(name), _) => self.policy.shared.charge(name, rates, more),
             (Place::Lease(Some(name)), Some(leases)) => {
-                let key = leased(self.taken.key, self.taken.tier);
-                leases.charge(key, || name.to_string(), rates, more, now);
+                leases.charge(self.taken.key, || name.to_string(), rates, more, now);
             }
             _ => {
                 let now = buckets.nanos(now);

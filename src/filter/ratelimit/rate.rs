@@ -40,10 +40,11 @@ pub struct Verdict {
     /// The window that says the rest: the one that refuses, or else the one with the least left. Of
     /// several that refuse it is the one that refuses longest.
     pub window: usize,
-    /// What is left at once is this, by what a unit takes of it.
-    pub(super) left: u64,
-    pub(super) unit: u64,
-    /// When trying again makes sense; zero for a request that is let through.
+    /// What is left at once, and what a unit takes of it.
+    pub(super) left: Nanos,
+    pub(super) unit: Nanos,
+    /// When trying again makes sense. For a request that is let through, what it turned out to cost beyond what was
+    /// left.
     pub(super) wait: Nanos,
     /// When the bucket is full again.
     pub(super) debt: Nanos,
@@ -90,7 +91,8 @@ impl Rate {
 
     /// The TAT after a request of this cost, or what it would have to wait for. A cost of nothing is
     /// always admitted and changes nothing. One greater than the burst never is: it is told the time in
-    /// which a bucket fills, since any shorter one would promise something.
+    /// which a bucket fills, since any shorter one would promise something. Who refuses writes down what is
+    /// [owed](Self::owed).
     pub fn take(&self, tat: Nanos, cost: u64, now: Nanos) -> Result<Nanos, Nanos> {
         if cost == 0 {
             return Ok(tat);
@@ -103,17 +105,32 @@ impl Rate {
         let latest = now.saturating_add(self.depth);
         match after.checked_sub(latest) {
             None | Some(0) => Ok(after),
-            Some(wait) => Err(wait),
+            Some(_) => Err(self.owed(tat, now).saturating_add(cost) - latest),
         }
+    }
+
+    /// The TAT of a bucket that refuses, but not far more than these limits let anybody owe: what is left of slower
+    /// ones would shut a key out for as long as those took. Far, so that it never matters whose clock is a little
+    /// behind.
+    pub fn owed(&self, tat: Nanos, now: Nanos) -> Nanos {
+        tat.min(self.latest(now).saturating_add(self.debt()))
+    }
+
+    /// How far a charge moves a TAT at most.
+    fn latest(&self, now: Nanos) -> Nanos {
+        now.saturating_add(self.depth).saturating_add(self.debt())
+    }
+
+    /// What may be owed beyond a whole bucket.
+    fn debt(&self) -> Nanos {
+        nanos(self.window.period).min(LONGEST).max(self.depth)
     }
 
     /// The TAT after something that has already happened, whatever was left. The debt is bounded by what
     /// a period brings back, or by the bucket if that is deeper, so that no cost shuts a key out for ever.
     pub fn charge(&self, tat: Nanos, cost: u64, now: Nanos) -> Nanos {
-        let debt = nanos(self.window.period).min(LONGEST).max(self.depth);
-        let latest = now.saturating_add(self.depth).saturating_add(debt);
         let cost = self.interval.saturating_mul(cost);
-        tat.max(tat.max(now).saturating_add(cost).min(latest))
+        tat.max(tat.max(now).saturating_add(cost).min(self.latest(now)))
     }
 
     /// The TAT without a cost that was taken, by a request that was refused after all.
@@ -151,9 +168,35 @@ impl Verdict {
         self.left / self.unit.max(1)
     }
 
-    /// When trying again makes sense; zero for a request that is let through.
+    /// When trying again makes sense, for a request that is refused.
     pub fn retry_after(&self) -> Duration {
         Duration::from_nanos(self.wait)
+    }
+
+    /// How long so many units, of those that are left, have to do: who uses no more in that time stays within the
+    /// limit. Without any, when there is one again.
+    pub fn lasts(&self, units: u64) -> Duration {
+        Duration::from_nanos(match units {
+            0 => self
+                .wait
+                .saturating_add(self.unit.saturating_sub(self.left)),
+            _ => self.unit.saturating_mul(units),
+        })
+    }
+
+    /// The request cost so many units more in the end.
+    pub(super) fn charge(&mut self, units: u64) {
+        let cost = self.unit.saturating_mul(units);
+        self.wait = self.wait.saturating_add(cost.saturating_sub(self.left));
+        self.left = self.left.saturating_sub(cost);
+        self.debt = self.debt.saturating_add(cost);
+    }
+
+    /// The request cost so many units less in the end.
+    pub(super) fn give_back(&mut self, units: u64) {
+        let cost = self.unit.saturating_mul(units);
+        self.left = self.left.saturating_add(cost);
+        self.debt = self.debt.saturating_sub(cost);
     }
 
     /// When the bucket is full again.
@@ -226,6 +269,24 @@ mod tests {
             let expected = expected.map_err(|wait| wait * 1_000_000);
             assert_eq!(got, expected, "step {step}");
         }
+    }
+
+    #[test]
+    fn what_is_left_lasts_for_as_long_as_it_takes_to_come_back() {
+        let rate = rate(10, 1, 5);
+        let of = |tat| Verdict::new(0, &rate, tat, 0, None);
+        let millis = |verdict: &Verdict| verdict.lasts(verdict.remaining()).as_millis();
+        assert_eq!(millis(&of(100_000_000)), 400);
+        assert_eq!(millis(&of(450_000_000)), 50, "nothing is left for so long");
+        let mut verdict = of(100_000_000);
+        verdict.charge(3);
+        assert_eq!((verdict.remaining(), millis(&verdict)), (1, 100));
+        verdict.charge(4);
+        assert_eq!((verdict.remaining(), millis(&verdict)), (0, 400));
+        assert_eq!(verdict.reset(), Duration::from_millis(800));
+        let mut verdict = of(300_000_000);
+        verdict.give_back(2);
+        assert_eq!((verdict.remaining(), millis(&verdict)), (4, 400));
     }
 
     #[test]

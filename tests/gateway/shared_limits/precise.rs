@@ -174,6 +174,12 @@ fn a_clock_that_was_set_back_shuts_nobody_out() {
     eventually("it flows back", || {
         take(&instance, &rates, 0).remaining() == 10
     });
+    // Not even who had nothing left.
+    redis.ask(&["SET", KEY, &format!("{later}000000 1000000000")]);
+    assert!(!take(&instance, &rates, 1).admitted);
+    eventually("there is something again", || {
+        take(&instance, &rates, 1).admitted
+    });
 }
 
 #[test]

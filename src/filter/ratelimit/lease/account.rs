@@ -37,6 +37,8 @@ pub(super) struct Account {
     pub in_flight: bool,
     /// Let through on credit.
     pub unpaid: u64,
+    /// Paid, and given back since.
+    pub refund: u64,
     /// When the last order was.
     pub since: Nanos,
     /// How many tokens were to be held; `None` before the first order.
@@ -80,6 +82,7 @@ impl Account {
             is_astray: false,
             in_flight: false,
             unpaid: 0,
+            refund: 0,
             since: now,
             target: None,
             refusal: None,
@@ -225,11 +228,14 @@ impl Account {
     /// What a request is told that is let through while so many tokens are here.
     pub fn admission(&self, tokens: u64, now: Nanos) -> Verdict {
         let left = self.known.left.saturating_add(tokens);
+        let left = left.saturating_sub(self.unpaid);
+        let rate = self.rates.get(self.known.window);
+        let unit = rate.map_or(1, |rate| rate.interval);
         Verdict {
             admitted: true,
             window: self.known.window,
-            left: left.saturating_sub(self.unpaid),
-            unit: 1,
+            left: left.saturating_mul(unit),
+            unit,
             wait: 0,
             debt: self.known.full.saturating_sub(now),
         }

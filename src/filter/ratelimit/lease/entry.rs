@@ -138,17 +138,25 @@ impl Entry {
         self.last_use = now;
     }
 
-    /// Takes a cost back that was taken a moment ago.
-    pub fn give_back(&mut self, cost: u64) {
+    /// Takes a cost back: first from what is not paid yet, then as tokens that were leased and are not settled, and
+    /// the store gives back what is left.
+    pub fn give_back(&mut self, cost: u64) -> Need {
+        self.used = self.used.saturating_sub(cost);
         let account = &mut self.account;
         let unpaid = cost.min(account.unpaid);
         account.unpaid -= unpaid;
-        if !account.is_astray {
-            let tokens = self.tokens.saturating_add(cost - unpaid);
-            // Those that are settled are gone.
-            self.tokens = tokens.min(account.held.max(self.tokens));
+        let unsettled = match account.is_astray {
+            true => 0,
+            false => account.held.saturating_sub(self.tokens),
+        };
+        let tokens = unsettled.min(cost - unpaid);
+        self.tokens += tokens;
+        let settled = cost - unpaid - tokens;
+        account.refund = account.refund.saturating_add(settled);
+        match settled {
+            0 => Need::Nothing,
+            _ => Need::Later,
         }
-        self.used = self.used.saturating_sub(cost);
     }
 
     /// One more request waits. It sees when something has changed.
@@ -192,7 +200,8 @@ impl Entry {
             rates: Arc::clone(&account.rates),
             slot: account.slot,
             held: known(account.held),
-            back: known(back),
+            // If that gets lost, it is lost.
+            back: known(back).saturating_add(std::mem::take(&mut account.refund)),
             keep: known(keep),
             pay: account.unpaid,
             least: if needed > 0 { least } else { 0 },
@@ -241,6 +250,9 @@ impl Entry {
         self.low = u32::try_from(self.tokens / 4).unwrap_or(u32::MAX);
         self.until = order.at + LIFE_NANOS;
         let account = &mut self.account;
+        // What was given back meanwhile is paid all the same.
+        let given_back = order.pay.saturating_sub(account.unpaid);
+        account.refund = account.refund.saturating_add(given_back);
         account.unpaid = account.unpaid.saturating_sub(order.pay);
         account.held = order.keep.saturating_add(loan.lent);
         account.learn(order, loan, now);
@@ -253,7 +265,7 @@ impl Entry {
         }
         self.lapse(now);
         let is_idle = self.is_idle(now);
-        if self.is_in_debt() || (is_idle && self.tokens > 0) {
+        if self.is_unsettled() || (is_idle && self.tokens > 0) {
             return Some(Need::Later);
         }
         if is_idle {
@@ -271,9 +283,9 @@ impl Entry {
         is_free && !account.is_refusing(now)
     }
 
-    /// Whether something was let through that is not paid yet.
-    pub fn is_in_debt(&self) -> bool {
-        self.account.unpaid > 0
+    /// Whether something was let through that is not paid yet, or paid that was given back.
+    pub fn is_unsettled(&self) -> bool {
+        self.account.unpaid > 0 || self.account.refund > 0
     }
 
     pub fn last_use(&self) -> Nanos {

@@ -110,7 +110,7 @@ impl Leases {
         now: Instant,
     ) -> Taken {
         let now = self.nanos(now);
-        let instances = self.shared.known_instances();
+        let instances = self.creditors();
         let mut shard = self.shard(key);
         let Some(entry) = shard.entry(key, name, rates, now) else {
             return Taken::Unanswered(Unanswered::Busy);
@@ -135,7 +135,7 @@ impl Leases {
                 let Some(entry) = shard.entries.get_mut(key) else {
                     return Err(Unanswered::Failed);
                 };
-                let instances = self.shared.known_instances();
+                let instances = self.creditors();
                 let (next, need) = entry.decide(cost, instances, self.nanos(Instant::now()));
                 let changed = match next {
                     Next::Decided(verdict) => {
@@ -177,10 +177,24 @@ impl Leases {
         }
     }
 
-    /// Gives a cost back that was taken a moment ago.
-    pub fn give_back(&self, key: u64, cost: u64) {
-        if let Some(entry) = self.shard(key).entries.get_mut(key) {
-            entry.give_back(cost);
+    /// Gives a cost back that was taken a moment ago, or longer if there is a name.
+    pub fn give_back(
+        &self,
+        key: u64,
+        name: Option<&str>,
+        rates: &Arc<[Rate]>,
+        cost: u64,
+        now: Instant,
+    ) {
+        let now = self.nanos(now);
+        let mut shard = self.shard(key);
+        let entry = match name {
+            Some(name) => shard.entry(key, || name.to_owned(), rates, now),
+            None => shard.entries.get_mut(key),
+        };
+        if let Some(entry) = entry {
+            let need = entry.give_back(cost);
+            self.call(shard, key, need);
         }
     }
 
@@ -215,8 +229,8 @@ impl Leases {
         let mut shard = self.shard(order.key);
         if let Some(entry) = shard.entries.get_mut(order.key) {
             entry.settle(order, loan, now);
-            if entry.is_in_debt() && loan.is_some() {
-                // Let through meanwhile.
+            if entry.is_unsettled() && loan.is_some() {
+                // Let through meanwhile, or given back.
                 self.call(shard, order.key, Need::Later);
             }
         }
@@ -279,6 +293,14 @@ impl Leases {
         drop(shard);
         if need == Need::Now || are_many {
             self.shared.hurry();
+        }
+    }
+
+    /// How many instances give credit; none while nobody knows how many there are, or whether they will be paid.
+    fn creditors(&self) -> u32 {
+        match self.shared.is_answering() {
+            true => self.shared.known_instances(),
+            false => 0,
         }
     }
 

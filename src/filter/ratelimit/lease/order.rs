@@ -23,7 +23,7 @@ pub struct Order {
     pub slot: u64,
     /// Those that the store believes to be held.
     pub held: u64,
-    /// Those of them that are given back.
+    /// What is given back: of these, and of what was settled.
     pub back: u64,
     /// Those of them that go on being held.
     pub keep: u64,

@@ -112,6 +112,23 @@ fn what_costs_more_in_the_end_is_owed() {
 }
 
 #[test]
+fn other_limits_forgive_what_they_would_never_have_lent() {
+    let (slow, quick) = (rate(5, 60, 5), rate(1000, 1, 1000));
+    for windows in [1, 2] {
+        let table = Table::new(100, windows);
+        let (before, after) = (vec![slow; windows], vec![quick; windows]);
+        assert!(table.take(key(1), &before, 5, 0).admitted);
+        let refused = table.take(key(1), &after, 1, 0);
+        assert_eq!(refused.retry_after(), Duration::from_millis(2001));
+        assert!(table.take(key(1), &after, 1, 2_001_000_000).admitted);
+        // The other way round it owes what it owed.
+        assert!(table.take(key(2), &after, 1000, 0).admitted);
+        let owed = table.peek(key(2), &before, 0, 0).reset();
+        assert_eq!(owed, Duration::from_secs(1));
+    }
+}
+
+#[test]
 fn without_windows_everything_is_admitted() {
     let table = Table::new(0, 0);
     assert_eq!(table.take(key(1), &[], 1, 5), Verdict::FREE);

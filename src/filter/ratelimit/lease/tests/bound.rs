@@ -15,6 +15,8 @@ struct Plan {
     limit: u64,
     burst: u64,
     loses: bool,
+    /// Whether responses say that some requests cost nothing.
+    gives_back: bool,
     /// Milliseconds until the next step, who acts, how many requests of what cost, and what becomes of
     /// orders.
     steps: Vec<(u64, usize, u64, u64, u8)>,
@@ -26,12 +28,14 @@ fn plan() -> impl Strategy<Value = Plan> {
     let count = prop_oneof![20 => 0_u64..40, 1 => 100_u64..800];
     let step = (wait, 0_usize..3, count, 1_u64..3, any::<u8>());
     let steps = prop::collection::vec(step, 100..400);
-    (1_usize..4, 20_u64..500, 20_u64..600, any::<bool>(), steps).prop_map(
-        |(instances, limit, burst, loses, steps)| Plan {
+    let numbers = (1_usize..4, 20_u64..500, 20_u64..600);
+    (numbers, any::<bool>(), any::<bool>(), steps).prop_map(
+        |((instances, limit, burst), loses, gives_back, steps)| Plan {
             instances,
             limit,
             burst,
             loses,
+            gives_back,
             steps,
         },
     )
@@ -57,10 +61,21 @@ struct Exact {
 
 impl Exact {
     fn admit(&mut self, cost: u64, interval: u64, now: u64) {
-        self.debt = self.debt.saturating_sub(now - self.at) + cost * interval;
-        self.at = now;
+        self.pass_to(now);
+        self.debt += cost * interval;
         self.most = self.most.max(self.debt);
         self.admitted += cost;
+    }
+
+    fn give_back(&mut self, cost: u64, interval: u64, now: u64) {
+        self.pass_to(now);
+        self.debt = self.debt.saturating_sub(cost * interval);
+        self.admitted -= cost;
+    }
+
+    fn pass_to(&mut self, now: u64) {
+        self.debt = self.debt.saturating_sub(now - self.at);
+        self.at = now;
     }
 }
 
@@ -150,19 +165,31 @@ fn play(plan: &Plan) -> (Exact, u64) {
         most: 0,
         admitted: 0,
     };
+    let mut admitted = Vec::new();
     for (wait, who, count, cost, fate) in &plan.steps {
         world.run_to(world.now + wait * 1_000_000);
         let who = who % plan.instances;
+        if plan.gives_back && fate.is_multiple_of(4) {
+            // A third of what was let through, by whichever instance.
+            for cost in admitted.drain(..admitted.len() / 3) {
+                let (leases, now) = (&world.all[who].1, world.time());
+                leases.give_back(KEY, Some(""), &world.rates, cost, now);
+                exact.give_back(cost, rates[0].interval, world.now);
+            }
+            admitted.clear();
+        }
         for _ in 0..*count {
             let leases = Arc::clone(&world.all[who].1);
             if leases.spend(KEY, &world.rates, *cost, world.time()) {
                 exact.admit(*cost, rates[0].interval, world.now);
+                admitted.push(*cost);
                 continue;
             }
             let taken = leases.take(KEY, String::new, &world.rates, *cost, world.time());
             match taken {
                 Taken::Decided(verdict) if verdict.admitted => {
                     exact.admit(*cost, rates[0].interval, world.now);
+                    admitted.push(*cost);
                 }
                 Taken::Wait => {
                     // As one who waits and gives up when the order is on its way.
@@ -217,6 +244,7 @@ fn under_load_they_let_through_nearly_all_that_they_may() {
             limit: 500,
             burst: 500,
             loses: false,
+            gives_back: false,
             steps: steps.collect(),
         };
         let (exact, time) = play(&plan);

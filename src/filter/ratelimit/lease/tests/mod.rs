@@ -84,6 +84,11 @@ impl Setup {
         self.entry(|entry| entry.leave(cost));
     }
 
+    fn give_back(&self, cost: u64) {
+        let (rates, name) = (&self.rates, Some("ratelimit:a:b"));
+        self.leases.give_back(KEY, name, rates, cost, self.now);
+    }
+
     fn entry<T>(&self, look: impl FnOnce(&mut Entry) -> T) -> T {
         look(self.leases.shard(KEY).entries.get_mut(KEY).unwrap())
     }
@@ -364,8 +369,55 @@ fn costs_of_responses_are_charged_and_what_was_not_needed_comes_back() {
     assert!(setup.order().is_none());
     let setup = Setup::new(&[rate(10, 1, 100)]);
     assert!(setup.admits(4));
-    setup.leases.give_back(KEY, 4);
+    setup.give_back(4);
     assert!(setup.admits(4), "the credit is there again");
+}
+
+#[test]
+fn what_was_paid_and_not_needed_comes_back_from_the_store() {
+    let mut setup = Setup::new(&[rate(1, 1, 1000)]);
+    let debt = |setup: &Setup| {
+        let owed = setup.bucket.debts[0] / setup.rates[0].interval;
+        owed - setup.bucket.held()
+    };
+    assert!(setup.admits(10));
+    setup.exchange();
+    assert_eq!(debt(&setup), 10);
+    setup.give_back(9);
+    setup.exchange();
+    assert_eq!(debt(&setup), 1);
+    // Given back while it is on its way.
+    assert!(setup.admits(10));
+    let order = setup.order().unwrap();
+    setup.give_back(9);
+    let loan = setup.bucket.lend(&order, 1, 0);
+    setup.leases.settle(&order, Some(loan), setup.now);
+    assert_eq!(debt(&setup), 11);
+    setup.exchange();
+    assert_eq!(debt(&setup), 2);
+    // Long after the key was forgotten.
+    assert!(setup.admits(10));
+    setup.exchange();
+    assert_eq!(debt(&setup), 12);
+    for _ in 0..3 {
+        setup.pass(Duration::from_secs(1));
+        setup.sweep();
+        setup.exchange();
+    }
+    assert!(setup.leases.is_empty());
+    setup.give_back(4);
+    setup.exchange();
+    assert_eq!(debt(&setup), 5, "three have come back by themselves");
+    assert!(setup.order().is_none(), "nothing is given back twice");
+}
+
+#[test]
+fn there_is_no_credit_while_the_store_does_not_answer() {
+    let setup = Setup::new(&[rate(1000, 1, 1000)]);
+    for _ in 0..3 {
+        setup.shared.failed(RedisError::Io, setup.now);
+    }
+    assert_eq!(setup.take(1), Taken::Unanswered(Unanswered::Down));
 }
 
 #[test]
