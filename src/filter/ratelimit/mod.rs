@@ -197,20 +197,20 @@ impl Limits {
         patience: Duration,
         ledger: &mut Ledger,
     ) -> Result<(), Refused> {
-        let now = Instant::now();
+        let since = Instant::now();
         let waited = ledger.waited.unwrap_or_default();
-        let until = now + patience.saturating_sub(waited);
+        let until = since + patience.saturating_sub(waited);
         loop {
             let (place, asked) = match step {
                 Step::Over(result) => return result,
                 Step::Waits(place, asked) => (place, asked),
             };
             if let Some((policy, _)) = self.policies.get(place) {
-                let outcome = policy.wait(&asked, now, until).await;
-                ledger.waited = Some(waited + now.elapsed());
+                let outcome = policy.wait(&asked, until).await;
+                ledger.waited = Some(waited + since.elapsed());
                 self.note(policy, outcome, ledger)?;
             }
-            step = self.go_on(place + 1, asked.caller, now, ledger);
+            step = self.go_on(place + 1, asked.caller, Instant::now(), ledger);
         }
     }
 

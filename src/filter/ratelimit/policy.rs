@@ -211,18 +211,13 @@ impl Policy {
     }
 
     /// Has Redis decide, and waits for it until then at most.
-    pub(super) async fn wait(
-        &self,
-        asked: &Asked<'_, '_>,
-        now: Instant,
-        until: Instant,
-    ) -> Outcome {
+    pub(super) async fn wait(&self, asked: &Asked<'_, '_>, until: Instant) -> Outcome {
         if let Some(leases) = &self.buckets.leases {
             let since = Instant::now();
             let answer = leases.wait(asked.key, asked.cost, until).await;
             return match self.waited(answer, since) {
                 Some(verdict) => self.leased(asked, verdict),
-                None => self.without_redis(asked, now),
+                None => self.without_redis(asked, Instant::now()),
             };
         }
         let name = self.name(asked.caller);
@@ -231,7 +226,7 @@ impl Policy {
         let answer = self.shared.take(&name, rates, asked.cost, until).await;
         match self.waited(answer, since) {
             Some(verdict) => self.decided(asked, Place::Redis(name), verdict, LimitSource::Redis),
-            None => self.without_redis(asked, now),
+            None => self.without_redis(asked, Instant::now()),
         }
     }
 
