@@ -357,7 +357,9 @@ routes:
   - { name: c, match: { path: /c }, respond: {}, cors: { allow_origins: [example.com] } }
   - { name: d, match: { path: /d }, respond: {}, cors: { allow_origins: [{ regex: '.*' }], allow_credentials: true } }
   - { name: e, match: { path: /e }, respond: {}, cors: { allow_origins: [null], expose_headers: ['*'], allow_credentials: true } }
-  - { name: f, match: { path: /f }, respond: {}, cors: { allow_origins: ['*'], allow_methods: [get], allow_headers: ['a b'], max_age: 2d } }";
+  - { name: f, match: { path: /f }, respond: {}, cors: { allow_origins: ['*'], allow_methods: [get], allow_headers: ['a b'], max_age: 2d } }
+  - { name: g, match: { path: /g, methods: [GET] }, respond: {}, cors: { allow_origins: ['*'], allow_methods: [PUT, POST] } }
+  - { name: h, match: { path: /h, methods: [GET] }, respond: {}, cors: { allow_origins: ['*'], allow_methods: [PUT, HEAD] } }";
     fs::write(&file, text).unwrap();
     let run = finish(binary().arg("-t").arg("-c").arg(&file));
     assert_eq!(run.code, Some(1));
@@ -372,7 +374,9 @@ routes:
         ":8: routes[5].cors.allow_methods[0]: `get` is not a method",
         ":8: routes[5].cors.allow_headers[0]: `a b` is not a header name",
         ":8: routes[5].cors.max_age: ",
+        ":9: routes[6].cors.allow_methods: allows `PUT`, `POST` alone and `match` has `GET` alone",
     ] {
         assert!(run.stderr.contains(expected), "{expected}\n{}", run.stderr);
     }
+    assert!(!run.stderr.contains("routes[7]"), "{}", run.stderr);
 }

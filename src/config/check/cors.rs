@@ -1,5 +1,7 @@
 //! Checks which web pages of other origins may call.
 
+use http::Method;
+
 use super::Checker;
 use super::header::header_name;
 use super::matching::method;
@@ -33,6 +35,7 @@ impl Checker<'_> {
         &mut self,
         written: Option<&RouteCors>,
         default: Option<&Cors>,
+        answered: &[Method],
         at: &Path<'_>,
     ) -> Option<Cors> {
         match written {
@@ -43,7 +46,28 @@ impl Checker<'_> {
                 self.accept(at, is_none.then_some(()).ok_or_else(refused));
                 None
             }
-            Some(RouteCors::Policy(policy)) => self.cors_policy(policy, at),
+            Some(RouteCors::Policy(policy)) => {
+                let policy = self.cors_policy(policy, at)?;
+                self.fits_methods(&policy, answered, at);
+                Some(policy)
+            }
+        }
+    }
+
+    /// Refuses a list of methods of which the route answers none. The default may be such a list: it is
+    /// for many routes.
+    fn fits_methods(&mut self, policy: &Cors, answered: &[Method], at: &Path<'_>) {
+        let Listed::Only(listed) = &policy.methods else {
+            return;
+        };
+        if policy.methods_of(answered) == Listed::Only(Vec::new()) {
+            let what = format!(
+                "allows {} alone and `match` has {} alone, so that every preflight is denied, expected a \
+                 method that is in both",
+                names(listed),
+                names(answered),
+            );
+            self.refuse(&at.key("allow_methods"), what);
         }
     }
 
@@ -139,6 +163,14 @@ impl Checker<'_> {
             false => Listed::Only(found),
         })
     }
+}
+
+fn names(methods: &[Method]) -> String {
+    let names: Vec<String> = methods
+        .iter()
+        .map(|method| quote(method.as_str()))
+        .collect();
+    names.join(", ")
 }
 
 fn is_everybody(pattern: &OriginPattern) -> bool {
