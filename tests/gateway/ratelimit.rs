@@ -226,7 +226,7 @@ routes:
 
 #[test]
 fn some_are_exempt_and_some_policies_only_count() {
-    let policies = "p: { limit: 1/h, exempt: { networks: [127.0.0.2], keys: [127.0.0.3] } }\n    \
+    let policies = "p: { limit: 1/h, exempt: { networks: ['::ffff:127.0.0.2'], keys: [127.0.0.3] } }\n    \
                     dry: { limit: 1/h, dry_run: true }";
     let gateway = Gateway::start(&config(policies, "[p, dry]"));
     for last in [2, 3] {
