@@ -397,7 +397,9 @@ routes:
   - { name: e, match: { path: /e }, respond: {}, cors: { allow_origins: [null], expose_headers: ['*'], allow_credentials: true } }
   - { name: f, match: { path: /f }, respond: {}, cors: { allow_origins: ['*'], allow_methods: [get], allow_headers: ['a b'], max_age: 2d } }
   - { name: g, match: { path: /g, methods: [GET] }, respond: {}, cors: { allow_origins: ['*'], allow_methods: [PUT, POST] } }
-  - { name: h, match: { path: /h, methods: [GET] }, respond: {}, cors: { allow_origins: ['*'], allow_methods: [PUT, HEAD] } }";
+  - { name: h, match: { path: /h, methods: [GET] }, respond: {}, cors: { allow_origins: ['*'], allow_methods: [PUT, HEAD] } }
+  - { name: i, match: { path: /i }, respond: {}, cors: { allow_origins: [{ regex: 'chrome-extension://.*' }], allow_credentials: true } }
+  - { name: j, match: { path: /j }, respond: {}, cors: { allow_origins: [{ regex: 'chrome-extension://.*' }] } }";
     fs::write(&file, text).unwrap();
     let run = finish(binary().arg("-t").arg("-c").arg(&file));
     assert_eq!(run.code, Some(1));
@@ -413,8 +415,11 @@ routes:
         ":8: routes[5].cors.allow_headers[0]: `a b` is not a header name",
         ":8: routes[5].cors.max_age: ",
         ":9: routes[6].cors.allow_methods: allows `PUT`, `POST` alone and `match` has `GET` alone",
+        ":11: routes[8].cors.allow_origins[0].regex: lets every page call",
     ] {
         assert!(run.stderr.contains(expected), "{expected}\n{}", run.stderr);
     }
-    assert!(!run.stderr.contains("routes[7]"), "{}", run.stderr);
+    for sound in ["routes[7]", "routes[9]"] {
+        assert!(!run.stderr.contains(sound), "{}", run.stderr);
+    }
 }
