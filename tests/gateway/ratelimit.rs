@@ -249,6 +249,45 @@ fn some_are_exempt_and_some_policies_only_count() {
 }
 
 #[test]
+fn exempt_keys_are_written_as_requests_have_them() {
+    let policies = "header: { key: 'header:x-client', limit: 1/h, exempt: { keys: [monitoring] } }
+    cookie: { key: ['cookie:sid', client_ip], limit: 1/h, exempt: { keys: ['a%b|::ffff:127.0.0.1'] } }
+    subject: { key: subject, limit: 1/h, exempt: { keys: ['main:ab c|d'] } }";
+    let auth = format!("auth: {{ jwt: {{ name: main, secret: '{SECRET}' }} }}\n");
+    let routes = "routes:
+  - { name: header, match: { path: /header }, respond: {}, ratelimit: header }
+  - { name: cookie, match: { path: /cookie }, respond: {}, ratelimit: cookie }
+  - { name: subject, match: { path: /subject }, respond: {}, auth: main, ratelimit: subject }";
+    let gateway = Gateway::start(&format!(
+        "{auth}ratelimit:\n  policies:\n    {policies}\n{routes}"
+    ));
+    let bearer = |subject: &str| {
+        let token = Signer::hs256(SECRET).token(serde_json::json!({ "sub": subject }));
+        format!("Authorization: Bearer {token}")
+    };
+    for (path, exempt, other) in [
+        (
+            "/header",
+            "X-Client: monitoring".to_owned(),
+            "X-Client: else".to_owned(),
+        ),
+        (
+            "/cookie",
+            "Cookie: sid=a%b".to_owned(),
+            "Cookie: sid=a".to_owned(),
+        ),
+        ("/subject", bearer("ab c|d"), bearer("ab c")),
+    ] {
+        let statuses = |field: &str| {
+            let get = || request(gateway.addr(), "GET", path, &[field], b"").status;
+            [get(), get()]
+        };
+        assert_eq!(statuses(&exempt), [200, 200], "{path}");
+        assert_eq!(statuses(&other), [200, 429], "{path}");
+    }
+}
+
+#[test]
 fn calls_are_told_that_resources_are_exhausted() {
     let yaml = config("p: { limit: 1/h }", "p");
     let listener = "listeners: [{ name: main, address: 127.0.0.1:0, h2c: true }]\n";

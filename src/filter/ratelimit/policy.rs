@@ -31,6 +31,8 @@ pub struct Policy {
     is_local: bool,
     /// Whether anybody is not limited.
     has_exempt: bool,
+    /// The numbers of keys that are not.
+    exempt: Box<[u64]>,
 }
 
 /// What a policy counts in here. It goes over to the next generation.
@@ -141,7 +143,11 @@ impl Policy {
                 beginning: Instant::now(),
             }),
         };
+        let exempt = config.exempt.keys.iter();
         Self {
+            exempt: exempt
+                .map(|values| key::hash_of(&config.key, values, buckets.seed))
+                .collect(),
             base: limits(&config.windows),
             tiers: tiers
                 .map(|(value, windows)| (value.as_str().into(), limits(windows)))
@@ -170,7 +176,8 @@ impl Policy {
         cost: Option<u64>,
         is_noted: bool,
     ) -> Option<Asked<'a, 'f>> {
-        if self.has_exempt && self.is_exempt(caller) {
+        let key = key::hash(&self.key, caller, self.buckets.seed);
+        if self.has_exempt && self.is_exempt(caller, key) {
             self.metrics
                 .decided(LimitResult::Exempt, LimitSource::Local);
             return None;
@@ -181,7 +188,7 @@ impl Policy {
                 true => None,
                 false => self.tier(caller),
             },
-            key: key::hash(&self.key, caller, self.buckets.seed),
+            key,
             cost: cost.unwrap_or(self.cost),
             is_noted,
         })
@@ -329,17 +336,10 @@ impl Policy {
     }
 
     #[inline(never)]
-    fn is_exempt(&self, caller: &Caller<'_>) -> bool {
-        let exempt = &self.config.exempt;
-        let mut networks = exempt.networks.iter();
-        if networks.any(|network| network.contains(&caller.client_ip.to_canonical())) {
-            return true;
-        }
-        if exempt.keys.is_empty() {
-            return false;
-        }
-        let name = key::name(&self.key, caller);
-        exempt.keys.contains(&name)
+    fn is_exempt(&self, caller: &Caller<'_>, key: u64) -> bool {
+        let client = caller.client_ip.to_canonical();
+        let mut networks = self.config.exempt.networks.iter();
+        networks.any(|network| network.contains(&client)) || self.exempt.contains(&key)
     }
 
     #[inline(never)]
