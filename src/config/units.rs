@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::problem::{Invalid, quote};
 
@@ -13,6 +13,9 @@ const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Largest size; it fits every counter of bytes.
 const MAX_SIZE: u64 = 1 << 50;
+
+/// The bits before an IPv4 address in the form of IPv6.
+const MAPPED_BITS: u8 = 96;
 
 /// `500ms`, `30s`, `5m`, `1h`, `1d`, or a sum of them.
 pub(super) fn duration(text: &str) -> Result<Duration, Invalid> {
@@ -144,17 +147,32 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, Invalid> {
     })
 }
 
-/// `10.0.0.0/8`, or one address.
+/// `10.0.0.0/8`, or one address. What is IPv4 in the form of IPv6 (RFC 4291 section 2.5.5.2) becomes IPv4,
+/// as the addresses of clients do.
 pub(super) fn network(text: &str) -> Result<IpNet, Invalid> {
     let text = text.trim();
     let one = || text.parse::<IpAddr>().map(IpNet::from);
-    text.parse::<IpNet>()
-        .map(|network| network.trunc())
-        .or_else(|_| one())
-        .map_err(|_| {
-            let expected = "a network or address such as `10.0.0.0/8`, `192.0.2.1` or `fd00::/8`";
-            Invalid::new(format!("{} is not a network", quote(text)), expected)
-        })
+    let network = text.parse::<IpNet>().or_else(|_| one()).map_err(|_| {
+        let expected = "a network or address such as `10.0.0.0/8`, `192.0.2.1` or `fd00::/8`";
+        Invalid::new(format!("{} is not a network", quote(text)), expected)
+    })?;
+    let mapped = match network {
+        IpNet::V4(_) => None,
+        IpNet::V6(network) => network
+            .addr()
+            .to_ipv4_mapped()
+            .zip(Some(network.prefix_len())),
+    };
+    let Some((address, prefix)) = mapped else {
+        return Ok(network.trunc());
+    };
+    let prefix = prefix.checked_sub(MAPPED_BITS);
+    let network = prefix.and_then(|prefix| Ipv4Net::new(address, prefix).ok());
+    // Nobody who writes an IPv4 address means more than all of them.
+    let what = || format!("{} is an IPv4 address with a prefix of IPv6", quote(text));
+    network
+        .map(|network| network.trunc().into())
+        .ok_or_else(|| Invalid::new(what(), "the IPv4 network, such as `10.0.0.0/8`"))
 }
 
 /// The greatest rate, above which its interval could not be told in nanoseconds exactly enough.
@@ -337,6 +355,21 @@ mod tests {
         assert_eq!(network("10.1.2.3/8").unwrap().to_string(), "10.0.0.0/8");
         assert_eq!(network("::1").unwrap().to_string(), "::1/128");
         assert!(network("10.0.0.0/33").is_err());
+        for (mapped, plain) in [
+            ("::ffff:127.0.0.1", "127.0.0.1/32"),
+            ("::ffff:10.1.2.3/104", "10.0.0.0/8"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("::/0", "::/0"),
+        ] {
+            assert_eq!(network(mapped).unwrap().to_string(), plain);
+        }
+        for wrong in ["::ffff:10.0.0.0/8", "::ffff:0:0/95"] {
+            let refused = network(wrong).unwrap_err().to_string();
+            assert!(
+                refused.contains("is an IPv4 address with a prefix of IPv6"),
+                "{refused}"
+            );
+        }
         assert_eq!(statuses("204").unwrap(), (204, 204));
         assert_eq!(statuses("200-399").unwrap(), (200, 399));
         assert!(

@@ -13,7 +13,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-use crate::config::model::{self, Listed, Origins};
+use crate::config::model::{self, Listed, Origins, has_method};
 use crate::config::pattern::{Origin, OriginPattern};
 use crate::reply::CorsError;
 
@@ -83,37 +83,28 @@ pub fn preflight(method: &Method, headers: &HeaderMap) -> Option<Method> {
     Method::from_bytes(asked.as_bytes()).ok()
 }
 
+impl<T> Allowed<T> {
+    fn new(listed: Listed<T>, name: fn(&T) -> &str) -> Self {
+        match listed {
+            Listed::Any => Self::Any,
+            Listed::Only(some) => {
+                let told = join(some.iter().map(name));
+                Self::Only(some, told)
+            }
+        }
+    }
+}
+
 impl Cors {
     /// Prepares a policy for a route that answers these methods; none means all.
     pub fn compile(config: &model::Cors, answered: &[Method]) -> Self {
-        let methods = match &config.methods {
-            Listed::Any => answered.to_vec(),
-            Listed::Only(listed) => {
-                let is_answered =
-                    |method: &&Method| answered.is_empty() || has_method(answered, method);
-                listed.iter().filter(is_answered).cloned().collect()
-            }
-        };
-        let is_open = config.methods == Listed::Any && answered.is_empty();
         Self {
             origins: match &config.origins {
                 Origins::Any => None,
                 Origins::Listed(patterns) => Some(Arc::clone(patterns)),
             },
-            methods: match is_open {
-                true => Allowed::Any,
-                false => {
-                    let told = join(methods.iter().map(Method::as_str));
-                    Allowed::Only(methods, told)
-                }
-            },
-            headers: match &config.headers {
-                Listed::Any => Allowed::Any,
-                Listed::Only(names) => {
-                    let told = join(names.iter().map(HeaderName::as_str));
-                    Allowed::Only(names.clone(), told)
-                }
-            },
+            methods: Allowed::new(config.methods_of(answered), Method::as_str),
+            headers: Allowed::new(config.headers.clone(), HeaderName::as_str),
             expose: match &config.expose {
                 Listed::Any => Some(EVERYBODY),
                 Listed::Only(none) if none.is_empty() => None,
@@ -259,10 +250,6 @@ impl Cors {
 fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     let mut values = headers.get_all(name).iter();
     values.next().filter(|_| values.next().is_none())
-}
-
-fn has_method(methods: &[Method], method: &Method) -> bool {
-    methods.contains(method) || (*method == Method::HEAD && methods.contains(&Method::GET))
 }
 
 fn is_from_public(preflight: &HeaderMap) -> bool {

@@ -1,6 +1,8 @@
 //! Answers the questions of browsers at the edge, and adds to every response what they have to know.
 
-use http::StatusCode;
+use std::sync::Arc;
+
+use http::{HeaderValue, Method, StatusCode};
 
 use super::failure::Failure;
 use super::receive::request_of;
@@ -9,33 +11,70 @@ use crate::filter::cors::{self, Cors, Stage};
 use crate::listener::exchange::Exchange;
 use crate::message::Response;
 use crate::reply::Rejection;
-use crate::route::{Found, Lookup};
+use crate::route::{Found, Lookup, Params, Route};
+use crate::snapshot::Snapshot;
 
-/// Finds the route of a preflight: that of the method which it asks about, if that has a policy.
-/// Otherwise the question is the backend's to answer, and routed like any other request.
+/// Finds the route of a preflight, if that has a policy. Otherwise the question is the backend's to
+/// answer, and routed like any other request.
 pub(super) fn find_route(exchange: &Exchange, context: &mut Context) -> bool {
     if !context.snapshot.has_cors {
         return false;
     }
-    let request = &exchange.request;
-    let Some(method) = cors::preflight(&request.method, &request.headers) else {
+    let request = request_of(exchange, context);
+    let Some(method) = cors::preflight(request.method, request.headers) else {
         return false;
     };
-    let lookup = Lookup {
-        method: &method,
-        ..request_of(exchange, context)
-    };
-    let Found::Route { index, params } = context.snapshot.router.find(&lookup) else {
+    let Some((route, params)) = belongs_to(&context.snapshot, &request, &method) else {
         return false;
     };
-    let route = context.snapshot.routes.get(index);
-    let Some(route) = route.filter(|route| route.cors.is_some()) else {
-        return false;
-    };
-    context.route = Some(route.clone());
+    context.route = Some(route);
     context.params = params;
     context.cors = Stage::Preflight;
     true
+}
+
+/// The route of the method that a preflight asks about. Where no route answers that, one of those that
+/// answer others: its policy denies the preflight, and so the log says why.
+fn belongs_to(
+    snapshot: &Snapshot,
+    preflight: &Lookup<'_>,
+    method: &Method,
+) -> Option<(Arc<Route>, Params)> {
+    let find = |method: &Method| {
+        let lookup = Lookup {
+            method,
+            ..*preflight
+        };
+        snapshot.router.find(&lookup)
+    };
+    let with_policy = |found: Found| match found {
+        Found::Route { index, params } => {
+            let route = snapshot.routes.get(index)?;
+            let has_policy = route.cors.is_some();
+            has_policy.then(|| (Arc::clone(route), params))
+        }
+        _ => None,
+    };
+    match find(method) {
+        Found::MethodNotAllowed { allow } => {
+            let others = methods(&allow);
+            match others.contains(&Method::OPTIONS) {
+                // Whoever answers OPTIONS may answer preflights.
+                true => with_policy(find(&Method::OPTIONS)),
+                false => others.iter().find_map(|other| with_policy(find(other))),
+            }
+        }
+        found => with_policy(found),
+    }
+}
+
+/// The methods that a value of `Allow` lists.
+fn methods(allow: &HeaderValue) -> Vec<Method> {
+    let names = allow.as_bytes().split(|byte| *byte == b',');
+    let names = names.map(<[u8]>::trim_ascii);
+    names
+        .filter_map(|name| Method::from_bytes(name).ok())
+        .collect()
 }
 
 /// Marks a preflight for an endpoint of the gateway's own.

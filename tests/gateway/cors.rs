@@ -193,7 +193,7 @@ fn a_preflight_goes_to_the_route_of_the_method_that_it_asks_about() {
     ));
     assert_eq!(preflight(&gateway, "/a", "POST", &[]).status, 204);
     preflight(&gateway, "/a", "GET", &[]).assert_refusal(403, "cors_denied");
-    preflight(&gateway, "/a", "PUT", &[]).assert_refusal(405, "method_not_allowed");
+    request(gateway.addr(), "PUT", "/a", &[], b"").assert_refusal(405, "method_not_allowed");
     preflight(&gateway, "/nowhere", "GET", &[]).assert_refusal(404, "not_found");
     assert_eq!(origin.requests(), 0);
     // What has no policy is left to the backend.
@@ -202,6 +202,44 @@ fn a_preflight_goes_to_the_route_of_the_method_that_it_asks_about() {
         assert_eq!((answer.status, told(&answer)), (200, Vec::new()));
     }
     assert_eq!(origin.requests(), 2);
+}
+
+#[test]
+fn a_preflight_for_a_method_that_nobody_answers_is_denied_by_a_route_of_the_path() {
+    let origin = Origin::echo();
+    let gateway = Gateway::start(&config(
+        &origin,
+        "",
+        &format!(
+            "  - {{ name: api, match: {{ path: /api, methods: [GET, POST] }}, {POLICY}, upstream: u }}
+  - {{ name: read, match: {{ path: /two, methods: [GET] }}, upstream: u }}
+  - {{ name: write, match: {{ path: /two, methods: [POST] }}, {POLICY}, upstream: u }}
+  - {{ name: plain, match: {{ path: /plain, methods: [GET] }}, upstream: u }}
+  - {{ name: both, match: {{ path: /both, methods: [GET, OPTIONS] }}, {POLICY}, upstream: u }}
+  - {{ name: own, match: {{ path: /own, methods: [OPTIONS] }}, upstream: u }}
+  - {{ name: rest, match: {{ path: /own, methods: [GET] }}, {POLICY}, upstream: u }}"
+        ),
+    ));
+    for (path, route) in [("/api", "api"), ("/two", "write"), ("/both", "both")] {
+        let denied = preflight(&gateway, path, "DELETE", &[]);
+        denied.assert_refusal(403, "cors_denied");
+        assert_eq!(denied.json()["error_type"], "cors_method");
+        assert_eq!(denied.header("allow"), None);
+        let line = gateway.wait_access(|line| line["path"] == path);
+        let logged = (&line["error_type"], &line["route"]);
+        assert_eq!(logged, (&"cors_method".into(), &route.into()));
+    }
+    // The request itself asks for what is not there, as does whoever asks routes without a policy.
+    let field = format!("Origin: {APP}");
+    let itself = request(gateway.addr(), "DELETE", "/api", &[&field], b"");
+    itself.assert_refusal(405, "method_not_allowed");
+    for (path, method) in [("/plain", "DELETE"), ("/two", "GET")] {
+        preflight(&gateway, path, method, &[]).assert_refusal(405, "method_not_allowed");
+    }
+    assert_eq!(origin.requests(), 0);
+    // Whoever answers OPTIONS without a policy answers preflights.
+    assert_eq!(preflight(&gateway, "/own", "DELETE", &[]).status, 200);
+    assert_eq!(origin.requests(), 1);
 }
 
 #[test]
@@ -357,7 +395,11 @@ routes:
   - { name: c, match: { path: /c }, respond: {}, cors: { allow_origins: [example.com] } }
   - { name: d, match: { path: /d }, respond: {}, cors: { allow_origins: [{ regex: '.*' }], allow_credentials: true } }
   - { name: e, match: { path: /e }, respond: {}, cors: { allow_origins: [null], expose_headers: ['*'], allow_credentials: true } }
-  - { name: f, match: { path: /f }, respond: {}, cors: { allow_origins: ['*'], allow_methods: [get], allow_headers: ['a b'], max_age: 2d } }";
+  - { name: f, match: { path: /f }, respond: {}, cors: { allow_origins: ['*'], allow_methods: [get], allow_headers: ['a b'], max_age: 2d } }
+  - { name: g, match: { path: /g, methods: [GET] }, respond: {}, cors: { allow_origins: ['*'], allow_methods: [PUT, POST] } }
+  - { name: h, match: { path: /h, methods: [GET] }, respond: {}, cors: { allow_origins: ['*'], allow_methods: [PUT, HEAD] } }
+  - { name: i, match: { path: /i }, respond: {}, cors: { allow_origins: [{ regex: 'chrome-extension://.*' }], allow_credentials: true } }
+  - { name: j, match: { path: /j }, respond: {}, cors: { allow_origins: [{ regex: 'chrome-extension://.*' }] } }";
     fs::write(&file, text).unwrap();
     let run = finish(binary().arg("-t").arg("-c").arg(&file));
     assert_eq!(run.code, Some(1));
@@ -372,7 +414,12 @@ routes:
         ":8: routes[5].cors.allow_methods[0]: `get` is not a method",
         ":8: routes[5].cors.allow_headers[0]: `a b` is not a header name",
         ":8: routes[5].cors.max_age: ",
+        ":9: routes[6].cors.allow_methods: allows `PUT`, `POST` alone and `match` has `GET` alone",
+        ":11: routes[8].cors.allow_origins[0].regex: lets every page call",
     ] {
         assert!(run.stderr.contains(expected), "{expected}\n{}", run.stderr);
+    }
+    for sound in ["routes[7]", "routes[9]"] {
+        assert!(!run.stderr.contains(sound), "{}", run.stderr);
     }
 }

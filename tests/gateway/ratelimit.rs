@@ -233,7 +233,7 @@ routes:
 
 #[test]
 fn some_are_exempt_and_some_policies_only_count() {
-    let policies = "p: { limit: 1/h, exempt: { networks: [127.0.0.2], keys: [127.0.0.3] } }\n    \
+    let policies = "p: { limit: 1/h, exempt: { networks: ['::ffff:127.0.0.2'], keys: [127.0.0.3] } }\n    \
                     dry: { limit: 1/h, dry_run: true }";
     let gateway = Gateway::start(&config(policies, "[p, dry]"));
     for last in [2, 3] {
@@ -253,6 +253,45 @@ fn some_are_exempt_and_some_policies_only_count() {
         (count("p", "exempt"), count("dry", "would_limit")),
         (6.0, 4.0)
     );
+}
+
+#[test]
+fn exempt_keys_are_written_as_requests_have_them() {
+    let policies = "header: { key: 'header:x-client', limit: 1/h, exempt: { keys: [monitoring] } }
+    cookie: { key: ['cookie:sid', client_ip], limit: 1/h, exempt: { keys: ['a%b|::ffff:127.0.0.1'] } }
+    subject: { key: subject, limit: 1/h, exempt: { keys: ['main:ab c|d'] } }";
+    let auth = format!("auth: {{ jwt: {{ name: main, secret: '{SECRET}' }} }}\n");
+    let routes = "routes:
+  - { name: header, match: { path: /header }, respond: {}, ratelimit: header }
+  - { name: cookie, match: { path: /cookie }, respond: {}, ratelimit: cookie }
+  - { name: subject, match: { path: /subject }, respond: {}, auth: main, ratelimit: subject }";
+    let gateway = Gateway::start(&format!(
+        "{auth}ratelimit:\n  policies:\n    {policies}\n{routes}"
+    ));
+    let bearer = |subject: &str| {
+        let token = Signer::hs256(SECRET).token(serde_json::json!({ "sub": subject }));
+        format!("Authorization: Bearer {token}")
+    };
+    for (path, exempt, other) in [
+        (
+            "/header",
+            "X-Client: monitoring".to_owned(),
+            "X-Client: else".to_owned(),
+        ),
+        (
+            "/cookie",
+            "Cookie: sid=a%b".to_owned(),
+            "Cookie: sid=a".to_owned(),
+        ),
+        ("/subject", bearer("ab c|d"), bearer("ab c")),
+    ] {
+        let statuses = |field: &str| {
+            let get = || request(gateway.addr(), "GET", path, &[field], b"").status;
+            [get(), get()]
+        };
+        assert_eq!(statuses(&exempt), [200, 200], "{path}");
+        assert_eq!(statuses(&other), [200, 429], "{path}");
+    }
 }
 
 #[test]

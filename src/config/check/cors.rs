@@ -1,11 +1,15 @@
 //! Checks which web pages of other origins may call.
 
+mod anybody;
+
+use http::Method;
+
 use super::Checker;
 use super::header::header_name;
 use super::matching::method;
 use crate::config::file::{self, AllowedOrigin, RouteCors};
 use crate::config::model::{Cors, Listed, Origins};
-use crate::config::pattern::{Origin, OriginPattern};
+use crate::config::pattern::OriginPattern;
 use crate::config::problem::{Invalid, quote};
 use crate::config::scalar::List;
 use crate::config::tree::Path;
@@ -13,14 +17,6 @@ use crate::config::tree::Path;
 const EVERY: &str = "*";
 /// The origin of pages that do not say theirs.
 const NOBODY: &str = "null";
-
-/// Origins that nobody means: a pattern that matches one of these matches too much.
-const ANYBODY: [&str; 4] = [
-    "https://a.invalid",
-    "https://a.invalid:1",
-    "http://b.invalid",
-    "http://b.invalid:1",
-];
 
 impl Checker<'_> {
     /// The policy at the top.
@@ -33,6 +29,7 @@ impl Checker<'_> {
         &mut self,
         written: Option<&RouteCors>,
         default: Option<&Cors>,
+        answered: &[Method],
         at: &Path<'_>,
     ) -> Option<Cors> {
         match written {
@@ -43,7 +40,28 @@ impl Checker<'_> {
                 self.accept(at, is_none.then_some(()).ok_or_else(refused));
                 None
             }
-            Some(RouteCors::Policy(policy)) => self.cors_policy(policy, at),
+            Some(RouteCors::Policy(policy)) => {
+                let policy = self.cors_policy(policy, at)?;
+                self.fits_methods(&policy, answered, at);
+                Some(policy)
+            }
+        }
+    }
+
+    /// Refuses a list of methods of which the route answers none. The default may be such a list: it is
+    /// for many routes.
+    fn fits_methods(&mut self, policy: &Cors, answered: &[Method], at: &Path<'_>) {
+        let Listed::Only(listed) = &policy.methods else {
+            return;
+        };
+        if policy.methods_of(answered) == Listed::Only(Vec::new()) {
+            let what = format!(
+                "allows {} alone and `match` has {} alone, so that every preflight is denied, expected a \
+                 method that is in both",
+                names(listed),
+                names(answered),
+            );
+            self.refuse(&at.key("allow_methods"), what);
         }
     }
 
@@ -96,7 +114,9 @@ impl Checker<'_> {
                     let at = at.key("regex");
                     let parsed = OriginPattern::parse_regex(&expression.regex);
                     let pattern = self.accept(&at, parsed);
-                    if pattern.as_ref().is_some_and(is_everybody) {
+                    let is_let_in = |pattern| anybody::is_let_in(pattern, &expression.regex);
+                    // Only where it matters: trying takes a while.
+                    if written.allow_credentials && pattern.as_ref().is_some_and(is_let_in) {
                         self.refuse_everybody(written, &at);
                     }
                     patterns.push(pattern);
@@ -141,8 +161,10 @@ impl Checker<'_> {
     }
 }
 
-fn is_everybody(pattern: &OriginPattern) -> bool {
-    ANYBODY
+fn names(methods: &[Method]) -> String {
+    let names: Vec<String> = methods
         .iter()
-        .any(|text| Origin::parse(text).is_some_and(|origin| pattern.matches(Some(&origin))))
+        .map(|method| quote(method.as_str()))
+        .collect();
+    names.join(", ")
 }

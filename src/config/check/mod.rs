@@ -9,6 +9,7 @@ mod circuit_breaker;
 mod concurrency;
 mod cors;
 mod discovery;
+mod exempt;
 mod header;
 mod health_check;
 mod idle;

@@ -7,8 +7,8 @@ use super::Checker;
 use super::header::header_name;
 use crate::config::file::{self, RouteLimits};
 use crate::config::model::{
-    self, AuthPolicy, Cost, Exempt, FailureMode, KeyPart, MAX_WINDOWS, Mode, RateHeaders,
-    RateLimits, RatePolicy, RouteLimit, Scope, Tiers, Told, Window,
+    AuthPolicy, Cost, FailureMode, KeyPart, MAX_WINDOWS, Mode, RateHeaders, RateLimits, RatePolicy,
+    RouteLimit, Scope, Tiers, Told, Window,
 };
 use crate::config::pattern::PathPattern;
 use crate::config::problem::{Invalid, quote, suggestion};
@@ -94,6 +94,9 @@ impl Checker<'_> {
         at: &Path<'_>,
     ) -> Option<RatePolicy> {
         let key = self.rate_key(written, &at.key("key"));
+        let exempt = key
+            .as_deref()
+            .and_then(|key| self.exempt(&written.exempt, key, &at.key("exempt")));
         let windows = self.windows(&written.limit, written.burst, at, "limit");
         let tiers = match &written.tiers {
             Some(tiers) => self
@@ -130,7 +133,7 @@ impl Checker<'_> {
                 file::FailureMode::Closed => FailureMode::Closed,
             },
             dry_run: written.dry_run,
-            exempt: exempt(&written.exempt),
+            exempt: exempt?,
             max_keys: written.max_keys as usize,
         })
     }
@@ -407,15 +410,6 @@ fn window(rate: &Rate, burst: Option<u64>) -> Window {
         limit,
         period,
         burst: burst.unwrap_or(limit),
-    }
-}
-
-fn exempt(written: &file::Exempt) -> Exempt {
-    let networks = written.networks.iter();
-    let keys = written.keys.iter();
-    model::Exempt {
-        networks: networks.map(|(_, network)| network.0).collect(),
-        keys: keys.map(|(_, key)| key.clone()).collect(),
     }
 }
 

@@ -96,7 +96,9 @@ impl Checker<'_> {
         let limits = written.ratelimit.as_ref();
         let limits = self.route_limits(limits, known.policies, paths, asked, at);
         let ip_access = self.ip_access(written.ip_access.as_ref(), &at.key("ip_access"));
-        let cors = self.route_cors(written.cors.as_ref(), known.cors, &at.key("cors"));
+        let answered = matcher.as_ref().map_or(&[][..], |matcher| &matcher.methods);
+        let cors = written.cors.as_ref();
+        let cors = self.route_cors(cors, known.cors, answered, &at.key("cors"));
         let concurrency = self.concurrency(
             written.concurrency.as_ref(),
             paths,

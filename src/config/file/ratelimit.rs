@@ -197,8 +197,9 @@ pub struct Exempt {
     /// Clients in these networks.
     #[schemars(extend("examples" = [["10.0.0.0/8"]]))]
     pub networks: List<Network>,
-    /// Keys, as they are named in Redis behind `ratelimit:POLICY:`.
-    #[schemars(extend("examples" = [["main:monitoring"]]))]
+    /// Values of the whole `key`, as requests have them: an address, `SCHEME:SUBJECT` for `subject` and
+    /// `api_key`, the value of a header. With `|` between those of several parts.
+    #[schemars(extend("examples" = [["192.0.2.7"], ["main:monitoring"], ["acme|reports"]]))]
     pub keys: List<String>,
 }
 

@@ -43,3 +43,23 @@ pub enum Listed<T> {
     /// These.
     Only(Vec<T>),
 }
+
+impl Cors {
+    /// What may be asked for on a route that answers these methods; none means all.
+    pub fn methods_of(&self, answered: &[Method]) -> Listed<Method> {
+        match &self.methods {
+            Listed::Any if answered.is_empty() => Listed::Any,
+            Listed::Any => Listed::Only(answered.to_vec()),
+            Listed::Only(listed) => {
+                let is_answered =
+                    |method: &&Method| answered.is_empty() || has_method(answered, method);
+                Listed::Only(listed.iter().filter(is_answered).cloned().collect())
+            }
+        }
+    }
+}
+
+/// Whether a method is among these; GET includes HEAD.
+pub fn has_method(methods: &[Method], method: &Method) -> bool {
+    methods.contains(method) || (*method == Method::HEAD && methods.contains(&Method::GET))
+}

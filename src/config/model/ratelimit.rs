@@ -1,5 +1,6 @@
 //! What `ratelimit` means: policies, their keys and windows, and what happens without Redis.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -162,8 +163,19 @@ pub enum FailureMode {
 pub struct Exempt {
     /// Clients in these networks.
     pub networks: Vec<IpNet>,
-    /// Values of the whole key, as Redis and `/status` show it.
-    pub keys: Vec<String>,
+    /// Values of the whole key, one for each of its parts.
+    pub keys: Vec<Vec<KeyValue>>,
+}
+
+/// What a part of a key is for one client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyValue {
+    /// The client's address, or one of its network.
+    Client(IpAddr),
+    /// The scheme, and the subject that it knows who calls by.
+    Subject(String, String),
+    /// Any other.
+    Text(String),
 }
 
 /// A policy on a route.

@@ -11,7 +11,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use serde_json::Value;
 use siphasher::sip::SipHasher13;
 
-use crate::config::model::KeyPart;
+use crate::config::model::{KeyPart, KeyValue};
 use crate::filter::auth::Identity;
 use crate::filter::auth::credential;
 use crate::metrics::AuthMethod;
@@ -86,7 +86,7 @@ pub fn hash(parts: &[KeyPart], caller: &Caller<'_>, seed: Seed) -> u64 {
         .iter()
         .fold(0, |number, part| match find(part, caller) {
             Some(found) => found.hash(seed, number, found.kind()),
-            None => client(caller, part).hash(seed, number, MISSING),
+            None => client(caller.client_ip, part).hash(seed, number, MISSING),
         })
 }
 
@@ -94,6 +94,22 @@ pub fn hash(parts: &[KeyPart], caller: &Caller<'_>, seed: Seed) -> u64 {
 /// these.
 pub fn in_tier(key: u64, tier: &str, seed: Seed) -> u64 {
     seed.hash(key, TIER, tier.as_bytes())
+}
+
+/// The number that requests have whose key has these values.
+pub fn hash_of(parts: &[KeyPart], values: &[KeyValue], seed: Seed) -> u64 {
+    let parts = parts.iter().zip(values);
+    parts.fold(0, |number, (part, value)| {
+        let found = match (value, part) {
+            (KeyValue::Client(address), part) => client(*address, part),
+            (KeyValue::Subject(scheme, subject), _) => Found::Subject(scheme, subject),
+            (KeyValue::Text(text), KeyPart::Header(_) | KeyPart::Cookie(_)) => {
+                Found::Private(text.as_bytes())
+            }
+            (KeyValue::Text(text), _) => Found::Plain(text.into()),
+        };
+        found.hash(seed, number, found.kind())
+    })
 }
 
 /// The number of what the request has of this part, behind others; `None`: it has none.
@@ -115,7 +131,7 @@ pub fn name(parts: &[KeyPart], caller: &Caller<'_>) -> String {
             None => {
                 // Never taken for what the part is about.
                 name.push('~');
-                client(caller, part).write(&mut name);
+                client(caller.client_ip, part).write(&mut name);
             }
         }
     }
@@ -128,7 +144,7 @@ pub fn name(parts: &[KeyPart], caller: &Caller<'_>) -> String {
 /// What the request has of this part.
 fn find<'a>(part: &KeyPart, caller: &Caller<'a>) -> Option<Found<'a>> {
     match part {
-        KeyPart::ClientIp { .. } => Some(client(caller, part)),
+        KeyPart::ClientIp { .. } => Some(client(caller.client_ip, part)),
         KeyPart::Identity => {
             let identity = caller.identity?;
             Some(Found::Subject(&identity.scheme, identity.subject()))
@@ -159,13 +175,13 @@ pub fn claim<'a>(path: &str, caller: &Caller<'a>) -> Option<Cow<'a, str>> {
     }
 }
 
-fn client<'a>(caller: &Caller<'_>, part: &KeyPart) -> Found<'a> {
+fn client<'a>(address: IpAddr, part: &KeyPart) -> Found<'a> {
     let prefix = match part {
         KeyPart::ClientIp { ipv6_prefix } => *ipv6_prefix,
         // What one customer usually has for himself.
         _ => 64,
     };
-    Found::Client(caller.client_ip.to_canonical(), prefix)
+    Found::Client(address.to_canonical(), prefix)
 }
 
 impl Found<'_> {
@@ -327,6 +343,34 @@ mod tests {
         assert_ne!(of("2001:db8::1", 128), of("2001:db8::2", 128));
         assert_eq!(of("2001:db8::1", 128).0, "2001:db8::1");
         assert_eq!(of("::ffff:192.0.2.7", 64), of("192.0.2.7", 64));
+    }
+
+    #[test]
+    fn what_is_written_has_the_number_of_what_is_requested() {
+        let seed = Seed::default();
+        let request = Request::get("/")
+            .header("x-a", "192.0.2.1")
+            .param("id", "a|b");
+        let text = |text: &str| KeyValue::Text(text.to_owned());
+        let client = KeyValue::Client("::ffff:192.0.2.1".parse().unwrap());
+        let id = KeyPart::PathParam("id".to_owned());
+        for (parts, values) in [
+            (vec![CLIENT], vec![client.clone()]),
+            (vec![header("x-a")], vec![text("192.0.2.1")]),
+            (
+                vec![KeyPart::Route, CLIENT, id],
+                vec![text("users"), client.clone(), text("a|b")],
+            ),
+        ] {
+            let requested = hash(&parts, &facts(&request), seed);
+            assert_eq!(hash_of(&parts, &values, seed), requested, "{parts:?}");
+        }
+        // A client without the header is not who sends an address in it.
+        let without = hash(&[header("x-b")], &facts(&request), seed);
+        assert_ne!(
+            hash_of(&[header("x-b")], &[text("192.0.2.1")], seed),
+            without
+        );
     }
 
     #[test]

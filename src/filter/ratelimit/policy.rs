@@ -31,6 +31,8 @@ pub struct Policy {
     is_local: bool,
     /// Whether anybody is not limited.
     has_exempt: bool,
+    /// The numbers of keys that are not.
+    exempt: Box<[u64]>,
 }
 
 /// What a policy counts in here. It goes over to the next generation.
@@ -126,7 +128,11 @@ impl Policy {
                 beginning: Instant::now(),
             }),
         };
+        let exempt = config.exempt.keys.iter();
         Self {
+            exempt: exempt
+                .map(|values| key::hash_of(&config.key, values, buckets.seed))
+                .collect(),
             base: limits(&config.windows),
             tiers: tiers
                 .map(|(value, windows)| (value.as_str().into(), limits(windows)))
@@ -155,12 +161,12 @@ impl Policy {
         cost: Option<u64>,
         is_noted: bool,
     ) -> Option<Asked<'a, 'f>> {
-        if self.has_exempt && self.is_exempt(caller) {
+        let mut key = key::hash(&self.key, caller, self.buckets.seed);
+        if self.has_exempt && self.is_exempt(caller, key) {
             self.metrics
                 .decided(LimitResult::Exempt, LimitSource::Local);
             return None;
         }
-        let mut key = key::hash(&self.key, caller, self.buckets.seed);
         let tier = match self.tiers.is_empty() {
             true => None,
             false => self.tier(caller),
@@ -306,17 +312,10 @@ impl Policy {
     }
 
     #[inline(never)]
-    fn is_exempt(&self, caller: &Caller<'_>) -> bool {
-        let exempt = &self.config.exempt;
-        let mut networks = exempt.networks.iter();
-        if networks.any(|network| network.contains(&caller.client_ip.to_canonical())) {
-            return true;
-        }
-        if exempt.keys.is_empty() {
-            return false;
-        }
-        let name = key::name(&self.key, caller);
-        exempt.keys.contains(&name)
+    fn is_exempt(&self, caller: &Caller<'_>, key: u64) -> bool {
+        let client = caller.client_ip.to_canonical();
+        let mut networks = self.config.exempt.networks.iter();
+        networks.any(|network| network.contains(&client)) || self.exempt.contains(&key)
     }
 
     #[inline(never)]
