@@ -8,7 +8,7 @@ use super::ratelimit::key_part;
 use super::reach;
 use crate::config::file::{self, Policy};
 use crate::config::model::{
-    Balance, Failover, HashBalance, HashKey, KeyPart, Route, SlowStart, Upstream, Zones,
+    Balance, Failover, HashBalance, HashKey, KeyOf, Route, SlowStart, Upstream, Zones,
 };
 use crate::config::problem::{Invalid, quote};
 use crate::config::tree::Path;
@@ -129,7 +129,9 @@ impl Checker<'_> {
     }
 
     fn hash_part_missing(&mut self, part: &HashKey, at: &Path<'_>) {
-        if let HashKey::Part(KeyPart::PathParam(name)) = part {
+        if let HashKey::Part(part) = part
+            && let KeyOf::PathParam(name) = &part.of
+        {
             let detail = format!("{} is in no path of a route that leads here", quote(name));
             let invalid = Invalid::new(detail, "a parameter of one");
             self.accept(at, Err::<(), _>(invalid));
@@ -203,11 +205,13 @@ fn hash_parts(upstream: &Upstream) -> &[HashKey] {
 fn has_part(route: &Route, part: &HashKey) -> bool {
     match part {
         HashKey::Path => true,
-        HashKey::Part(KeyPart::PathParam(name)) => {
-            let paths = &route.matcher.paths;
-            paths.iter().any(|path| path.has_parameter(name))
-        }
-        HashKey::Part(part) => route.auth.is_some() || !part.needs_identity(),
+        HashKey::Part(part) => match &part.of {
+            KeyOf::PathParam(name) => {
+                let paths = &route.matcher.paths;
+                paths.iter().any(|path| path.has_parameter(name))
+            }
+            _ => route.auth.is_some() || !part.needs_identity(),
+        },
     }
 }
 

@@ -8,8 +8,8 @@ use super::ratelimit::key_part;
 use super::reach;
 use crate::config::file::{self, OneOrMany};
 use crate::config::model::{
-    Adaptive, Bounds, Concurrency, KeyPart, MAX_CONCURRENCY_LIMITS, Priority, Route, Upstream,
-    UpstreamConcurrency,
+    Adaptive, Bounds, Concurrency, KeyOf, KeyPart, MAX_CONCURRENCY_LIMITS, Priority, Route,
+    Upstream, UpstreamConcurrency,
 };
 use crate::config::pattern::PathPattern;
 use crate::config::tree::Path;
@@ -81,7 +81,7 @@ impl Checker<'_> {
                 self.refuse(&key_at, "has a part twice, expected it once");
                 return None;
             }
-            if let (KeyPart::PathParam(name), Some(paths)) = (&part, paths)
+            if let (KeyOf::PathParam(name), Some(paths)) = (&part.of, paths)
                 && !paths.iter().all(|path| path.has_parameter(name))
             {
                 let what = "counts by a parameter that is not in every path of the route";

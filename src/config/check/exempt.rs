@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::Checker;
 use crate::config::file;
-use crate::config::model::{Exempt, KeyPart, KeyValue};
+use crate::config::model::{Exempt, KeyOf, KeyPart, KeyValue};
 use crate::config::problem::{Invalid, quote};
 use crate::config::tree::Path;
 use crate::config::units;
@@ -56,9 +56,9 @@ fn values(text: &str, key: &[KeyPart]) -> Result<Vec<KeyValue>, Invalid> {
 }
 
 fn value(part: &KeyPart, text: &str) -> Result<KeyValue, Invalid> {
-    match part {
-        KeyPart::ClientIp { ipv6_prefix } => client(text, *ipv6_prefix).map(KeyValue::Client),
-        KeyPart::Identity | KeyPart::ApiKey => {
+    match &part.of {
+        KeyOf::ClientIp => client(text, part.ipv6_prefix).map(KeyValue::Client),
+        KeyOf::Identity | KeyOf::ApiKey => {
             let subject = text.split_once(':');
             let subject = subject
                 .map(|(scheme, subject)| KeyValue::Subject(scheme.to_owned(), subject.to_owned()));
@@ -67,11 +67,11 @@ fn value(part: &KeyPart, text: &str) -> Result<KeyValue, Invalid> {
                 Invalid::new(what, "a scheme and a subject such as `main:monitoring`")
             })
         }
-        KeyPart::Header(_)
-        | KeyPart::Cookie(_)
-        | KeyPart::PathParam(_)
-        | KeyPart::Claim(_)
-        | KeyPart::Route => Ok(KeyValue::Text(text.to_owned())),
+        KeyOf::Header(_)
+        | KeyOf::Cookie(_)
+        | KeyOf::PathParam(_)
+        | KeyOf::Claim(_)
+        | KeyOf::Route => Ok(KeyValue::Text(text.to_owned())),
     }
 }
 
@@ -97,7 +97,14 @@ fn client(text: &str, ipv6_prefix: u8) -> Result<IpAddr, Invalid> {
 mod tests {
     use super::*;
 
-    const CLIENT: KeyPart = KeyPart::ClientIp { ipv6_prefix: 64 };
+    const CLIENT: KeyPart = part(KeyOf::ClientIp);
+
+    const fn part(of: KeyOf) -> KeyPart {
+        KeyPart {
+            of,
+            ipv6_prefix: 64,
+        }
+    }
 
     #[track_caller]
     fn assert_refused(text: &str, key: &[KeyPart], why: &str) {
@@ -110,12 +117,12 @@ mod tests {
 
     #[test]
     fn addresses_have_one_form_and_the_last_part_may_have_anything() {
-        let found = values("2001:DB8:0::1|a|b", &[CLIENT, KeyPart::Route]);
+        let found = values("2001:DB8:0::1|a|b", &[CLIENT, part(KeyOf::Route)]);
         let client = KeyValue::Client(IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]));
         assert_eq!(found, Ok(vec![client, KeyValue::Text("a|b".to_owned())]));
         let network = values("2001:db8::/64", &[CLIENT]);
         assert_eq!(network, values("2001:db8::", &[CLIENT]));
-        let subject = values("main:a:b", &[KeyPart::Identity]);
+        let subject = values("main:a:b", &[part(KeyOf::Identity)]);
         let expected = KeyValue::Subject("main".to_owned(), "a:b".to_owned());
         assert_eq!(subject, Ok(vec![expected]));
     }
@@ -123,13 +130,17 @@ mod tests {
     #[test]
     fn what_no_request_can_have_is_refused() {
         assert_refused("all", &[], "all requests have the same");
-        assert_refused("192.0.2.1", &[CLIENT, KeyPart::Route], "has too few parts");
+        assert_refused(
+            "192.0.2.1",
+            &[CLIENT, part(KeyOf::Route)],
+            "has too few parts",
+        );
         assert_refused("monitoring", &[CLIENT], "is not a network");
         for several in ["192.0.2.0/24", "2001:db8::/48"] {
             assert_refused(several, &[CLIENT], "is not one client");
         }
-        for part in [KeyPart::Identity, KeyPart::ApiKey] {
-            assert_refused("monitoring", &[part], "names no scheme");
+        for of in [KeyOf::Identity, KeyOf::ApiKey] {
+            assert_refused("monitoring", &[part(of)], "names no scheme");
         }
     }
 }

@@ -7,8 +7,8 @@ use super::Checker;
 use super::header::header_name;
 use crate::config::file::{self, RouteLimits};
 use crate::config::model::{
-    AuthPolicy, Cost, FailureMode, KeyPart, MAX_WINDOWS, Mode, RateHeaders, RateLimits, RatePolicy,
-    RouteLimit, Scope, Tiers, Told, Window,
+    AuthPolicy, Cost, FailureMode, KeyOf, KeyPart, MAX_WINDOWS, Mode, RateHeaders, RateLimits,
+    RatePolicy, RouteLimit, Scope, Tiers, Told, Window,
 };
 use crate::config::pattern::PathPattern;
 use crate::config::problem::{Invalid, quote, suggestion};
@@ -362,8 +362,8 @@ impl Checker<'_> {
             let Some(Some(key)) = policies.keys.get(limit.policy) else {
                 continue;
             };
-            let missing = |part: &KeyPart| match part {
-                KeyPart::PathParam(name) => {
+            let missing = |part: &KeyPart| match &part.of {
+                KeyOf::PathParam(name) => {
                     let has = |path: &PathPattern| path.has_parameter(name);
                     !paths.is_some_and(|paths| paths.iter().all(has))
                 }
@@ -427,20 +427,21 @@ fn policy_name(name: &str) -> Result<(), Invalid> {
 
 /// A part of what requests are counted by.
 pub(super) fn key_part(text: &str, ipv6_prefix: u8) -> Result<KeyPart, Invalid> {
-    let part = match text.split_once(':') {
+    let of = match text.split_once(':') {
         None => match text {
-            "client_ip" => Some(KeyPart::ClientIp { ipv6_prefix }),
-            "subject" => Some(KeyPart::Identity),
-            "api_key" => Some(KeyPart::ApiKey),
-            "route" => Some(KeyPart::Route),
+            "client_ip" => Some(KeyOf::ClientIp),
+            "subject" => Some(KeyOf::Identity),
+            "api_key" => Some(KeyOf::ApiKey),
+            "route" => Some(KeyOf::Route),
             _ => None,
         },
-        Some(("header", name)) => return header_name(name).map(KeyPart::Header),
-        Some(("cookie", name)) if !name.is_empty() => Some(KeyPart::Cookie(name.to_owned())),
-        Some(("path", name)) if !name.is_empty() => Some(KeyPart::PathParam(name.to_owned())),
-        Some(("claim", name)) if !name.is_empty() => Some(KeyPart::Claim(name.to_owned())),
+        Some(("header", name)) => Some(KeyOf::Header(header_name(name)?)),
+        Some(("cookie", name)) if !name.is_empty() => Some(KeyOf::Cookie(name.to_owned())),
+        Some(("path", name)) if !name.is_empty() => Some(KeyOf::PathParam(name.to_owned())),
+        Some(("claim", name)) if !name.is_empty() => Some(KeyOf::Claim(name.to_owned())),
         Some(_) => None,
     };
+    let part = of.map(|of| KeyPart { of, ipv6_prefix });
     part.ok_or_else(|| {
         Invalid::new(
             format!("{} is nothing that requests are counted by", quote(text)),

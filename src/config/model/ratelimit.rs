@@ -82,12 +82,19 @@ pub struct Window {
 
 /// What requests are counted by.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KeyPart {
-    /// The client's address, of which so many bits tell clients of IPv6 apart.
-    ClientIp {
-        /// At most 128.
-        ipv6_prefix: u8,
-    },
+pub struct KeyPart {
+    /// What it is the value of.
+    pub of: KeyOf,
+    /// So many bits of an address tell clients of IPv6 apart, at most 128. An address also stands in for what a
+    /// request has not.
+    pub ipv6_prefix: u8,
+}
+
+/// What a part of a key is the value of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyOf {
+    /// The client's address.
+    ClientIp,
     /// Who proved to call: the subject, and the scheme that accepted it.
     Identity,
     /// The name of the API key.
@@ -107,7 +114,7 @@ pub enum KeyPart {
 impl KeyPart {
     /// Whether it is known only behind authentication.
     pub fn needs_identity(&self) -> bool {
-        matches!(self, Self::Identity | Self::ApiKey | Self::Claim(_))
+        matches!(self.of, KeyOf::Identity | KeyOf::ApiKey | KeyOf::Claim(_))
     }
 }
 

@@ -11,7 +11,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use serde_json::Value;
 use siphasher::sip::SipHasher13;
 
-use crate::config::model::{KeyPart, KeyValue};
+use crate::config::model::{KeyOf, KeyPart, KeyValue};
 use crate::filter::auth::Identity;
 use crate::filter::auth::credential;
 use crate::metrics::AuthMethod;
@@ -100,10 +100,10 @@ pub fn in_tier(key: u64, tier: &str, seed: Seed) -> u64 {
 pub fn hash_of(parts: &[KeyPart], values: &[KeyValue], seed: Seed) -> u64 {
     let parts = parts.iter().zip(values);
     parts.fold(0, |number, (part, value)| {
-        let found = match (value, part) {
-            (KeyValue::Client(address), part) => client(*address, part),
+        let found = match (value, &part.of) {
+            (KeyValue::Client(address), _) => client(*address, part),
             (KeyValue::Subject(scheme, subject), _) => Found::Subject(scheme, subject),
-            (KeyValue::Text(text), KeyPart::Header(_) | KeyPart::Cookie(_)) => {
+            (KeyValue::Text(text), KeyOf::Header(_) | KeyOf::Cookie(_)) => {
                 Found::Private(text.as_bytes())
             }
             (KeyValue::Text(text), _) => Found::Plain(text.into()),
@@ -143,25 +143,25 @@ pub fn name(parts: &[KeyPart], caller: &Caller<'_>) -> String {
 
 /// What the request has of this part.
 fn find<'a>(part: &KeyPart, caller: &Caller<'a>) -> Option<Found<'a>> {
-    match part {
-        KeyPart::ClientIp { .. } => Some(client(caller.client_ip, part)),
-        KeyPart::Identity => {
+    match &part.of {
+        KeyOf::ClientIp => Some(client(caller.client_ip, part)),
+        KeyOf::Identity => {
             let identity = caller.identity?;
             Some(Found::Subject(&identity.scheme, identity.subject()))
         }
-        KeyPart::ApiKey => {
+        KeyOf::ApiKey => {
             let identity = caller.identity?;
             let is_key = identity.method == AuthMethod::ApiKey;
             is_key.then(|| Found::Subject(&identity.scheme, identity.subject()))
         }
-        KeyPart::Header(name) => Some(Found::Private(caller.headers.get(name)?.as_bytes())),
-        KeyPart::Cookie(name) => {
+        KeyOf::Header(name) => Some(Found::Private(caller.headers.get(name)?.as_bytes())),
+        KeyOf::Cookie(name) => {
             let value = credential::of_cookie(caller.headers, name).ok()??;
             Some(Found::Private(value.as_bytes()))
         }
-        KeyPart::PathParam(name) => Some(Found::Plain((caller.path_param)(name)?.into())),
-        KeyPart::Route => Some(Found::Plain(caller.route.into())),
-        KeyPart::Claim(path) => claim(path, caller).map(Found::Plain),
+        KeyOf::PathParam(name) => Some(Found::Plain((caller.path_param)(name)?.into())),
+        KeyOf::Route => Some(Found::Plain(caller.route.into())),
+        KeyOf::Claim(path) => claim(path, caller).map(Found::Plain),
     }
 }
 
@@ -176,12 +176,7 @@ pub fn claim<'a>(path: &str, caller: &Caller<'a>) -> Option<Cow<'a, str>> {
 }
 
 fn client<'a>(address: IpAddr, part: &KeyPart) -> Found<'a> {
-    let prefix = match part {
-        KeyPart::ClientIp { ipv6_prefix } => *ipv6_prefix,
-        // What one customer usually has for himself.
-        _ => 64,
-    };
-    Found::Client(address.to_canonical(), prefix)
+    Found::Client(address.to_canonical(), part.ipv6_prefix)
 }
 
 impl Found<'_> {
@@ -279,10 +274,17 @@ mod tests {
         }
     }
 
-    const CLIENT: KeyPart = KeyPart::ClientIp { ipv6_prefix: 64 };
+    const CLIENT: KeyPart = part(KeyOf::ClientIp);
+
+    const fn part(of: KeyOf) -> KeyPart {
+        KeyPart {
+            of,
+            ipv6_prefix: 64,
+        }
+    }
 
     fn header(name: &'static str) -> KeyPart {
-        KeyPart::Header(http::HeaderName::from_static(name))
+        part(KeyOf::Header(http::HeaderName::from_static(name)))
     }
 
     fn named(parts: &[KeyPart], request: &Request) -> String {
@@ -298,29 +300,29 @@ mod tests {
         assert_eq!(named(&[CLIENT], &request), "192.0.2.1");
         assert_eq!(named(&[], &request), "all");
         assert_eq!(
-            named(&[KeyPart::Route, CLIENT], &request),
+            named(&[part(KeyOf::Route), CLIENT], &request),
             "users|192.0.2.1"
         );
-        let id = KeyPart::PathParam("id".to_owned());
+        let id = part(KeyOf::PathParam("id".to_owned()));
         assert_eq!(named(&[id], &request), "a%20b%7Cc%25%7E%C3%A9");
         let digest = named(&[header("x-tenant")], &request);
         assert!(digest.starts_with('#') && digest.len() == 33, "{digest}");
-        let cookie = KeyPart::Cookie("sid".to_owned());
+        let cookie = part(KeyOf::Cookie("sid".to_owned()));
         assert_eq!(named(&[cookie], &request), digest);
     }
 
     #[test]
     fn the_client_takes_the_place_of_what_is_missing() {
         let request = Request::get("/");
-        for part in [
-            header("x-tenant"),
-            KeyPart::Cookie("sid".to_owned()),
-            KeyPart::PathParam("id".to_owned()),
-            KeyPart::Claim("tenant".to_owned()),
-            KeyPart::Identity,
-            KeyPart::ApiKey,
+        for of in [
+            KeyOf::Header(http::HeaderName::from_static("x-tenant")),
+            KeyOf::Cookie("sid".to_owned()),
+            KeyOf::PathParam("id".to_owned()),
+            KeyOf::Claim("tenant".to_owned()),
+            KeyOf::Identity,
+            KeyOf::ApiKey,
         ] {
-            assert_eq!(named(&[part], &request), "~192.0.2.1");
+            assert_eq!(named(&[part(of)], &request), "~192.0.2.1");
         }
     }
 
@@ -328,21 +330,24 @@ mod tests {
     fn networks_of_version_6_are_one_client() {
         let request = Request::get("/");
         let seed = Seed::default();
-        let of = |address: &str, prefix| {
+        let of_part = |of: KeyOf, address: &str, ipv6_prefix| {
             let facts = Caller {
                 client_ip: address.parse().unwrap(),
                 ..facts(&request)
             };
-            let parts = [KeyPart::ClientIp {
-                ipv6_prefix: prefix,
-            }];
+            let parts = [KeyPart { of, ipv6_prefix }];
             (name(&parts, &facts), hash(&parts, &facts, seed))
         };
+        let of = |address: &str, prefix| of_part(KeyOf::ClientIp, address, prefix);
         assert_eq!(of("2001:db8::1", 64), of("2001:db8::2:0:0:1", 64));
         assert_eq!(of("2001:db8::1", 64).0, "2001:db8::/64");
         assert_ne!(of("2001:db8::1", 128), of("2001:db8::2", 128));
         assert_eq!(of("2001:db8::1", 128).0, "2001:db8::1");
         assert_eq!(of("::ffff:192.0.2.7", 64), of("192.0.2.7", 64));
+        // Also where they stand in for what is missing.
+        let missing = |address: &str| of_part(KeyOf::Identity, address, 48);
+        assert_eq!(missing("2001:db8:0:1::1"), missing("2001:db8:0:2::1"));
+        assert_eq!(missing("2001:db8:0:1::1").0, "~2001:db8::/48");
     }
 
     #[test]
@@ -353,12 +358,12 @@ mod tests {
             .param("id", "a|b");
         let text = |text: &str| KeyValue::Text(text.to_owned());
         let client = KeyValue::Client("::ffff:192.0.2.1".parse().unwrap());
-        let id = KeyPart::PathParam("id".to_owned());
+        let id = part(KeyOf::PathParam("id".to_owned()));
         for (parts, values) in [
             (vec![CLIENT], vec![client.clone()]),
             (vec![header("x-a")], vec![text("192.0.2.1")]),
             (
-                vec![KeyPart::Route, CLIENT, id],
+                vec![part(KeyOf::Route), CLIENT, id],
                 vec![text("users"), client.clone(), text("a|b")],
             ),
         ] {
