@@ -54,10 +54,10 @@ impl Gateway {
         let admitted = admit(exchange, context, &route).await;
         admitted.map_err(Failure::Refused)?;
         self.enter_route(exchange, context, &route).await?;
-        if is_too_large(exchange, route.max_body_bytes) {
-            return Err(Failure::Refused(Rejection::BodyTooLarge));
-        }
         match &route.action {
+            Action::Proxy(_) if is_too_large(exchange, route.max_body_bytes) => {
+                Err(Failure::Refused(Rejection::BodyTooLarge))
+            }
             Action::Proxy(split) => {
                 context.upstream = split.next().cloned();
                 Ok(false)
