@@ -348,9 +348,6 @@ impl Rejection {
                 head.headers.append(header::WWW_AUTHENTICATE, challenge);
             }
         }
-        if let Some(seconds) = self.retry_after() {
-            head.insert(header::RETRY_AFTER, seconds);
-        }
         head
     }
 }
@@ -369,12 +366,17 @@ impl Rejection {
         version: Version,
         request_id: &str,
     ) -> (Response, Bytes) {
-        if version == Version::HTTP_2 && grpc::is_call(headers) {
-            return (self.to_call(request_id), Bytes::new());
+        let (mut head, body) = match version == Version::HTTP_2 && grpc::is_call(headers) {
+            true => (self.to_call(request_id), String::new()),
+            false => {
+                let problem = wants_problem(headers);
+                let body = self.body(request_id, problem);
+                (self.head(request_id, problem, body.len()), body)
+            }
+        };
+        if let Some(seconds) = self.retry_after() {
+            head.insert(header::RETRY_AFTER, seconds);
         }
-        let problem = wants_problem(headers);
-        let body = self.body(request_id, problem);
-        let head = self.head(request_id, problem, body.len());
         (head, Bytes::from(body))
     }
 

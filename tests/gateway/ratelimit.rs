@@ -308,6 +308,9 @@ fn calls_are_told_that_resources_are_exhausted() {
         (200, "8")
     );
     assert_ne!(answer.header("ratelimit"), "");
+    let after: u64 = answer.header("retry-after").parse().unwrap();
+    assert!((3500..=3600).contains(&after), "{after}");
+    assert!(answer.body.is_empty());
 }
 
 #[test]
