@@ -19,14 +19,7 @@ pub(super) type Indexes = HashMap<String, usize>;
 const ACTIONS: [&str; 3] = ["upstream", "redirect", "respond"];
 
 /// Keys that say something about the backend's side of a request.
-const PROXY_ONLY: [&str; 6] = [
-    "rewrite",
-    "max_body_size",
-    "timeouts",
-    "retries",
-    "fallback",
-    "mirror",
-];
+const PROXY_ONLY: [&str; 5] = ["rewrite", "timeouts", "retries", "fallback", "mirror"];
 
 impl Checker<'_> {
     pub(super) fn action(

@@ -77,7 +77,7 @@ pub struct Route {
     /// Changes to headers: removals first, then `set`, then `add`.
     pub headers: Headers,
     /// The largest request body that goes to an upstream; beyond it 413. When left out, what
-    /// `limits.max_body_size` says. Only with `upstream`.
+    /// `limits.max_body_size` says.
     pub max_body_size: Option<Limit>,
     /// The route's own timeouts in the place of its upstream's. Only with `upstream`.
     pub timeouts: RouteTimeouts,

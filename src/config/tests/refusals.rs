@@ -353,7 +353,6 @@ fn routes_are_refused_for_what_they_say() {
             .contains("rewrite: has no effect without `upstream`")
     );
     assert!(route("timeouts: { read: 1s }").contains("timeouts: has no effect"));
-    assert!(route("max_body_size: 1KiB").contains("max_body_size: has no effect"));
     assert!(
         route("headers: { request: { remove: [a] } }").contains("headers.request: has no effect")
     );
