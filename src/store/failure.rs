@@ -45,12 +45,6 @@ impl Failure {
         let codes = ["NOSCRIPT", "CROSSSLOT", "WRONGTYPE"];
         codes.iter().any(|code| self.has_code(code))
     }
-
-    /// Whether another connection may do better than this one.
-    pub fn spoils_connection(&self) -> bool {
-        // After a failover the one that was written to is a replica.
-        matches!(self.kind, Kind::ReadOnly | Kind::Protocol)
-    }
 }
 
 impl fmt::Display for Failure {

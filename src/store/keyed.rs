@@ -65,12 +65,12 @@ pub(super) async fn send(
         Ok(Err(error)) => Err(Failure::from(error)),
         Err(_) => Err(Failure::new(Kind::Timeout, "no answer in time")),
     };
-    let is_spoilt = match &answers {
-        Ok(answers) => answers.iter().any(is_from_a_replica),
-        Err(failure) => failure.spoils_connection(),
-    };
-    if is_spoilt {
-        taken.give_up();
+    match &answers {
+        // After a failover the server that was written to is a replica.
+        Ok(answers) if answers.iter().any(is_from_a_replica) => taken.give_up_all(),
+        Ok(_) => {}
+        Err(failure) if failure.kind == Kind::Protocol => taken.give_up(),
+        Err(_) => {}
     }
     answers
 }

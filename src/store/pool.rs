@@ -37,6 +37,8 @@ pub(super) struct Pool {
     context: Arc<Context>,
     slots: Vec<Slot>,
     turn: AtomicUsize,
+    /// How often all of them were given up.
+    rounds: AtomicUsize,
     /// Whether the first connection is there. The others wait for it, so that a server that is away
     /// is asked once by each instance, and not once for each connection.
     first: watch::Sender<bool>,
@@ -45,9 +47,12 @@ pub(super) struct Pool {
 /// One of the connections, until the next answer.
 pub(super) struct Taken<'a> {
     pub connection: MultiplexedConnection,
+    pool: &'a Pool,
     slot: &'a Slot,
     /// What the slot had.
     offered: Arc<MultiplexedConnection>,
+    /// The round in which it was taken.
+    round: usize,
 }
 
 impl Taken<'_> {
@@ -62,6 +67,22 @@ impl Taken<'_> {
             self.slot.spoilt.notify_one();
         }
     }
+
+    /// All connections are of no more use, since they lead to the same server: others take their places.
+    pub fn give_up_all(&self) {
+        // Answers to what was sent in the same round say nothing of the connections that were made since.
+        let next = self.round.wrapping_add(1);
+        let rounds = &self.pool.rounds;
+        let is_first = rounds.compare_exchange(self.round, next, Relaxed, Relaxed);
+        if is_first.is_err() {
+            return;
+        }
+        for slot in &self.pool.slots {
+            if slot.connection.swap(None).is_some() {
+                slot.spoilt.notify_one();
+            }
+        }
+    }
 }
 
 impl Pool {
@@ -74,6 +95,7 @@ impl Pool {
             context: Arc::clone(context),
             slots,
             turn: AtomicUsize::new(0),
+            rounds: AtomicUsize::new(0),
             first: watch::Sender::new(false),
         });
         for index in 0..pool.slots.len() {
@@ -85,14 +107,17 @@ impl Pool {
     /// A connection that can be used, each in its turn.
     pub fn take(&self) -> Option<Taken<'_>> {
         let turn = self.turn.fetch_add(1, Relaxed);
+        let round = self.rounds.load(Relaxed);
         let count = self.slots.len();
         let slots = (0..count).filter_map(|step| self.slots.get(turn.wrapping_add(step) % count));
         for slot in slots {
             if let Some(offered) = slot.connection.load_full() {
                 return Some(Taken {
                     connection: MultiplexedConnection::clone(&offered),
+                    pool: self,
                     slot,
                     offered,
+                    round,
                 });
             }
         }

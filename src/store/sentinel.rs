@@ -3,7 +3,9 @@
 //! They are asked ahead of time and not by each connection, so that connections to a master that was
 //! replaced are given up although it goes on answering. Where sentinels disagree, the one counts that
 //! knows of the later failover: the number of failovers (`config-epoch`) only grows. A sentinel that
-//! cannot be reached says nothing; when none can, the last that was known stays.
+//! cannot be reached says nothing; when none can, the last that was known stays. So it does when those
+//! that can be reached know of fewer failovers than were heard of, unless they are most of all
+//! sentinels: then somebody has set them up anew, and counts from the beginning.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,11 +30,18 @@ const SHORT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Sentinels {
     name: Arc<str>,
     nodes: Vec<Node>,
-    /// What each said last, as long as it can be reached.
-    answers: Mutex<Vec<Option<Answer>>>,
+    heard: Mutex<Heard>,
     master: watch::Sender<Option<Node>>,
     doubts: watch::Sender<u64>,
     deadline: Duration,
+}
+
+/// What they have said.
+struct Heard {
+    /// What each said last, as long as it can be reached.
+    answers: Vec<Option<Answer>>,
+    /// The most failovers that were believed.
+    epoch: u64,
 }
 
 /// What one of them says.
@@ -56,7 +65,7 @@ impl Sentinels {
         let sentinels = Arc::new(Self {
             name: Arc::clone(&settings.master),
             nodes: settings.nodes.clone(),
-            answers: Mutex::new(vec![None; settings.nodes.len()]),
+            heard: Mutex::new(Heard::of(settings.nodes.len())),
             master: watch::Sender::new(None),
             doubts: watch::Sender::new(0),
             deadline,
@@ -75,10 +84,9 @@ impl Sentinels {
 
     /// Each sentinel, and the master that it names; `None` when it cannot be reached.
     pub fn views(&self) -> Vec<(Node, Option<Node>)> {
-        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        let masters = answers
-            .iter()
-            .map(|answer| Some(answer.as_ref()?.master.clone()));
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let answers = heard.answers.iter();
+        let masters = answers.map(|answer| Some(answer.as_ref()?.master.clone()));
         self.nodes.iter().cloned().zip(masters).collect()
     }
 
@@ -148,11 +156,8 @@ impl Sentinels {
     }
 
     fn say(&self, index: usize, answer: Option<Answer>, context: &Context) {
-        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = answers.get_mut(index) {
-            *place = answer;
-        }
-        let Some(latest) = latest(&answers) else {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(latest) = heard.say(index, answer) else {
             return;
         };
         let is_news = self.master.send_if_modified(|master| {
@@ -168,11 +173,31 @@ impl Sentinels {
     }
 }
 
-/// The answer of who knows of the latest failover.
-fn latest(answers: &[Option<Answer>]) -> Option<&Answer> {
-    // Among equals the first, so that a tie does not go back and forth.
-    let answers = answers.iter().flatten().rev();
-    answers.max_by_key(|answer| answer.epoch)
+impl Heard {
+    /// Nothing yet, of so many sentinels.
+    fn of(count: usize) -> Self {
+        Self {
+            answers: vec![None; count],
+            epoch: 0,
+        }
+    }
+
+    /// One says something, or cannot be reached. Gives the answer of who knows of the latest failover, if it can be
+    /// believed.
+    fn say(&mut self, index: usize, answer: Option<Answer>) -> Option<&Answer> {
+        if let Some(place) = self.answers.get_mut(index) {
+            *place = answer;
+        }
+        let reached = self.answers.iter().flatten();
+        let are_most = reached.clone().count() * 2 > self.answers.len();
+        // Among equals the first, so that a tie does not go back and forth.
+        let latest = reached.rev().max_by_key(|answer| answer.epoch)?;
+        if latest.epoch < self.epoch && !are_most {
+            return None;
+        }
+        self.epoch = latest.epoch;
+        Some(latest)
+    }
 }
 
 /// Reads what a sentinel says of a master: names and their values.
@@ -198,6 +223,17 @@ fn read(fields: HashMap<String, String>) -> Result<Answer, Failure> {
 mod tests {
     use super::*;
 
+    /// Whom they name at last, after each of these answers.
+    fn named(heard: &mut Heard, answers: &[(usize, Option<Answer>)]) -> String {
+        let mut last = String::new();
+        for (index, answer) in answers {
+            if let Some(believed) = heard.say(*index, answer.clone()) {
+                last = believed.master.host.to_string();
+            }
+        }
+        last
+    }
+
     fn answer(host: &str, epoch: u64) -> Option<Answer> {
         let master = Node {
             host: host.into(),
@@ -208,14 +244,47 @@ mod tests {
 
     #[test]
     fn who_knows_of_the_latest_failover_is_right() {
-        let of = |answers: &[Option<Answer>]| {
-            latest(answers).map(|answer| answer.master.host.to_string())
-        };
-        assert_eq!(of(&[None, None]), None);
-        assert_eq!(of(&[None, answer("a", 3)]).unwrap(), "a");
-        let late = [answer("a", 3), answer("b", 4), answer("a", 3)];
-        assert_eq!(of(&late).unwrap(), "b");
-        assert_eq!(of(&[answer("a", 3), answer("b", 3)]).unwrap(), "a");
+        let of = |answers: &[(usize, Option<Answer>)]| named(&mut Heard::of(3), answers);
+        assert_eq!(of(&[(0, None), (1, None)]), "");
+        assert_eq!(of(&[(0, None), (1, answer("a", 3))]), "a");
+        let late = [
+            (0, answer("a", 3)),
+            (1, answer("b", 4)),
+            (2, answer("a", 3)),
+        ];
+        assert_eq!(of(&late), "b");
+        assert_eq!(of(&[(1, answer("b", 3)), (0, answer("a", 3))]), "a");
+    }
+
+    #[test]
+    fn a_sentinel_that_was_cut_off_does_not_undo_a_failover() {
+        let mut heard = Heard::of(3);
+        let all = [
+            (0, answer("b", 4)),
+            (1, answer("b", 4)),
+            (2, answer("a", 3)),
+        ];
+        assert_eq!(named(&mut heard, &all), "b");
+        assert_eq!(named(&mut heard, &[(0, None)]), "b");
+        let nobody_else = [(1, None), (2, answer("a", 3))];
+        assert_eq!(named(&mut heard, &nobody_else), "");
+        assert_eq!(named(&mut heard, &[(2, answer("c", 5))]), "c");
+        // Of two, none alone is most.
+        let mut heard = Heard::of(2);
+        let both = [(0, answer("b", 4)), (1, answer("a", 3)), (0, None)];
+        assert_eq!(named(&mut heard, &both), "b");
+    }
+
+    #[test]
+    fn sentinels_that_count_from_the_beginning_are_believed_when_they_are_most() {
+        let mut heard = Heard::of(3);
+        let all = [0, 1, 2].map(|index| (index, answer("a", 7)));
+        assert_eq!(named(&mut heard, &all), "a");
+        assert_eq!(named(&mut heard, &[(0, None), (1, None), (2, None)]), "a");
+        assert_eq!(named(&mut heard, &[(0, answer("b", 0))]), "");
+        assert_eq!(named(&mut heard, &[(1, answer("b", 0))]), "b");
+        // From then on, their count is the one that counts.
+        assert_eq!(named(&mut heard, &[(1, None), (0, answer("c", 1))]), "c");
     }
 
     #[test]

@@ -120,6 +120,32 @@ fn a_failover_by_sentinels_keeps_what_was_counted() {
 }
 
 #[test]
+fn a_primary_that_became_a_replica_is_left_by_all_connections_at_once() {
+    let redis = Redis::start();
+    let settings = format!("url: '{}', pool_size: 8", redis.url());
+    let instance = Instance::at(&settings, PATIENT);
+    // Nobody asks but this test.
+    instance.shared.set_used(false);
+    let connections = || {
+        let clients = redis.ask(&["CLIENT", "LIST"]);
+        let names = clients.lines().filter_map(|line| line.split(' ').next());
+        names.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let mut before = Vec::new();
+    eventually("all are connected", || {
+        before = connections();
+        take(&instance, &[0], 1)[0].is_ok() && before.len() == 9
+    });
+    let nobody = Redis::free_port().to_string();
+    redis.ask(&["REPLICAOF", "127.0.0.1", &nobody]);
+    assert_eq!(take(&instance, &[0], 1), [Err(Unanswered::Failed)]);
+    eventually("none of them is left", || {
+        let now = connections();
+        before.iter().all(|name| !now.contains(name)) && now.len() == 9
+    });
+}
+
+#[test]
 fn a_server_with_all_slots_takes_the_keys_one_by_one() {
     let redis = Redis::with(&["--cluster-enabled", "yes"]);
     let first_to_last = ["CLUSTER", "ADDSLOTSRANGE", "0", "16383"];

@@ -48,7 +48,8 @@ pub(super) struct Account {
     /// What requests wait for, and the cheapest of them.
     pub waited_for: u64,
     pub cheapest: u64,
-    waiting: Option<watch::Sender<()>>,
+    /// Says whether the last order has failed.
+    waiting: Option<watch::Sender<bool>>,
 }
 
 /// What the store said last, for clients.
@@ -101,14 +102,16 @@ impl Account {
         self.rates = Arc::clone(rates);
     }
 
-    /// One more request waits. It sees when something has changed.
-    pub fn wait(&mut self, cost: u64) -> watch::Receiver<()> {
+    /// One more request waits. It sees when something has changed, and whether that is a failure.
+    pub fn wait(&mut self, cost: u64) -> watch::Receiver<bool> {
         self.cheapest = match self.waited_for {
             0 => cost,
             _ => self.cheapest.min(cost),
         };
         self.waited_for = self.waited_for.saturating_add(cost);
-        let waiting = self.waiting.get_or_insert_with(|| watch::Sender::new(()));
+        let waiting = self
+            .waiting
+            .get_or_insert_with(|| watch::Sender::new(false));
         waiting.subscribe()
     }
 
@@ -120,10 +123,10 @@ impl Account {
         }
     }
 
-    /// Those who wait look again.
-    pub fn wake(&self) {
+    /// Those who wait look again, unless an order has failed.
+    pub fn wake(&self, has_failed: bool) {
         if let Some(waiting) = &self.waiting {
-            waiting.send_replace(());
+            waiting.send_replace(has_failed);
         }
     }
 

@@ -159,8 +159,8 @@ impl Entry {
         }
     }
 
-    /// One more request waits. It sees when something has changed.
-    pub fn wait(&mut self, cost: u64) -> watch::Receiver<()> {
+    /// One more request waits. It sees when something has changed, and whether that is a failure.
+    pub fn wait(&mut self, cost: u64) -> watch::Receiver<bool> {
         self.account.wait(cost)
     }
 
@@ -171,7 +171,7 @@ impl Entry {
 
     /// Those who wait look again.
     pub fn wake(&self) {
-        self.account.wake();
+        self.account.wake(false);
     }
 
     /// What is to be ordered. Nothing while there is no answer to the last order.
@@ -240,7 +240,7 @@ impl Entry {
                 self.account.held = 0;
             }
         }
-        self.wake();
+        self.account.wake(loan.is_none());
     }
 
     fn receive(&mut self, order: &Order, loan: &Loan, now: Nanos) {

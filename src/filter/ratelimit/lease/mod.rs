@@ -157,6 +157,10 @@ impl Leases {
                 self.shared.failed(RedisError::Timeout, Instant::now());
                 return Err(Unanswered::Late);
             }
+            if *changed.borrow() {
+                // Another order would fail as soon, and again, until the deadline.
+                return Err(Unanswered::Failed);
+            }
         }
     }
 

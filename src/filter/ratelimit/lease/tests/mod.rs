@@ -472,6 +472,28 @@ fn who_waits_gets_the_tokens_or_gives_up_in_time() {
 }
 
 #[test]
+fn who_waits_for_an_order_that_fails_does_not_order_again() {
+    let setup = Setup::new(&[rate(10, 1, 10)]);
+    assert_eq!(setup.take(1), Taken::Wait);
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_time().build().unwrap().block_on(async {
+        let until = Instant::now() + Duration::from_secs(60);
+        let waits = setup.leases.wait(KEY, 1, until);
+        let fails = async {
+            loop {
+                setup.shared.hurried().await;
+                if let Some(order) = setup.order() {
+                    break setup.leases.settle(&order, None, Instant::now());
+                }
+            }
+        };
+        let (answer, ()) = tokio::join!(waits, fails);
+        assert_eq!(answer, Err(Unanswered::Failed));
+    });
+    assert!(setup.order().is_none());
+}
+
+#[test]
 fn a_request_that_finds_tokens_reads_one_line_of_the_cache() {
     assert_eq!(size_of::<Slot<Entry>>(), 64);
     assert_eq!(align_of::<Slot<Entry>>(), 64);
