@@ -141,6 +141,14 @@ impl Store {
         Some(connected.context.availability())
     }
 
+    /// Which of the servers that can be told from each other has a key, as a number, and how many there are. The
+    /// number of a key that nobody has is how many. Both change with the servers.
+    pub fn owner(&self, key: &str) -> (usize, usize) {
+        let connected = self.connected.load();
+        let connected = connected.as_ref();
+        connected.map_or((0, 1), |connected| connected.connections.owner(key))
+    }
+
     /// Sees when a server is back that was away, or another has taken its place: it may have lost what
     /// it was told last. `None` when none is configured.
     pub fn renewals(&self) -> Option<watch::Receiver<u64>> {

@@ -16,6 +16,7 @@ use super::failure::Failure;
 use super::keyed::{self, Answer, Keyed};
 use super::member::Member;
 use super::sentinel::Sentinels;
+use super::slot::slot;
 use crate::config::model::Servers;
 use crate::metrics::RedisError as Kind;
 
@@ -80,6 +81,14 @@ impl Connections {
     /// Whether one server does everything, in the order in which it arrives.
     pub fn are_one(&self) -> bool {
         matches!(self, Self::One { .. })
+    }
+
+    /// See [`super::Store::owner`].
+    pub fn owner(&self, key: &str) -> (usize, usize) {
+        match self {
+            Self::One { .. } => (0, 1),
+            Self::Cluster(cluster) => cluster.view().owner(slot(key.as_bytes())),
+        }
     }
 
     /// Sends each command where it belongs.

@@ -3,11 +3,12 @@
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::yield_now;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{AT_ONCE, IN_FLIGHT, debts};
+use super::debts;
+use super::lanes::Lanes;
 use crate::filter::ratelimit::lease::{LIFE, Leases, Loan, Order};
 use crate::filter::ratelimit::shared::{Shared, Step};
 use crate::metrics::RedisCommand;
@@ -28,7 +29,11 @@ static LEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("leas
 
 /// Goes on for as long as there is a store.
 pub(super) async fn keep(shared: Arc<Shared>, store: Weak<Store>) {
-    let places = Arc::new(Semaphore::new(IN_FLIGHT));
+    let asking = Arc::clone(&shared);
+    // There is one order of each key at most.
+    let mut lanes = Lanes::new(Semaphore::MAX_PERMITS, move |orders| {
+        lend(store.clone(), Arc::clone(&asking), orders)
+    });
     let mut rounds = interval(ROUND);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut has_leases = false;
@@ -51,30 +56,22 @@ pub(super) async fn keep(shared: Arc<Shared>, store: Weak<Store>) {
             }
             let mut orders = Vec::new();
             leases.orders(Instant::now(), &mut orders);
-            while !orders.is_empty() {
-                let rest = orders.split_off(orders.len().min(AT_ONCE));
-                let some = std::mem::replace(&mut orders, rest);
-                // The semaphore is never closed.
-                let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-                    return;
-                };
-                let Some(store) = store.upgrade() else { return };
-                let leases = Arc::clone(&leases);
-                tokio::spawn(lend(store, Arc::clone(&shared), leases, some, place));
+            for order in orders {
+                let server = shared.server(&order.name);
+                let put = lanes.put(server.number, (Arc::clone(&leases), order));
+                if let Err((leases, order)) = put {
+                    leases.settle(&order, None, Instant::now());
+                }
             }
         }
     }
 }
 
-async fn lend(
-    store: Arc<Store>,
-    shared: Arc<Shared>,
-    leases: Arc<Leases>,
-    orders: Vec<Order>,
-    _place: OwnedSemaphorePermit,
-) {
+/// Sends orders to one server.
+async fn lend(store: Weak<Store>, shared: Arc<Shared>, orders: Vec<(Arc<Leases>, Order)>) {
+    let Some(store) = store.upgrade() else { return };
     let instances = shared.instances();
-    let calls = orders.iter().map(|order| Call {
+    let calls = orders.iter().map(|(_, order)| Call {
         key: &order.name,
         line: Ordered { order, instances },
     });
@@ -86,7 +83,7 @@ async fn lend(
     let now = Instant::now();
     let is_late = now.saturating_duration_since(asked) > shared.patience();
     let (mut answered, mut why) = (0, None);
-    for (order, answer) in orders.iter().zip(answers) {
+    for ((leases, order), answer) in orders.iter().zip(answers) {
         let loan = match answer {
             Ok(loan) => Some(loan),
             Err(failure) => {
@@ -101,7 +98,6 @@ async fn lend(
         // Whoever waited for it has said so (`Leases::wait`), and the others have lost nothing.
         _ if answered > 0 && is_late => {}
         _ if answered > 0 => shared.answered(answered, now),
-        // One server of a Cluster that is away is no outage of the others.
         Some(why) => shared.failed(why, now),
         None => {}
     }

@@ -1,9 +1,7 @@
 //! Answers what rate limits ask of Redis, on the thread of the store.
-//!
-//! All questions that wait are sent together, and several such lots are on their way at the same time: the
-//! more is asked, the less a question costs.
 
 mod beat;
+mod lanes;
 mod lend;
 mod readiness;
 
@@ -11,21 +9,16 @@ use std::num::ParseIntError;
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::Instant;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
+use self::lanes::{AT_ONCE, Lanes};
 use crate::config::model::MAX_WINDOWS;
 use crate::filter::ratelimit::rate::Nanos;
-use crate::filter::ratelimit::shared::{Answer, Question, Shared, Step};
+use crate::filter::ratelimit::shared::{Answer, MAX_QUESTIONS, Question, Server, Shared, Step};
 use crate::metrics::{RedisCommand, RedisError};
 use crate::store::{Call, Failure, Line, Script, Store, Told};
 
 pub use self::readiness::watch as watch_readiness;
-
-/// How many questions go together, which occupy Redis for two milliseconds or so.
-const AT_ONCE: usize = 256;
-
-/// How many such lots are on their way.
-const IN_FLIGHT: usize = 16;
 
 static COUNT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("count.lua")));
 
@@ -34,39 +27,39 @@ pub fn start(shared: &Arc<Shared>, store: &Arc<Store>) {
     if let Some(questions) = shared.questions() {
         // The store ends its work when it is dropped, which the work must not hinder.
         let weak = Arc::downgrade(store);
-        let asking = Arc::clone(shared);
-        store.spawn(async move { answer(questions, &asking, &weak).await });
-        store.spawn(beat::keep(Arc::clone(shared), Arc::downgrade(store)));
-        store.spawn(lend::keep(Arc::clone(shared), Arc::downgrade(store)));
-    }
-}
-
-async fn answer(
-    mut questions: mpsc::Receiver<Question>,
-    shared: &Arc<Shared>,
-    store: &Weak<Store>,
-) {
-    let places = Arc::new(Semaphore::new(IN_FLIGHT));
-    let mut asked = Vec::with_capacity(AT_ONCE);
-    // The semaphore is never closed.
-    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
-        if questions.recv_many(&mut asked, AT_ONCE).await == 0 {
-            return;
-        }
-        let Some(store) = store.upgrade() else { return };
-        let shared = Arc::clone(shared);
-        let mut asked = std::mem::replace(&mut asked, Vec::with_capacity(AT_ONCE));
-        tokio::spawn(async move {
-            asked.retain(|question| !question.is_abandoned());
-            if !asked.is_empty() {
-                count(&store, &shared, asked).await;
-            }
-            drop(place);
+        shared.set_owner(move |key| {
+            let store = weak.upgrade();
+            let (number, of) = store.map_or((0, 1), |store| store.owner(key));
+            Server { number, of }
         });
+        let weak = || Arc::downgrade(store);
+        store.spawn(answer(questions, Arc::clone(shared), weak()));
+        store.spawn(beat::keep(Arc::clone(shared), weak()));
+        store.spawn(lend::keep(Arc::clone(shared), weak()));
     }
 }
 
-async fn count(store: &Store, shared: &Shared, asked: Vec<Question>) {
+async fn answer(mut questions: mpsc::Receiver<Question>, shared: Arc<Shared>, store: Weak<Store>) {
+    let asking = Arc::clone(&shared);
+    let mut lanes = Lanes::new(MAX_QUESTIONS, move |asked| {
+        count(store.clone(), Arc::clone(&asking), asked)
+    });
+    let mut asked = Vec::with_capacity(AT_ONCE);
+    while questions.recv_many(&mut asked, AT_ONCE).await > 0 {
+        for question in asked.drain(..) {
+            let server = shared.server(&question.key);
+            // Where there is no room it is dropped, which whoever asks sees at once.
+            let _dropped = lanes.put(server.number, question);
+        }
+    }
+}
+
+async fn count(store: Weak<Store>, shared: Arc<Shared>, mut asked: Vec<Question>) {
+    asked.retain(|question| !question.is_abandoned());
+    let Some(store) = store.upgrade() else { return };
+    if asked.is_empty() {
+        return;
+    }
     let calls = asked.iter().map(|question| Call {
         key: &question.key,
         line: Counted(question),
@@ -83,8 +76,7 @@ async fn count(store: &Store, shared: &Shared, asked: Vec<Question>) {
             Err(why) => failed = failed.or(why),
         }
     }
-    // One server of a Cluster that is away is no outage of the others, and however many asked it, it
-    // failed once.
+    // However many asked the server, it failed once.
     match failed {
         _ if in_time > 0 => shared.answered(in_time, Instant::now()),
         Some(why) => shared.failed(why, Instant::now()),

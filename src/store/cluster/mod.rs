@@ -157,6 +157,12 @@ impl View {
         self.topology.unserved()
     }
 
+    /// Which of the members has a slot, and how many there are; the same twice when none has it.
+    pub fn owner(&self, slot: u16) -> (usize, usize) {
+        let count = self.members.len();
+        (self.topology.owner(slot).unwrap_or(count), count)
+    }
+
     /// Whether each slot is with the same server in both.
     pub fn is_like(&self, other: &Self) -> bool {
         self.topology == other.topology

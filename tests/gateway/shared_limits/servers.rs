@@ -1,7 +1,7 @@
 //! Several servers in the place of one: those of a Cluster, each with keys of its own, and a primary that is replaced.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use edge_gateway::filter::ratelimit::lease::{Leases, Taken};
 use edge_gateway::filter::ratelimit::rate::Verdict;
@@ -88,6 +88,43 @@ fn a_master_of_a_cluster_that_fails_hinders_nobody_elses_keys_and_is_replaced() 
         kept.iter().all(Result::is_ok) && take(&instance, &lost, 0).iter().all(Result::is_err)
     });
     assert_eq!(left(&instance, &keys, 3), [4; KEYS], "by the replica");
+}
+
+/// Nobody is taken for dead by the others while a test runs.
+const NEVER: &str = "600000";
+
+/// Keys by whether the server that signs of life go to has them, and that server.
+fn apart(cluster: &RedisCluster) -> (Vec<usize>, Vec<usize>, usize) {
+    let owner = |key: &str| RedisCluster::owner(cluster.slot(key));
+    let one = owner("ratelimit:instances");
+    let (its, others) = (0..KEYS).partition(|key| owner(&name(*key)) == one);
+    (its, others, one)
+}
+
+#[test]
+fn a_master_of_a_cluster_that_hangs_makes_nobody_else_wait() {
+    let cluster = RedisCluster::with_node_timeout(NEVER);
+    let (_, kept, hanging) = apart(&cluster);
+    let patience = Duration::from_secs(2);
+    // Nothing is given up before the test is over.
+    let settings = format!("{}, command_timeout: 60s", cluster.setting(&[0, 1, 2]));
+    let instance = Instance::at(&settings, patience);
+    let keys: Vec<_> = (0..KEYS).collect();
+    assert_eq!(left(&instance, &keys, 3), [7; KEYS]);
+    let take = |keys: &[usize], patience: Duration| {
+        let rates = [rate(1, 100_000, 10)];
+        let names: Vec<_> = keys.iter().map(|key| name(*key)).collect();
+        let until = Instant::now() + patience;
+        let shared = &instance.shared;
+        let asked = names.iter().map(|name| shared.take(name, &rates, 0, until));
+        run(join_all(asked))
+    };
+    cluster.nodes[hanging].pause();
+    let all = take(&keys, patience);
+    for (key, answer) in keys.iter().zip(all) {
+        assert_eq!(answer.is_ok(), kept.contains(key), "{key}");
+    }
+    assert!(take(&kept, patience).iter().all(Result::is_ok));
 }
 
 #[test]

@@ -28,6 +28,20 @@ const FEW: u32 = 16;
 const MANY: u32 = 512;
 const LONG: Duration = Duration::from_secs(1);
 
+/// One of the servers that are the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Which.
+    pub number: usize,
+    /// How many there are. Beyond them stands what nobody has.
+    pub of: usize,
+}
+
+impl Server {
+    /// There is no other.
+    pub const ONLY: Self = Self { number: 0, of: 1 };
+}
+
 /// What is known of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {

@@ -9,7 +9,7 @@ mod question;
 mod report;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -23,11 +23,12 @@ use super::lease::Leases;
 use super::rate::{Rate, Verdict};
 use crate::metrics::RedisError;
 
+pub use self::health::Server;
 pub use self::question::{Action, Answer, Question, Step};
 
-/// How many questions may wait to be sent: what a store that does 100 000 a second does in 40 ms. Beyond
+/// How many questions may wait to be sent, to one server: what one that does 100 000 a second does in 40 ms. Beyond
 /// that there is no answer.
-const MAX_QUESTIONS: usize = 4096;
+pub const MAX_QUESTIONS: usize = 4096;
 
 /// How long a request waits, unless that is configured.
 const PATIENCE: Duration = Duration::from_millis(5);
@@ -52,6 +53,8 @@ pub struct Shared {
     questions: mpsc::Sender<Question>,
     /// Until somebody answers.
     unanswered: Mutex<Option<mpsc::Receiver<Question>>>,
+    /// Says which server has a key.
+    owner: OnceLock<Box<Owner>>,
     health: Mutex<(Health, Report)>,
     /// What `health` allows, for those who only want to know that.
     allowed: AtomicU32,
@@ -70,6 +73,8 @@ pub struct Shared {
     hurry: Notify,
 }
 
+type Owner = dyn Fn(&str) -> Server + Send + Sync;
+
 impl Default for Shared {
     fn default() -> Self {
         let (questions, unanswered) = mpsc::channel(MAX_QUESTIONS);
@@ -77,6 +82,7 @@ impl Default for Shared {
             name: format!("{:032x}", fastrand::u128(..)),
             questions,
             unanswered: Mutex::new(Some(unanswered)),
+            owner: OnceLock::new(),
             health: Mutex::default(),
             allowed: AtomicU32::new(u32::MAX),
             waiting: AtomicU32::new(0),
@@ -110,7 +116,7 @@ impl Shared {
             Ok(Ok(Ok(answer))) => Ok(answer.verdict(rates, cost)),
             // It was counted where it was noticed.
             Ok(Ok(Err(_))) => Err(Unanswered::Failed),
-            // Nobody is there to answer.
+            // Nobody is there to answer, or too much waits for the server already.
             Ok(Err(_)) => Err(Unanswered::Down),
             Err(_) => {
                 self.failed(RedisError::Timeout, Instant::now());
@@ -218,6 +224,17 @@ impl Shared {
     /// The questions.
     pub fn questions(&self) -> Option<mpsc::Receiver<Question>> {
         lock(&self.unanswered).take()
+    }
+
+    /// `owner` says which server has a key. Until then, and without it, there is one.
+    pub fn set_owner(&self, owner: impl Fn(&str) -> Server + Send + Sync + 'static) {
+        // One store a process.
+        let _already_known = self.owner.set(Box::new(owner));
+    }
+
+    /// The server that has a key.
+    pub fn server(&self, key: &str) -> Server {
+        self.owner.get().map_or(Server::ONLY, |owner| owner(key))
     }
 
     /// By which other instances know this one: chosen by chance.
