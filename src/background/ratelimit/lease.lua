@@ -1,6 +1,6 @@
 -- Lends tokens of each key, and settles what was lent before. KEYS: the keys. ARGV: a line for each: how long a slot
--- of time is, in microseconds; the slot of the asker's leases, the tokens that it held, those of them that it
--- gives back and those that it keeps; tokens to pay, there or not; the least that is of use, what is waited
+-- of time is, in microseconds; the slot of the asker's leases, the tokens that it held, those that it gives back, of
+-- these and of what was settled, and those that it keeps; tokens to pay, there or not; the least that is of use, what is waited
 -- for, and what is wanted; the number of instances. Then for each window nanoseconds: what a token takes
 -- to come back, how deep the bucket is, and the greatest debt. Answers with a line for each key: the tokens lent, their
 -- slot, and the debts.

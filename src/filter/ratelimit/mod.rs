@@ -254,8 +254,7 @@ impl Limits {
             Outcome::Closed => Refused::Unavailable,
         };
         let taken = ledger.charges.iter().skip(ledger.stays);
-        let now = Instant::now();
-        taken.for_each(|charge| charge.give_back(now));
+        taken.for_each(|charge| charge.give_back(Instant::now()));
         Err(refused)
     }
 }

@@ -11,7 +11,7 @@ use super::lease::{self, Leases};
 use super::rate::{Nanos, Rate, Verdict};
 use super::shared::{Shared, Unanswered};
 use super::table::Table;
-use crate::config::model::{FailureMode, KeyPart, Mode, RatePolicy, Scope, Window};
+use crate::config::model::{FailureMode, KeyPart, MAX_WINDOWS, Mode, RatePolicy, Scope, Window};
 use crate::metrics::{LimitResult, LimitSource, Metrics, RateLimitMetrics};
 
 /// A policy, ready to run. What each request asks of it has few lines of the cache.
@@ -77,6 +77,8 @@ pub struct Taken {
 pub struct Charge {
     policy: Arc<Policy>,
     taken: Taken,
+    /// What the request cost in all, as far as responses have said.
+    total: u64,
 }
 
 /// Where it was taken.
@@ -129,7 +131,7 @@ impl Policy {
             }),
         };
         let exempt = config.exempt.keys.iter();
-        Self {
+        let policy = Self {
             exempt: exempt
                 .map(|values| key::hash_of(&config.key, values, buckets.seed))
                 .collect(),
@@ -145,7 +147,31 @@ impl Policy {
             is_local: config.scope == Scope::Node,
             has_exempt: !(config.exempt.networks.is_empty() && config.exempt.keys.is_empty()),
             config: Box::new(config.clone()),
+        };
+        let has_other_limits = |previous: &Self| {
+            previous.config.windows != config.windows || previous.config.tiers != config.tiers
+        };
+        if previous.is_some_and(has_other_limits) {
+            policy.bound_debts(Instant::now());
         }
+        policy
+    }
+
+    /// What is owed here is no more than any of the limits allows.
+    fn bound_debts(&self, now: Instant) {
+        if !self.is_local {
+            // Shares of an outage are deeper than the limits that they are of.
+            return;
+        }
+        let now = self.buckets.nanos(now);
+        let mut latest = [0; MAX_WINDOWS];
+        let all = self.tiers.iter().map(|(_, limits)| limits);
+        for limits in all.chain([&self.base]) {
+            for (latest, rate) in latest.iter_mut().zip(&*limits.rates) {
+                *latest = rate.latest(now).max(*latest);
+            }
+        }
+        self.buckets.table.bound(&latest);
     }
 
     /// Whether it can decide only when it is known who calls.
@@ -348,6 +374,7 @@ impl Charge {
     pub(super) fn new(policy: &Arc<Policy>, taken: Taken) -> Self {
         Self {
             policy: Arc::clone(policy),
+            total: taken.cost,
             taken,
         }
     }
@@ -410,14 +437,18 @@ impl Charge {
 
     /// The request cost so much in all.
     pub(super) fn settle(&mut self, total: u64, now: Instant) {
-        if total < self.taken.cost {
-            let less = self.taken.cost - total;
+        // Another response may have said something else, of an attempt that then failed.
+        let before = std::mem::replace(&mut self.total, total);
+        if total < before {
+            let less = before - total;
             self.taken.verdict.give_back(less);
             return self.return_units(less, now);
         }
-        let more = total - self.taken.cost;
-        self.taken.verdict.charge(more);
+        let more = total - before;
         let rates = &self.policy.limits(self.taken.tier).rates;
+        if let Some(rate) = rates.get(self.taken.verdict.window) {
+            self.taken.verdict.charge(more, rate);
+        }
         let buckets = &self.policy.buckets;
         match (&self.taken.place, &buckets.leases) {
             (Place::Redis(name), _) => self.policy.shared.charge(name, rates, more),
@@ -431,5 +462,84 @@ impl Charge {
                     .charge(self.taken.key, &self.own_rates(), more, now);
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+mod tests {
+    use std::time::Duration;
+
+    use http::HeaderMap;
+
+    use super::*;
+    use crate::config::model::{Cost, Exempt};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn config(limit: u64, period: Duration) -> RatePolicy {
+        let window = Window {
+            limit,
+            period,
+            burst: limit,
+        };
+        RatePolicy {
+            name: "p".into(),
+            key: Vec::new(),
+            windows: [window].into(),
+            tiers: None,
+            scope: Scope::Node,
+            cost: Cost {
+                request: 10,
+                response_header: None,
+            },
+            failure_mode: FailureMode::Local,
+            dry_run: false,
+            exempt: Exempt::default(),
+            max_keys: 1024,
+        }
+    }
+
+    fn compile(config: &RatePolicy, previous: Option<&Policy>) -> Arc<Policy> {
+        let (shared, metrics) = (Arc::default(), Metrics::new("gateway"));
+        Arc::new(Policy::compile(config, &shared, &metrics, previous))
+    }
+
+    /// What becomes of a request now.
+    fn decide(policy: &Policy, cost: u64) -> Taken {
+        let headers = HeaderMap::new();
+        let caller = Caller {
+            client_ip: [192, 0, 2, 1].into(),
+            route: "all",
+            identity: None,
+            headers: &headers,
+            path_param: &|_| None,
+        };
+        let asked = policy.ask(&caller, Some(cost), true).unwrap();
+        match policy.decide(&asked, Instant::now()).unwrap() {
+            Outcome::Admitted(taken) | Outcome::Refused(taken) => taken,
+            _ => panic!("neither taken nor refused"),
+        }
+    }
+
+    #[test]
+    fn what_responses_say_one_after_the_other_counts_once() {
+        let policy = compile(&config(100, HOUR), None);
+        let mut charge = Charge::new(&policy, decide(&policy, 10));
+        let left = || decide(&policy, 0).verdict.remaining();
+        for (total, expected) in [(1, 99), (1, 99), (30, 70), (30, 70), (4, 96)] {
+            charge.settle(total, Instant::now());
+            assert_eq!((charge.verdict().remaining(), left()), (expected, expected));
+        }
+    }
+
+    #[test]
+    fn a_reload_to_a_quicker_limit_ends_what_only_the_former_explains() {
+        let slow = compile(&config(10, HOUR), None);
+        assert!(decide(&slow, 10).verdict.admitted);
+        let same = compile(&config(10, HOUR), Some(&slow));
+        assert!(decide(&same, 1).verdict.reset() > HOUR / 2);
+        let quick = compile(&config(10, Duration::from_secs(1)), Some(&same));
+        assert!(decide(&quick, 1).verdict.reset() <= Duration::from_secs(2));
     }
 }

@@ -91,8 +91,7 @@ impl Rate {
 
     /// The TAT after a request of this cost, or what it would have to wait for. A cost of nothing is
     /// always admitted and changes nothing. One greater than the burst never is: it is told the time in
-    /// which a bucket fills, since any shorter one would promise something. Who refuses writes down what is
-    /// [owed](Self::owed).
+    /// which a bucket fills, since any shorter one would promise something.
     pub fn take(&self, tat: Nanos, cost: u64, now: Nanos) -> Result<Nanos, Nanos> {
         if cost == 0 {
             return Ok(tat);
@@ -105,19 +104,12 @@ impl Rate {
         let latest = now.saturating_add(self.depth);
         match after.checked_sub(latest) {
             None | Some(0) => Ok(after),
-            Some(_) => Err(self.owed(tat, now).saturating_add(cost) - latest),
+            Some(wait) => Err(wait),
         }
     }
 
-    /// The TAT of a bucket that refuses, but not far more than these limits let anybody owe: what is left of slower
-    /// ones would shut a key out for as long as those took. Far, so that it never matters whose clock is a little
-    /// behind.
-    pub fn owed(&self, tat: Nanos, now: Nanos) -> Nanos {
-        tat.min(self.latest(now).saturating_add(self.debt()))
-    }
-
-    /// How far a charge moves a TAT at most.
-    fn latest(&self, now: Nanos) -> Nanos {
+    /// How far anything moves a TAT at most.
+    pub fn latest(&self, now: Nanos) -> Nanos {
         now.saturating_add(self.depth).saturating_add(self.debt())
     }
 
@@ -184,12 +176,13 @@ impl Verdict {
         })
     }
 
-    /// The request cost so many units more in the end.
-    pub(super) fn charge(&mut self, units: u64) {
+    /// The request cost so many units more in the end. More than these limits let anybody owe is not owed.
+    pub(super) fn charge(&mut self, units: u64, rate: &Rate) {
         let cost = self.unit.saturating_mul(units);
-        self.wait = self.wait.saturating_add(cost.saturating_sub(self.left));
+        let beyond = self.wait.saturating_add(cost.saturating_sub(self.left));
+        self.wait = beyond.min(rate.debt());
         self.left = self.left.saturating_sub(cost);
-        self.debt = self.debt.saturating_add(cost);
+        self.debt = self.debt.saturating_add(cost).min(rate.latest(0));
     }
 
     /// The request cost so many units less in the end.
@@ -279,11 +272,14 @@ mod tests {
         assert_eq!(millis(&of(100_000_000)), 400);
         assert_eq!(millis(&of(450_000_000)), 50, "nothing is left for so long");
         let mut verdict = of(100_000_000);
-        verdict.charge(3);
+        verdict.charge(3, &rate);
         assert_eq!((verdict.remaining(), millis(&verdict)), (1, 100));
-        verdict.charge(4);
+        verdict.charge(4, &rate);
         assert_eq!((verdict.remaining(), millis(&verdict)), (0, 400));
         assert_eq!(verdict.reset(), Duration::from_millis(800));
+        verdict.charge(u64::MAX, &rate);
+        assert_eq!(millis(&verdict), 1100, "a period's debt, and one unit");
+        assert_eq!(verdict.reset(), Duration::from_millis(1500));
         let mut verdict = of(300_000_000);
         verdict.give_back(2);
         assert_eq!((verdict.remaining(), millis(&verdict)), (4, 400));

@@ -35,8 +35,8 @@
 //! live keys in turn the table takes 190, most of it waiting for memory (`cargo bench --bench ratelimit`; on an
 //! Intel Xeon of 2.5 GHz).
 //!
-//! TATs are absolute, so a table may be kept when limits change; a key then owes what it owed, but not far more than
-//! the new limits let anybody owe (`Rate::owed`): R is bounded at the change, and an entry, later, not below that.
+//! TATs are absolute, so a table may be kept when limits change; a key then owes what it owed, but no more than the
+//! new limits let anybody owe (`Table::bound`). That bounds all entries, and R, by the same.
 
 use std::array;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -150,7 +150,7 @@ impl Table {
         {
             let tat = set.1[way];
             let taken = rate.take(tat, cost, now);
-            let after = taken.unwrap_or_else(|_| rate.owed(tat, now));
+            let after = taken.unwrap_or(tat);
             set.1[way] = after;
             if may_grow && after > tat && tat <= now && is_crowded(set, now) {
                 part.double(self.windows);
@@ -158,6 +158,18 @@ impl Table {
             return Verdict::new(0, rate, after, now, taken.err());
         }
         self.judge(part, key, rates, cost, now, cost > 0)
+    }
+
+    /// Nobody owes more in a window than up to this: what is left of slower limits would shut a key out for as long as
+    /// those took.
+    pub fn bound(&self, latest: &[Nanos]) {
+        for part in &self.parts {
+            for of_windows in part.lock().all.chunks_mut(self.windows) {
+                for (set, latest) in of_windows.iter_mut().zip(latest) {
+                    set.1 = set.1.map(|tat| tat.min(*latest));
+                }
+            }
+        }
     }
 
     /// What [`Table::take`] would say.
@@ -210,7 +222,7 @@ impl Table {
         let mut places = [Place::default(); MAX_WINDOWS];
         let mut refusal: Option<Verdict> = None;
         let mut admission: Option<Verdict> = None;
-        for (window, (set, rate)) in sets.iter_mut().zip(rates).enumerate() {
+        for (window, (set, rate)) in sets.iter().zip(rates).enumerate() {
             let place = find(set, key);
             match rate.take(place.tat, cost, now) {
                 Ok(tat) => {
@@ -221,10 +233,7 @@ impl Table {
                     }
                 }
                 Err(wait) => {
-                    let owed = rate.owed(place.tat, now);
-                    // Whoever's entry that is.
-                    set.1[place.way] = owed;
-                    let verdict = Verdict::new(window, rate, owed, now, Some(wait));
+                    let verdict = Verdict::new(window, rate, place.tat, now, Some(wait));
                     refusal = Some(refusal.map_or(verdict, |other| other.and(verdict)));
                 }
             }

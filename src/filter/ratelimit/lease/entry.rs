@@ -169,8 +169,9 @@ impl Entry {
         self.account.leave(cost);
     }
 
-    /// Those who wait look again.
-    pub fn wake(&self) {
+    /// Nobody answers: those who wait look again, and what was to be given back is lost.
+    pub fn give_up(&mut self) {
+        self.account.refund = 0;
         self.account.wake(false);
     }
 
@@ -286,6 +287,11 @@ impl Entry {
     /// Whether something was let through that is not paid yet, or paid that was given back.
     pub fn is_unsettled(&self) -> bool {
         self.account.unpaid > 0 || self.account.refund > 0
+    }
+
+    /// Whether an order is on its way.
+    pub fn is_ordering(&self) -> bool {
+        self.account.in_flight
     }
 
     pub fn last_use(&self) -> Nanos {

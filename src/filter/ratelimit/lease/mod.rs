@@ -130,13 +130,15 @@ impl Leases {
     /// Takes a request's cost once the store has been asked for tokens; waits until then at most.
     pub async fn wait(&self, key: u64, cost: u64, until: Instant) -> Result<Verdict, Unanswered> {
         loop {
-            let mut changed = {
+            let (mut changed, is_late) = {
                 let mut shard = self.shard(key);
                 let Some(entry) = shard.entries.get_mut(key) else {
                     return Err(Unanswered::Failed);
                 };
                 let instances = self.creditors();
                 let (next, need) = entry.decide(cost, instances, self.nanos(Instant::now()));
+                // What is on its way was ordered without it.
+                let is_late = entry.is_ordering();
                 let changed = match next {
                     Next::Decided(verdict) => {
                         self.call(shard, key, need);
@@ -146,7 +148,7 @@ impl Leases {
                     Next::Wait => entry.wait(cost),
                 };
                 self.call(shard, key, need);
-                changed
+                (changed, is_late)
             };
             let _waiting = Waiting {
                 leases: self,
@@ -157,7 +159,7 @@ impl Leases {
                 self.shared.failed(RedisError::Timeout, Instant::now());
                 return Err(Unanswered::Late);
             }
-            if *changed.borrow() {
+            if *changed.borrow() && !is_late {
                 // Another order would fail as soon, and again, until the deadline.
                 return Err(Unanswered::Failed);
             }
@@ -221,7 +223,7 @@ impl Leases {
                 entry.is_due = false;
                 match is_answering {
                     true => orders.extend(entry.order(key, now)),
-                    false => entry.wake(),
+                    false => entry.give_up(),
                 }
             }
         }

@@ -494,6 +494,35 @@ fn who_waits_for_an_order_that_fails_does_not_order_again() {
 }
 
 #[test]
+fn who_comes_while_an_order_is_on_its_way_does_not_fail_with_it() {
+    let setup = Setup::new(&[rate(100, 1, 100)]);
+    assert!(setup.admits(4));
+    let first = setup.order().unwrap();
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_time().build().unwrap().block_on(async {
+        let until = Instant::now() + Duration::from_secs(60);
+        let waits = setup.leases.wait(KEY, 1, until);
+        let answers = async {
+            setup.shared.hurried().await;
+            setup.leases.settle(&first, None, Instant::now());
+            let second = loop {
+                setup.shared.hurried().await;
+                if let Some(order) = setup.order() {
+                    break order;
+                }
+            };
+            let loan = setup.bucket.clone().lend(&second, 1, 0);
+            setup.leases.settle(&second, Some(loan), Instant::now());
+        };
+        let (answer, ()) = tokio::join!(waits, answers);
+        assert!(
+            matches!(answer, Ok(verdict) if verdict.admitted),
+            "{answer:?}"
+        );
+    });
+}
+
+#[test]
 fn a_request_that_finds_tokens_reads_one_line_of_the_cache() {
     assert_eq!(size_of::<Slot<Entry>>(), 64);
     assert_eq!(align_of::<Slot<Entry>>(), 64);
