@@ -5,6 +5,7 @@ use std::future::pending;
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
 
+use futures_util::future::select_ok;
 use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout};
 
@@ -23,6 +24,9 @@ const GONE_MILLIS: u64 = 3500;
 
 /// Has one colon, unlike the keys of policies.
 const KEY: &str = "ratelimit:instances";
+
+/// Keys of probes begin so.
+const PROBE: &str = "ratelimit:probe-";
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("beat.lua")));
 
@@ -56,7 +60,8 @@ pub(super) async fn keep(shared: Arc<Shared>, store: Weak<Store>) {
         let Some(store) = store.upgrade() else { return };
         let is_probe = shared.probe().is_some();
         let is_well = tokio::select! {
-            is_well = beat(&shared, &store, is_probe) => is_well,
+            is_well = probe(&shared, &store), if is_probe => is_well,
+            is_well = beat(&shared, &store), if !is_probe => is_well,
             // Probes are due, and a late sign of life is none.
             () = shared.fell(), if !is_probe => continue,
         };
@@ -74,41 +79,54 @@ async fn wait(shared: &Shared, mut availability: watch::Receiver<bool>, next: In
     sleep_until(probe.unwrap_or(next).into()).await;
 }
 
-/// Says whether that worked. A probe has to be answered as soon as a request; a sign of life may take longer, since
-/// nobody waits for it.
-async fn beat(shared: &Shared, store: &Store, is_probe: bool) -> bool {
+/// Says whether a sign of life was heard. It may take longer than a request may wait, since nobody waits for it.
+async fn beat(shared: &Shared, store: &Store) -> bool {
     let began = Instant::now();
-    let patience = shared.patience();
+    let server = shared.server(KEY);
+    let outcome = sign(shared, store, KEY).await;
+    let now = Instant::now();
+    match outcome {
+        // Requests that have to wait for answers say themselves that these come late.
+        Ok(()) if now > began + shared.patience() => {}
+        Ok(()) => shared.answered(server, 1, now),
+        Err(why) => shared.failed(server, why, now),
+    }
+    outcome.is_ok()
+}
+
+/// Says whether any server has answered as soon as it has to answer a request. The one that signs of life go to may
+/// be away alone: another key, a different one each time, is another's sooner or later.
+async fn probe(shared: &Shared, store: &Store) -> bool {
+    let other = format!("{PROBE}{}", fastrand::u16(..));
+    let asked = [KEY, &other].map(|key| {
+        Box::pin(async move {
+            let outcome = sign(shared, store, key).await;
+            outcome.map(|()| shared.server(key))
+        })
+    });
+    let first = timeout(shared.patience(), select_ok(asked)).await;
+    let answered = first.ok().and_then(Result::ok);
+    let is_well = answered.is_some();
+    let server = answered.map_or_else(|| shared.server(KEY), |(server, _)| server);
+    shared.probed(server, is_well, Instant::now());
+    is_well
+}
+
+/// Leaves a sign of life at a key.
+async fn sign(shared: &Shared, store: &Store, key: &str) -> Result<(), RedisError> {
     let calls = [Call {
-        key: KEY,
+        key,
         line: Sign(shared.name()),
     }];
     let read = |line: &str| line.parse().ok();
-    let asked = store.run(RedisCommand::RateLimit, &SCRIPT, &calls, read);
-    let answers = match is_probe {
-        true => timeout(patience, asked).await,
-        false => Ok(asked.await),
-    };
-    let outcome = match answers {
-        Ok(answers) => match answers.into_iter().next() {
-            Some(Ok(count)) => Ok(count),
-            Some(Err(failure)) => Err(failure.kind),
-            None => Err(RedisError::Protocol),
-        },
-        Err(_) => Err(RedisError::Timeout),
-    };
-    if let Ok(count) = outcome {
+    let answers = store.run(RedisCommand::RateLimit, &SCRIPT, &calls, read);
+    let answer = answers.await.into_iter().next();
+    let count = answer.ok_or(RedisError::Protocol)?;
+    let count = count.map_err(|failure| failure.kind)?;
+    if key == KEY {
         shared.counted(count);
     }
-    let now = Instant::now();
-    match (is_probe, outcome) {
-        (true, outcome) => shared.probed(outcome.is_ok(), now),
-        // Requests that have to wait for answers say themselves that these come late.
-        (false, Ok(_)) if now > began + patience => {}
-        (false, Ok(_)) => shared.answered(1, now),
-        (false, Err(why)) => shared.failed(why, now),
-    }
-    outcome.is_ok()
+    Ok(())
 }
 
 /// A sign of life of the instance of this name.

@@ -69,7 +69,10 @@ pub(super) async fn keep(shared: Arc<Shared>, store: Weak<Store>) {
 
 /// Sends orders to one server.
 async fn lend(store: Weak<Store>, shared: Arc<Shared>, orders: Vec<(Arc<Leases>, Order)>) {
-    let Some(store) = store.upgrade() else { return };
+    let (Some(store), Some((_, first))) = (store.upgrade(), orders.first()) else {
+        return;
+    };
+    let server = shared.server(&first.name);
     let instances = shared.instances();
     let calls = orders.iter().map(|(_, order)| Call {
         key: &order.name,
@@ -97,8 +100,8 @@ async fn lend(store: Weak<Store>, shared: Arc<Shared>, orders: Vec<(Arc<Leases>,
     match why {
         // Whoever waited for it has said so (`Leases::wait`), and the others have lost nothing.
         _ if answered > 0 && is_late => {}
-        _ if answered > 0 => shared.answered(answered, now),
-        Some(why) => shared.failed(why, now),
+        _ if answered > 0 => shared.answered(server, answered, now),
+        Some(why) => shared.failed(server, why, now),
         None => {}
     }
 }

@@ -56,10 +56,10 @@ async fn answer(mut questions: mpsc::Receiver<Question>, shared: Arc<Shared>, st
 
 async fn count(store: Weak<Store>, shared: Arc<Shared>, mut asked: Vec<Question>) {
     asked.retain(|question| !question.is_abandoned());
-    let Some(store) = store.upgrade() else { return };
-    if asked.is_empty() {
+    let (Some(store), Some(first)) = (store.upgrade(), asked.first()) else {
         return;
-    }
+    };
+    let server = shared.server(&first.key);
     let calls = asked.iter().map(|question| Call {
         key: &question.key,
         line: Counted(question),
@@ -78,8 +78,8 @@ async fn count(store: Weak<Store>, shared: Arc<Shared>, mut asked: Vec<Question>
     }
     // However many asked the server, it failed once.
     match failed {
-        _ if in_time > 0 => shared.answered(in_time, Instant::now()),
-        Some(why) => shared.failed(why, Instant::now()),
+        _ if in_time > 0 => shared.answered(server, in_time, Instant::now()),
+        Some(why) => shared.failed(server, why, Instant::now()),
         None => {}
     }
 }

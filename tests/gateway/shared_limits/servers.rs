@@ -102,9 +102,35 @@ fn apart(cluster: &RedisCluster) -> (Vec<usize>, Vec<usize>, usize) {
 }
 
 #[test]
+fn a_master_of_a_cluster_that_is_away_is_no_outage_of_the_others() {
+    let mut cluster = RedisCluster::with_node_timeout(NEVER);
+    let (lost, kept, failing) = apart(&cluster);
+    let instance = Instance::at(&cluster.setting(&[0, 1, 2]), PATIENT);
+    let keys: Vec<_> = (0..KEYS).collect();
+    assert_eq!(left(&instance, &keys, 3), [7; KEYS]);
+    cluster.nodes[failing].stop();
+    let failed = [Err(Unanswered::Failed)];
+    eventually("nobody waits for it", || {
+        take(&instance, &lost[..1], 0) == failed
+    });
+    let leases = Leases::new(&instance.shared, 1000);
+    let rates = Arc::from([rate(1, 100_000, 10)]);
+    for key in &lost {
+        assert_eq!(take(&instance, &[*key], 0), failed);
+        let (hash, now) = (*key as u64, Instant::now());
+        let taken = leases.take(hash, || name(*key), &rates, 1, now);
+        assert_eq!(taken, Taken::Wait);
+        let ordered = run(leases.wait(hash, 1, now + PATIENT));
+        assert_eq!(ordered, Err(Unanswered::Failed));
+    }
+    assert!(instance.shared.is_answering());
+    assert!(take(&instance, &kept, 0).iter().all(Result::is_ok));
+}
+
+#[test]
 fn a_master_of_a_cluster_that_hangs_makes_nobody_else_wait() {
     let cluster = RedisCluster::with_node_timeout(NEVER);
-    let (_, kept, hanging) = apart(&cluster);
+    let (lost, kept, hanging) = apart(&cluster);
     let patience = Duration::from_secs(2);
     // Nothing is given up before the test is over.
     let settings = format!("{}, command_timeout: 60s", cluster.setting(&[0, 1, 2]));
@@ -124,7 +150,24 @@ fn a_master_of_a_cluster_that_hangs_makes_nobody_else_wait() {
     for (key, answer) in keys.iter().zip(all) {
         assert_eq!(answer.is_ok(), kept.contains(key), "{key}");
     }
+    // More lots than are on their way to one server at a time.
+    for key in &lost {
+        take(&[*key], Duration::from_millis(20));
+    }
+    assert!(instance.shared.is_answering());
     assert!(take(&kept, patience).iter().all(Result::is_ok));
+    // When the others hang, too, it is an outage, which is over when they go on.
+    let others = (0..SPARE).filter(|node| *node != hanging);
+    let others: Vec<_> = others.map(|node| &cluster.nodes[node]).collect();
+    others.iter().for_each(|node| node.pause());
+    eventually("the outage is known", || {
+        take(&kept, Duration::from_millis(20));
+        !instance.shared.is_answering()
+    });
+    others.iter().for_each(|node| node.go_on());
+    eventually("they have answers", || {
+        take(&kept, patience).iter().all(Result::is_ok)
+    });
 }
 
 #[test]

@@ -175,6 +175,11 @@ impl Entry {
         self.account.wake(false);
     }
 
+    /// The key, as it is called in the store.
+    pub fn name(&self) -> Arc<str> {
+        Arc::clone(&self.account.name)
+    }
+
     /// What is to be ordered. Nothing while there is no answer to the last order.
     pub fn order(&mut self, key: u64, now: Nanos) -> Option<Order> {
         if self.account.in_flight {

@@ -156,13 +156,23 @@ impl Leases {
                 cost,
             };
             if timeout_at(until.into(), changed.changed()).await.is_err() {
-                self.shared.failed(RedisError::Timeout, Instant::now());
+                self.late(key);
                 return Err(Unanswered::Late);
             }
             if *changed.borrow() && !is_late {
                 // Another order would fail as soon, and again, until the deadline.
                 return Err(Unanswered::Failed);
             }
+        }
+    }
+
+    /// A request has waited in vain.
+    fn late(&self, key: u64) {
+        let name = self.shard(key).entries.get_mut(key).map(|one| one.name());
+        if let Some(name) = name {
+            let server = self.shared.server(&name);
+            let now = Instant::now();
+            self.shared.failed(server, RedisError::Timeout, now);
         }
     }
 

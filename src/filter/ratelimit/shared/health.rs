@@ -3,6 +3,9 @@
 //! Up, everybody asks. After some failures in a row it is down, and nobody asks or waits: a probe beside
 //! the requests finds out when it answers again, at first soon, then after pauses that grow. After that a
 //! few may ask at once, one more with each answer, until it is clear that the store bears it.
+//!
+//! The store may be several servers, each with keys of its own. As long as one of them answered when it was asked
+//! last, it is up: those who ask the others are told of their failures, and nobody else is.
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +36,7 @@ const LONG: Duration = Duration::from_secs(1);
 pub struct Server {
     /// Which.
     pub number: usize,
-    /// How many there are. Beyond them stands what nobody has.
+    /// How many there are. Beyond them stands what nobody has, which never counts as answered.
     pub of: usize,
 }
 
@@ -76,6 +79,8 @@ pub struct Health {
     /// The first of the failures in a row that were late answers.
     late: Option<Instant>,
     pause: Duration,
+    /// Which servers answered when they were asked last.
+    well: Vec<bool>,
 }
 
 impl Default for Health {
@@ -85,6 +90,7 @@ impl Default for Health {
             failures: 0,
             late: None,
             pause: FIRST_PROBE,
+            well: Vec::new(),
         }
     }
 }
@@ -107,8 +113,9 @@ impl Health {
         }
     }
 
-    /// So many questions were answered in time.
-    pub fn answered(&mut self, count: u32, now: Instant) -> Option<Change> {
+    /// A server has answered so many questions in time.
+    pub fn answered(&mut self, server: Server, count: u32, now: Instant) -> Option<Change> {
+        self.hear(server, true);
         self.failures = 0;
         self.late = None;
         let State::Recovering {
@@ -124,12 +131,25 @@ impl Health {
             return None;
         }
         let outage = now.saturating_duration_since(*since);
-        *self = Self::default();
+        *self = Self {
+            well: std::mem::take(&mut self.well),
+            ..Self::default()
+        };
         Some(Change::Up(outage))
     }
 
-    /// A question was not answered, or not in time. `chance` is a number of 0 to 1.
-    pub fn failed(&mut self, why: RedisError, chance: f64, now: Instant) -> Option<Change> {
+    /// A server has not answered a question, or not in time. `chance` is a number of 0 to 1.
+    pub fn failed(
+        &mut self,
+        server: Server,
+        why: RedisError,
+        chance: f64,
+        now: Instant,
+    ) -> Option<Change> {
+        self.hear(server, false);
+        if self.well.contains(&true) {
+            return None;
+        }
         let since = match self.state {
             State::Down { .. } => return None,
             State::Recovering { since, .. } => since,
@@ -154,8 +174,9 @@ impl Health {
         self.failures >= FAILURES && now >= late + LATE_FOR
     }
 
-    /// A probe was answered in time, or it was not.
-    pub fn probed(&mut self, is_well: bool, chance: f64, now: Instant) {
+    /// A server has answered a probe in time, or it has not.
+    pub fn probed(&mut self, server: Server, is_well: bool, chance: f64, now: Instant) {
+        self.hear(server, is_well);
         let State::Down { since, .. } = self.state else {
             return;
         };
@@ -168,6 +189,14 @@ impl Health {
                 }
             }
             false => self.fall(since, chance, now),
+        }
+    }
+
+    fn hear(&mut self, server: Server, is_well: bool) {
+        // Fewer servers than there were: what is known of the last of them is forgotten.
+        self.well.resize(server.of, false);
+        if let Some(known) = self.well.get_mut(server.number) {
+            *known = is_well;
         }
     }
 
@@ -188,14 +217,15 @@ mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
+    const ONE: Server = Server::ONLY;
 
     fn down(now: Instant) -> Health {
         let mut health = Health::default();
         for _ in 0..FAILURES - 1 {
-            assert_eq!(health.failed(RedisError::ReadOnly, 0.0, now), None);
+            assert_eq!(health.failed(ONE, RedisError::ReadOnly, 0.0, now), None);
             assert_eq!(health.allowed(), u32::MAX);
         }
-        let change = health.failed(RedisError::ReadOnly, 0.0, now);
+        let change = health.failed(ONE, RedisError::ReadOnly, 0.0, now);
         assert_eq!(change, Some(Change::Down(RedisError::ReadOnly)));
         assert_eq!(health.allowed(), 0);
         health
@@ -206,9 +236,9 @@ mod tests {
         let now = Instant::now();
         let mut health = Health::default();
         for _ in 0..10 {
-            health.failed(RedisError::Io, 0.0, now);
-            health.failed(RedisError::Io, 0.0, now);
-            assert_eq!(health.answered(1, now), None);
+            health.failed(ONE, RedisError::Io, 0.0, now);
+            health.failed(ONE, RedisError::Io, 0.0, now);
+            assert_eq!(health.answered(ONE, 1, now), None);
         }
         assert_eq!(health.allowed(), u32::MAX);
         down(now);
@@ -219,13 +249,22 @@ mod tests {
         let now = Instant::now();
         let mut health = Health::default();
         for _ in 0..1000 {
-            assert_eq!(health.failed(RedisError::Timeout, 0.0, now), None);
+            assert_eq!(health.failed(ONE, RedisError::Timeout, 0.0, now), None);
         }
-        assert_eq!(health.failed(RedisError::Timeout, 0.0, now + 19 * MS), None);
-        health.answered(1, now + 19 * MS);
-        assert_eq!(health.failed(RedisError::Timeout, 0.0, now + 30 * MS), None);
-        assert_eq!(health.failed(RedisError::Timeout, 0.0, now + 40 * MS), None);
-        let change = health.failed(RedisError::Timeout, 0.0, now + 50 * MS);
+        assert_eq!(
+            health.failed(ONE, RedisError::Timeout, 0.0, now + 19 * MS),
+            None
+        );
+        health.answered(ONE, 1, now + 19 * MS);
+        assert_eq!(
+            health.failed(ONE, RedisError::Timeout, 0.0, now + 30 * MS),
+            None
+        );
+        assert_eq!(
+            health.failed(ONE, RedisError::Timeout, 0.0, now + 40 * MS),
+            None
+        );
+        let change = health.failed(ONE, RedisError::Timeout, 0.0, now + 50 * MS);
         assert_eq!(change, Some(Change::Down(RedisError::Timeout)));
     }
 
@@ -238,11 +277,11 @@ mod tests {
             let probe = health.probe().unwrap_or(now);
             waits.push((probe - now).as_millis());
             now = probe;
-            health.probed(false, 0.0, now);
+            health.probed(ONE, false, 0.0, now);
             assert_eq!(health.allowed(), 0);
         }
         assert_eq!(waits, [20, 100, 200, 400, 800, 1000, 1000]);
-        health.probed(false, 1.0, now);
+        health.probed(ONE, false, 1.0, now);
         assert_eq!(health.probe(), Some(now + 500 * MS));
     }
 
@@ -250,20 +289,20 @@ mod tests {
     fn after_an_outage_those_who_may_ask_grow_with_the_answers() {
         let start = Instant::now();
         let mut health = down(start);
-        health.probed(true, 0.0, start + 20 * MS);
+        health.probed(ONE, true, 0.0, start + 20 * MS);
         assert_eq!((health.allowed(), health.probe()), (FEW, None));
-        assert_eq!(health.answered(10, start + 21 * MS), None);
+        assert_eq!(health.answered(ONE, 10, start + 21 * MS), None);
         assert_eq!(health.allowed(), FEW + 10);
         // One failure is enough now, and no news.
         let now = start + 22 * MS;
-        assert_eq!(health.failed(RedisError::Timeout, 0.0, now), None);
+        assert_eq!(health.failed(ONE, RedisError::Timeout, 0.0, now), None);
         assert_eq!(
             (health.allowed(), health.probe()),
             (0, Some(now + 100 * MS))
         );
         let now = start + 200 * MS;
-        health.probed(true, 0.0, now);
-        let change = health.answered(MANY, now);
+        health.probed(ONE, true, 0.0, now);
+        let change = health.answered(ONE, MANY, now);
         assert_eq!(change, Some(Change::Up(200 * MS)));
         assert_eq!(health.allowed(), u32::MAX);
         // The next outage begins anew.
@@ -274,9 +313,52 @@ mod tests {
     fn little_traffic_does_not_make_an_outage_long() {
         let now = Instant::now();
         let mut health = down(now);
-        health.probed(true, 0.0, now);
-        assert_eq!(health.answered(1, now + 999 * MS), None);
-        let change = health.answered(1, now + LONG);
+        health.probed(ONE, true, 0.0, now);
+        assert_eq!(health.answered(ONE, 1, now + 999 * MS), None);
+        let change = health.answered(ONE, 1, now + LONG);
         assert_eq!(change, Some(Change::Up(LONG)));
+    }
+
+    fn of_three(number: usize) -> Server {
+        Server { number, of: 3 }
+    }
+
+    #[test]
+    fn one_server_of_several_that_fails_is_no_outage() {
+        let now = Instant::now();
+        let mut health = Health::default();
+        health.answered(of_three(1), 1, now);
+        health.answered(of_three(2), 1, now);
+        for server in [0, 1, 0, 3] {
+            for _ in 0..10 {
+                let change = health.failed(of_three(server), RedisError::Connect, 0.0, now);
+                assert_eq!(change, None, "{server}");
+            }
+        }
+        let last = of_three(2);
+        health.failed(last, RedisError::Connect, 0.0, now);
+        health.failed(last, RedisError::Connect, 0.0, now);
+        let change = health.failed(last, RedisError::Connect, 0.0, now);
+        assert_eq!(change, Some(Change::Down(RedisError::Connect)));
+        // One that is back is enough, whatever the others do.
+        health.probed(of_three(1), true, 0.0, now);
+        health.failed(last, RedisError::Connect, 0.0, now);
+        assert_eq!(health.allowed(), FEW);
+        let change = health.answered(of_three(1), MANY, now);
+        assert_eq!(change, Some(Change::Up(Duration::ZERO)));
+        for _ in 0..10 {
+            assert_eq!(health.failed(last, RedisError::Connect, 0.0, now), None);
+        }
+    }
+
+    #[test]
+    fn a_server_that_there_is_no_more_does_not_count_as_well() {
+        let now = Instant::now();
+        let mut health = Health::default();
+        health.answered(of_three(2), 1, now);
+        health.failed(ONE, RedisError::Io, 0.0, now);
+        health.failed(ONE, RedisError::Io, 0.0, now);
+        let change = health.failed(ONE, RedisError::Io, 0.0, now);
+        assert_eq!(change, Some(Change::Down(RedisError::Io)));
     }
 }

@@ -119,7 +119,7 @@ impl Shared {
             // Nobody is there to answer, or too much waits for the server already.
             Ok(Err(_)) => Err(Unanswered::Down),
             Err(_) => {
-                self.failed(RedisError::Timeout, Instant::now());
+                self.failed(self.server(key), RedisError::Timeout, Instant::now());
                 Err(Unanswered::Late)
             }
         }
@@ -252,20 +252,22 @@ impl Shared {
         Duration::from_micros(self.patience.load(Relaxed))
     }
 
-    /// So many questions were answered in time.
-    pub fn answered(&self, count: u32, now: Instant) {
-        self.learn(now, |health| health.answered(count, now));
+    /// A server has answered so many questions in time.
+    pub fn answered(&self, server: Server, count: u32, now: Instant) {
+        self.learn(now, |health| health.answered(server, count, now));
     }
 
-    /// A question could not be answered, or was answered late.
-    pub fn failed(&self, why: RedisError, now: Instant) {
-        self.learn(now, |health| health.failed(why, fastrand::f64(), now));
-    }
-
-    /// A probe was answered in time, or it was not.
-    pub fn probed(&self, is_well: bool, now: Instant) {
+    /// A server could not answer a question, or was late.
+    pub fn failed(&self, server: Server, why: RedisError, now: Instant) {
         self.learn(now, |health| {
-            health.probed(is_well, fastrand::f64(), now);
+            health.failed(server, why, fastrand::f64(), now)
+        });
+    }
+
+    /// A server has answered a probe in time, or it has not.
+    pub fn probed(&self, server: Server, is_well: bool, now: Instant) {
+        self.learn(now, |health| {
+            health.probed(server, is_well, fastrand::f64(), now);
             None
         });
     }

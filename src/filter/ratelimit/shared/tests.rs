@@ -70,7 +70,7 @@ fn a_store_that_is_down_is_not_asked_and_a_few_ask_when_it_is_back() {
     let now = Instant::now();
     for _ in 0..3 {
         assert!(shared.is_answering());
-        shared.failed(RedisError::ReadOnly, now);
+        shared.failed(Server::ONLY, RedisError::ReadOnly, now);
     }
     assert!(!shared.is_answering());
     run(async {
@@ -78,7 +78,7 @@ fn a_store_that_is_down_is_not_asked_and_a_few_ask_when_it_is_back() {
         let refused = shared.take("a", &rates, 1, until(PATIENT)).await;
         assert_eq!(refused.unwrap_err(), Unanswered::Down);
         assert!(shared.probe().is_some());
-        shared.probed(true, now);
+        shared.probed(Server::ONLY, true, now);
         assert!(shared.is_answering());
         let mut places = Vec::new();
         while let Ok(place) = shared.enter() {

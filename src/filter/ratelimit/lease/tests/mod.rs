@@ -13,6 +13,7 @@ use super::account::Account;
 use super::slots::Slot;
 use super::*;
 use crate::config::model::Window;
+use crate::filter::ratelimit::shared::Server;
 
 const MS: Duration = Duration::from_millis(1);
 const KEY: u64 = 7;
@@ -349,7 +350,7 @@ fn without_an_answer_tokens_are_used_up_and_then_nobody_can_say() {
     let mut setup = Setup::new(&[rate(1000, 1, 1000)]);
     setup.use_for_a_second();
     for _ in 0..3 {
-        setup.shared.failed(RedisError::Io, setup.now);
+        setup.shared.failed(Server::ONLY, RedisError::Io, setup.now);
     }
     let admitted = (0..1000).filter(|_| setup.admits(1)).count();
     assert!((50..1000).contains(&admitted), "{admitted}");
