@@ -416,7 +416,7 @@ fn what_was_paid_and_not_needed_comes_back_from_the_store() {
 fn there_is_no_credit_while_the_store_does_not_answer() {
     let setup = Setup::new(&[rate(1000, 1, 1000)]);
     for _ in 0..3 {
-        setup.shared.failed(RedisError::Io, setup.now);
+        setup.shared.failed(Server::ONLY, RedisError::Io, setup.now);
     }
     assert_eq!(setup.take(1), Taken::Unanswered(Unanswered::Down));
 }
