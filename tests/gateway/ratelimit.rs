@@ -221,9 +221,9 @@ routes:
         "it cost nothing after all"
     );
     // More than there is becomes a debt.
-    let dear = left(&costs("20"));
+    let dear = left(&costs("10"));
     let until: u64 = dear["\"q\";r=0;t=".len()..].parse().unwrap();
-    assert!((5000..=5400).contains(&until), "15 to come back: {dear}");
+    assert!((1750..=1800).contains(&until), "5 to come back: {dear}");
     let refused = costs("0");
     assert_eq!(
         (refused.status, refused.json()["policy"].as_str()),
